@@ -1,0 +1,88 @@
+# make chat    talk to the model that ships with the project
+# make help    everything else
+#
+# Each target makes the virtual environment and installs what it needs, once.
+# VENV=/elsewhere and PYTHON=python3.12 choose another place and another interpreter.
+
+VENV   ?= .venv
+PYTHON ?= python3
+ARGS   ?=
+PYTEST_ARGS ?=
+
+PY  := $(VENV)/bin/python
+PIP := $(PY) -m pip --quiet --disable-pip-version-check
+# The tools of pyproject's [build-system] stay in the environment, so that a rebuild after a change
+# in C takes seconds and needs no network.
+BUILD_TOOLS := scikit-build-core cffi cmake ninja
+NATIVE := $(shell find native -name '*.[ch]' -o -name '*.inc' -o -name '*.py' \
+                  -o -name '*.cmake' -o -name CMakeLists.txt)
+C_FILES := $(filter %.c %.h,$(NATIVE))
+CMAKE = $(VENV)/bin/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(VENV)/bin/ninja) \
+        -DPython_EXECUTABLE=$(abspath $(PY)) -DCMAKE_BUILD_TYPE=Debug -S native
+
+.PHONY: help setup chat test lint types bench check warnings sanitize format clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
+
+# ---- installing -------------------------------------------------------------------------------
+
+$(PY):
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.build-tools: Makefile | $(PY)
+	$(PIP) install $(BUILD_TOOLS)
+	@touch $@
+
+$(VENV)/.package: pyproject.toml $(NATIVE) | $(VENV)/.build-tools
+	$(PIP) install --no-build-isolation --editable .
+	@$(PY) -c 'from edgesparse import _native as n; \
+	           print("native engine: " + ("built" if n.available() else "NOT BUILT, " + n.why_not()))'
+	@touch $@
+
+# With the package there already, this adds the requirements of one extra and nothing else.
+$(VENV)/.extra-%: pyproject.toml | $(VENV)/.package
+	$(PIP) install 'edgesparse[$*]'
+	@touch $@
+
+setup: $(VENV)/.package $(VENV)/.extra-test  ## create the environment, build, install test tools
+
+# ---- using ------------------------------------------------------------------------------------
+
+chat: $(VENV)/.package  ## talk to the default model (ARGS='-m model.gguf' for another)
+	@$(VENV)/bin/edgesparse chat $(ARGS)
+
+bench: $(VENV)/.package  ## measure speed beside the memory bandwidth that bounds it
+	@$(VENV)/bin/edgesparse bench $(ARGS)
+
+# ---- checking ---------------------------------------------------------------------------------
+
+test: setup  ## run the fast tests (PYTEST_ARGS=… passes options on)
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.package $(VENV)/.extra-dev warnings  ## rules and layout of Python and C
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(if $(C_FILES),$(VENV)/bin/clang-format --dry-run --Werror $(C_FILES))
+
+types: setup $(VENV)/.extra-dev  ## mypy --strict on the package
+	$(VENV)/bin/mypy
+
+warnings: $(VENV)/.build-tools  ## compile all C with warnings as errors
+	@$(CMAKE) -B build/warnings -DES_WERROR=ON --log-level=WARNING
+	@$(VENV)/bin/cmake --build build/warnings -- --quiet
+
+sanitize: $(VENV)/.build-tools  ## try every kernel under the address and undefined sanitizers
+	@$(CMAKE) -B build/sanitize -DES_SANITIZE=address,undefined --log-level=WARNING
+	@$(VENV)/bin/cmake --build build/sanitize --target es_check -- --quiet
+	build/sanitize/es_check
+
+format: $(VENV)/.package $(VENV)/.extra-dev  ## lay out Python and C as `make lint` wants them
+	$(VENV)/bin/ruff check --fix-only .
+	$(VENV)/bin/ruff format .
+	$(if $(C_FILES),$(VENV)/bin/clang-format -i $(C_FILES))
+
+clean:  ## remove what was built, not the environment
+	rm -rf build dist
+	rm -f $(VENV)/.package
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

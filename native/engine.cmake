@@ -1,0 +1,97 @@
+# The targets, once a compiler is known to be there.
+
+set(CMAKE_C_STANDARD 11)
+set(CMAKE_C_STANDARD_REQUIRED ON)
+set(CMAKE_C_EXTENSIONS OFF)
+set(CMAKE_C_VISIBILITY_PRESET hidden)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+set(THREADS_PREFER_PTHREAD_FLAG ON)
+find_package(Threads REQUIRED)
+
+# ---- sources, each with the instructions its name allows ---------------------------------------
+# No -mfma and no contraction: a fused multiply-add rounds once where the other kernels round
+# twice, and results are to be the same bits on every instruction set.
+
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+    set(es_isas avx2 avxvnni avx512vnni)
+elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$")
+    set(es_isas neon neondot)
+else()
+    set(es_isas "")
+endif()
+
+set(es_flags_avx2 -mavx2 -mf16c)
+set(es_flags_avxvnni -mavx2 -mf16c -mavxvnni)
+set(es_flags_avx512vnni -mavx2 -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni)
+set(es_flags_neon "")
+set(es_flags_neondot -march=armv8.2-a+dotprod+fp16)
+
+file(GLOB es_plain CONFIGURE_DEPENDS src/*.c ops/*.c repack/*.c kernels/*/*_scalar.c)
+set(es_sources ${es_plain})
+foreach(isa IN LISTS es_isas)
+    file(GLOB es_files CONFIGURE_DEPENDS kernels/*/*_${isa}.c)
+    set_source_files_properties(${es_files} PROPERTIES COMPILE_OPTIONS "${es_flags_${isa}}")
+    list(APPEND es_sources ${es_files})
+endforeach()
+
+# A kernel file whose name ends in no known instruction set would silently not be compiled.
+file(GLOB es_all_kernels CONFIGURE_DEPENDS kernels/*/*.c)
+foreach(file IN LISTS es_all_kernels)
+    if(NOT file MATCHES "_(scalar|avx2|avxvnni|avx512vnni|neon|neondot)\\.c$")
+        message(FATAL_ERROR "${file}: the name must end in an instruction set, see native/README.md")
+    endif()
+endforeach()
+
+# ---- flags -------------------------------------------------------------------------------------
+
+set(CMAKE_C_FLAGS_RELEASE "-O3 -DNDEBUG")
+set(CMAKE_C_FLAGS_DEBUG "-O1 -g")
+
+add_library(es_options INTERFACE)
+target_compile_options(es_options INTERFACE -ffp-contract=off -fno-math-errno -Wall -Wextra -Wconversion)
+if(ES_WERROR)
+    target_compile_options(es_options INTERFACE -Werror)
+endif()
+if(ES_SANITIZE)
+    set(es_sanitize -fsanitize=${ES_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g)
+    target_compile_options(es_options INTERFACE ${es_sanitize})
+    target_link_options(es_options INTERFACE ${es_sanitize})
+endif()
+target_link_libraries(es_options INTERFACE Threads::Threads)
+if(UNIX)
+    target_link_libraries(es_options INTERFACE m)
+endif()
+
+add_library(es_core STATIC ${es_sources})
+target_include_directories(es_core PUBLIC include PRIVATE . src)
+target_link_libraries(es_core PUBLIC es_options)
+
+# ---- the Python module -------------------------------------------------------------------------
+# Sanitizers need their runtime loaded before Python's own, so such a build holds es_check alone.
+
+if(NOT ES_SANITIZE)
+    set(es_header "${CMAKE_CURRENT_SOURCE_DIR}/include/edgesparse.h")
+    set(es_module_c "${CMAKE_CURRENT_BINARY_DIR}/_edgesparse.c")
+    add_custom_command(
+        OUTPUT "${es_module_c}"
+        COMMAND "${Python_EXECUTABLE}" "${CMAKE_CURRENT_SOURCE_DIR}/build.py" "${es_header}" "${es_module_c}"
+        DEPENDS "${es_header}" build.py
+        COMMENT "Writing the Python module from edgesparse.h"
+        VERBATIM)
+    python_add_library(_edgesparse MODULE WITH_SOABI USE_SABI 3.10 "${es_module_c}")
+    target_include_directories(_edgesparse PRIVATE include)
+    target_link_libraries(_edgesparse PRIVATE es_core)
+    # Generated code is not ours to keep free of warnings.
+    set_source_files_properties("${es_module_c}" PROPERTIES COMPILE_OPTIONS "-w")
+    install(TARGETS _edgesparse DESTINATION edgesparse/_native)
+endif()
+
+# ---- the checker -------------------------------------------------------------------------------
+
+file(GLOB es_check_sources CONFIGURE_DEPENDS check/*.c)
+if(es_check_sources)
+    add_executable(es_check EXCLUDE_FROM_ALL ${es_check_sources})
+    target_include_directories(es_check PRIVATE . src)
+    target_link_libraries(es_check PRIVATE es_core)
+endif()

@@ -1,0 +1,96 @@
+"""`Weight`: one matrix in the bytes that kernels read (byte pictures in README.md)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["BLOCK", "TILE", "Format", "Weight", "row_tiles", "storage_bytes"]
+
+TILE = 8
+"""Rows that stand side by side in the tiled formats."""
+BLOCK = 32
+"""Columns that share one step in the block formats."""
+
+
+class Format(IntEnum):
+    """Storage formats; the values are those of `ES_FORMAT_*` in native/include/edgesparse.h."""
+
+    T2 = 1
+    T5 = 2
+    Q8 = 3
+    Q4 = 4
+    Q8M = 5
+    Q4M = 6
+    F16 = 7
+    BF16 = 8
+    F32 = 9
+
+    @property
+    def is_ternary(self) -> bool:
+        """Whether activations are quantised to int8 per token."""
+        return self <= Format.T5
+
+    @property
+    def is_block(self) -> bool:
+        """Whether activations are quantised to int16 per block of 32."""
+        return Format.Q8 <= self <= Format.Q4M
+
+
+_TERNARY_GROUP = {Format.T2: 128, Format.T5: 160}
+_BLOCK_BYTES = {Format.Q8: 272, Format.Q8M: 288, Format.Q4: 144, Format.Q4M: 160}
+_ELEMENT_BYTES = {Format.F16: 2, Format.BF16: 2, Format.F32: 4}
+
+
+def row_tiles(n_rows: int) -> int:
+    """Tiles of 8 rows that hold `n_rows`."""
+    return -(-n_rows // TILE)
+
+
+def storage_bytes(fmt: Format, n_rows: int, k: int) -> int:
+    """Bytes that an (n_rows, k) matrix takes in `fmt`, padding included, scales excluded."""
+    if fmt.is_ternary:
+        return n_rows * -(-k // _TERNARY_GROUP[fmt]) * 32
+    if fmt.is_block:
+        return row_tiles(n_rows) * -(-k // BLOCK) * _BLOCK_BYTES[fmt]
+    return row_tiles(n_rows) * TILE * k * _ELEMENT_BYTES[fmt]
+
+
+@dataclass(frozen=True, eq=False)
+class Weight:
+    """A matrix of shape (n_rows, k): n_rows output features, k input features.
+
+    Attributes
+    ----------
+    name : str
+        Tensor name, e.g. ``blk.0.attn_q.weight``.
+    format : Format
+        Layout of `data`.
+    n_rows, k : int
+        Logical shape, without padding.
+    data : ndarray of uint8, shape (storage_bytes(format, n_rows, k),)
+        The stored bytes, 64-byte aligned.
+    scales : ndarray of float32, shape (n_rows,) or (0,)
+        Ternary formats: the step of every row; empty for the others.
+    source : str
+        Type in the file, for reports.
+    note : str
+        Why this format was chosen, when it is not the obvious one; for reports.
+    """
+
+    name: str
+    format: Format
+    n_rows: int
+    k: int
+    data: npt.NDArray[np.uint8]
+    scales: npt.NDArray[np.float32]
+    source: str = ""
+    note: str = ""
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes read when every row is used once."""
+        return self.data.nbytes + self.scales.nbytes

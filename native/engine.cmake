@@ -58,6 +58,8 @@ if(ES_SANITIZE)
     target_compile_options(es_options INTERFACE ${es_sanitize})
     target_link_options(es_options INTERFACE ${es_sanitize})
 endif()
+# Strict C11 hides POSIX (clock_gettime, posix_memalign, thread affinity) unless asked for.
+target_compile_definitions(es_options INTERFACE _GNU_SOURCE)
 target_link_libraries(es_options INTERFACE Threads::Threads)
 if(UNIX)
     target_link_libraries(es_options INTERFACE m)

@@ -36,7 +36,7 @@ $(VENV)/.build-tools: Makefile | $(PY)
 
 $(VENV)/.package: pyproject.toml $(NATIVE) | $(VENV)/.build-tools
 	$(PIP) install --no-build-isolation --editable .
-	@$(PY) -c 'import edgesparse._native as n; exit(n.why_not())' && touch $@ || \
+	@$(PY) -c 'import edgesparse._native as n; exit(n.why_not() or None)' && touch $@ || \
 	    echo "NO NATIVE ENGINE, see the line above; the portable executor will do, but slower"
 
 # With the package there already, this adds the requirements of one extra and nothing else.
@@ -73,11 +73,11 @@ types: setup $(VENV)/.extra-dev  ## mypy --strict on the package
 	$(VENV)/bin/mypy
 
 warnings: $(VENV)/.build-tools  ## compile all C with warnings as errors
-	@$(CMAKE) -B build/warnings -DES_WERROR=ON --log-level=WARNING
+	@$(CMAKE) -B build/warnings -DES_WERROR=ON > /dev/null
 	@$(VENV)/bin/cmake --build build/warnings -- --quiet
 
 sanitize: $(VENV)/.build-tools  ## try every kernel under the address and undefined sanitizers
-	@$(CMAKE) -B build/sanitize -DES_SANITIZE=address,undefined --log-level=WARNING
+	@$(CMAKE) -B build/sanitize -DES_SANITIZE=address,undefined > /dev/null
 	@$(VENV)/bin/cmake --build build/sanitize --target es_check -- --quiet
 	build/sanitize/es_check
 

@@ -1,7 +1,8 @@
 """Text ↔ token ids, and conversations → token ids.
 
 Map: `load` chooses · `metadata` typed reads of untrusted values · `vocabulary` roles of tokens ·
-`bpe` + `pretokenizers` + `bytelevel`, `spm`, `json` the three kinds · `tokenizer` the one interface ·
+`bpe` + `pretokenizers` + `bytelevel`, `spm` + `spm_file`, `json` the kinds · `tokenizer` the one
+interface ·
 `stream` ids to text as they come · `split` special literals in text · `chat` what a user writes
 stays text · `template` + `sandbox` + `rewrite` + `fuel` chat templates as untrusted programs ·
 `default` built-in templates.

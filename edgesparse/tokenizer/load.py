@@ -53,8 +53,11 @@ def load_tokenizer(
         )
     if checkpoint.tokenizer_json is not None:
         return _load_json(meta, checkpoint.tokenizer_json)
+    if checkpoint.tokenizer_model is not None:
+        return _load_spm_file(meta, checkpoint.tokenizer_model)
     raise TokenizerError(
-        f"{checkpoint.path}: no tokenizer found (neither tokenizer.ggml.* nor tokenizer.json).",
+        f"{checkpoint.path}: no tokenizer found (neither tokenizer.ggml.* nor "
+        "tokenizer.json nor tokenizer.model).",
         advice="Use a model file that carries its tokenizer.",
     )
 
@@ -93,24 +96,42 @@ def _load_spm(meta: Metadata) -> Tokenizer:
     return _assemble(meta, backend, vocabulary, "spm", "", add_bos=True)
 
 
-def _load_json(meta: Metadata, data: bytes) -> Tokenizer:
-    from edgesparse.tokenizer.json import JsonBackend, read_folder
+def _load_spm_file(meta: Metadata, data: bytes) -> Tokenizer:
+    from edgesparse.tokenizer.spm import SpmBackend
+    from edgesparse.tokenizer.spm_file import read_spm_file
 
-    backend = JsonBackend(data)
-    folder = read_folder(meta.path, backend)
-    special = special_ids(meta, backend.vocabulary, folder.end_ids)
-    bos = folder.bos if special.bos is None else special.bos
-    eos = folder.eos if special.eos is None else special.eos
+    file = read_spm_file(data)
+    vocabulary = build_vocabulary(file.tokens, file.types, meta.warnings)
+    backend = SpmBackend(
+        vocabulary,
+        file.scores,
+        file.types,
+        space_prefix=file.space_prefix,
+        remove_extra_whitespaces=file.remove_extra_whitespaces,
+    )
+    special = special_ids(meta, vocabulary)
+    bos = vocabulary.control.get("<s>") if special.bos is None else special.bos
+    eos = vocabulary.control.get("</s>") if special.eos is None else special.eos
     ends = special.end_of_generation | ({eos} if eos is not None else set())
+    special = SpecialIds(bos, eos, ends)
+    return _assemble(meta, backend, vocabulary, "spm", "", add_bos=True, special=special)
+
+
+def _load_json(meta: Metadata, data: bytes) -> Tokenizer:
+    from edgesparse.tokenizer.json import JsonBackend
+
+    backend = JsonBackend(data, meta.warnings)
+    special = special_ids(meta, backend.vocabulary)
+    if special.bos is None and len(backend.prefix) == 1:
+        special = SpecialIds(backend.prefix[0], special.eos, special.end_of_generation)
     return _assemble(
         meta,
         backend,
         backend.vocabulary,
         "json",
         "",
-        add_bos=folder.add_bos,
-        special=SpecialIds(bos, eos, ends),
-        template=folder.chat_template,
+        add_bos=bool(backend.prefix) and backend.prefix[0] == special.bos,
+        special=special,
     )
 
 
@@ -123,10 +144,8 @@ def _assemble(
     add_bos: bool,
     *,
     special: SpecialIds | None = None,
-    template: str | None = None,
 ) -> Tokenizer:
     own = meta.string("tokenizer.chat_template")
-    own = template if own is None else own
     if own is not None and len(own) > MAX_TEMPLATE_CHARS:
         meta.warnings.append(
             f"the chat template has {len(own)} characters, more than {MAX_TEMPLATE_CHARS}; ignored"

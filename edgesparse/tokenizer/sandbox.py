@@ -293,7 +293,9 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
             if name in _LAZY_FILTERS:
                 value = meter.iterate(value)
             elif name in _WEIGHED_FILTERS:
-                if not isinstance(value, (str, Mapping, list, tuple)) and hasattr(value, "__next__"):
+                if not isinstance(value, (str, Mapping, list, tuple)) and hasattr(
+                    value, "__next__"
+                ):
                     value = list(meter.iterate(value))
                 meter.weigh(value)
             if name == "replace" and len(rest) >= 2:

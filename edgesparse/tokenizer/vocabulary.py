@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +21,7 @@ __all__ = [
     "SpecialIds",
     "Vocabulary",
     "build_vocabulary",
+    "looks_control",
     "special_ids",
 ]
 
@@ -115,7 +116,7 @@ def build_vocabulary(
         )
         ids = dict(zip(reversed(tokens), range(len(tokens) - 1, -1, -1), strict=True))
     if types is None:
-        control_ids = {i for i, token in enumerate(tokens) if token[:1] in "<[" and looks_control(token)}
+        control_ids = {i for i, token in enumerate(tokens) if looks_control(token)}
         user_ids: set[int] = set()
     else:
         control_ids = {int(i) for i in np.flatnonzero((types == CONTROL) | (types == UNKNOWN))}
@@ -137,9 +138,7 @@ def build_vocabulary(
     )
 
 
-def special_ids(
-    meta: Metadata, vocabulary: Vocabulary, extra_end: Iterable[int] = ()
-) -> SpecialIds:
+def special_ids(meta: Metadata, vocabulary: Vocabulary) -> SpecialIds:
     """Ids of beginning and end; the end is a set because files lie about ``eos``."""
     n = len(vocabulary)
     bos = meta.token_id("tokenizer.ggml.bos_token_id", n)
@@ -149,7 +148,6 @@ def special_ids(
         i = meta.token_id(f"tokenizer.ggml.{name}_token_id", n)
         if i is not None:
             ends.add(i)
-    ends.update(i for i in extra_end if 0 <= i < n)
     ends.update(i for name in _END_NAMES if (i := vocabulary.control.get(name)) is not None)
     if eos is not None:
         ends.add(eos)

@@ -4,9 +4,9 @@ Readers of our own, because files are hostile: every count, offset and size is c
 bytes left before it is used, nothing is mapped, and whatever is wrong becomes one typed error.
 
 * ``opening.py`` chooses the reader: ``gguf.py`` (``gguf_header.py``, ``gguf_types.py``) or
-  ``hf_folder.py`` (``safetensors.py``, ``hf_config.py``, ``names.py``).
+  ``hf_folder.py`` (``safetensors.py``, ``hf_config.py``, ``hf_quantization.py``, ``names.py``).
 * ``reader.py`` is the result, `Checkpoint`; ``types.py`` names the storage types.
-* ``decode.py`` turns bytes into numbers, one ``unpack_*`` file per family.
+* ``decode.py`` turns bytes into numbers, one ``unpack_*`` file per family; ``rows.py`` streams.
 
 Next folder: ``formats``, where tensors become weights that kernels read.
 """
@@ -21,6 +21,13 @@ from edgesparse.checkpoint.decode import (
 )
 from edgesparse.checkpoint.opening import open_checkpoint
 from edgesparse.checkpoint.reader import Checkpoint
+from edgesparse.checkpoint.rows import (
+    dequantize_rows,
+    read_rows,
+    row_chunks,
+    ternary_chunks,
+    ternary_rows,
+)
 from edgesparse.checkpoint.strings import StringArray
 from edgesparse.checkpoint.types import Layout, TensorInfo, TensorType, layout_of, n_bytes_of
 
@@ -34,9 +41,14 @@ __all__ = [
     "affine_blocks",
     "check_scales",
     "dequantize",
+    "dequantize_rows",
     "layout_of",
     "n_bytes_of",
     "open_checkpoint",
+    "read_rows",
+    "row_chunks",
     "ternarize",
+    "ternary_chunks",
     "ternary_codes",
+    "ternary_rows",
 ]

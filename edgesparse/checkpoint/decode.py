@@ -8,6 +8,8 @@ HF_T2 is read through `edgesparse.checkpoint.rows`.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -215,7 +217,7 @@ def affine_blocks(
 
 
 def ternarize(
-    weights: npt.NDArray[np.floating],
+    weights: npt.NDArray[np.floating[Any]], *, scale: float | None = None
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
     """Round master weights to ternary by the absolute-mean rule of BitNet b1.58.
 
@@ -227,6 +229,8 @@ def ternarize(
     ----------
     weights : (n_rows, n_cols) float
         One whole matrix; q, k and v each have their own scale.
+    scale : float, optional
+        Scale of the whole matrix when `weights` is a part of it.
 
     Returns
     -------
@@ -236,13 +240,18 @@ def ternarize(
         Multiplies the codes.
     """
     w = np.asarray(weights, dtype=np.float32)
-    magnitude = np.abs(w)
-    peak = np.float32(magnitude.max(initial=0.0))
-    if bool(np.all((magnitude == 0) | (magnitude == peak))):
-        return np.sign(w).astype(np.int8), np.asarray(peak, dtype=np.float32)
-    scale = np.maximum(np.mean(magnitude, dtype=np.float64).astype(np.float32), np.float32(1e-5))
-    codes = np.clip(np.rint(w / scale), -1, 1).astype(np.int8)
-    return codes, np.asarray(scale, dtype=np.float32)
+    if scale is None:
+        magnitude = np.abs(w)
+        peak = magnitude.max(initial=0.0)
+        if bool(np.all((magnitude == 0) | (magnitude == peak))):
+            scale = float(peak)
+        else:
+            mean = np.mean(magnitude, dtype=np.float64).astype(np.float32)
+            scale = float(max(mean, np.float32(1e-5)))
+    factor = np.asarray(scale, dtype=np.float32)
+    if scale == 0.0:
+        return np.zeros(w.shape, dtype=np.int8), factor
+    return np.clip(np.rint(w / factor), -1, 1).astype(np.int8), factor
 
 
 def check_scales(

@@ -90,9 +90,7 @@ def _tensors(
     return tensors
 
 
-def _i2s_scale(
-    file: SourceFile, name: str, tensor_type: TensorType, offset: int
-) -> float | None:
+def _i2s_scale(file: SourceFile, name: str, tensor_type: TensorType, offset: int) -> float | None:
     """Read the float32 behind the codes of an I2_S tensor."""
     if not tensor_type.name.startswith("I2_S"):
         return None

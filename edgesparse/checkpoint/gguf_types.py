@@ -13,7 +13,7 @@ from typing import NamedTuple
 from edgesparse.checkpoint.gguf_header import GgufHeader, RawTensor
 from edgesparse.checkpoint.source import shown
 from edgesparse.checkpoint.types import MAX_TENSOR_BYTES, TensorType, n_bytes_of
-from edgesparse.errors import ModelFormatError, UnsupportedTensorType, UsageError
+from edgesparse.errors import ModelFormatError, UnsupportedTensorType
 
 __all__ = ["I2S_LAYOUTS", "resolve_types"]
 
@@ -108,14 +108,9 @@ def resolve_types(
     ------
     UnsupportedTensorType
         The file holds a type that is known but not read, or an unknown id.
-    UsageError
-        Unknown `i2s_layout`.
+    ModelFormatError
+        ``layout`` when an I2_S matrix has a shape that the packing cannot hold.
     """
-    if i2s_layout != "auto" and i2s_layout not in I2S_LAYOUTS:
-        raise UsageError(
-            f"i2s_layout={shown(i2s_layout)} is not a packing.",
-            advice="Choose auto, 128x32, 64x16 or row4.",
-        )
     ambiguous = _ambiguous(I2S_LAYOUTS.get(i2s_layout, TensorType.I2_S_128X32))
     chosen: dict[int, TensorType] = {}
     for type_id in sorted({raw.type_id for raw in header.tensors}):
@@ -164,6 +159,9 @@ def _decide(
             if candidate.type is None:
                 raise _refusal(members[0][0], path, candidate.name, candidate.advice)
             return candidate.type
+    for raw, _, _ in members:
+        if type_id == 36 and candidates[0].type is not None:
+            n_bytes_of(candidates[0].type, raw.shape, field=shown(raw.name))  # says what is wrong
     first, distance, _ = members[0]
     names = ", ".join(candidate.name or str(candidate.type) for candidate in candidates)
     raise UnsupportedTensorType(

@@ -6,9 +6,11 @@ import os
 from pathlib import Path
 
 from edgesparse.checkpoint.gguf import open_gguf
+from edgesparse.checkpoint.gguf_types import I2S_LAYOUTS
+from edgesparse.checkpoint.hf_folder import open_folder
 from edgesparse.checkpoint.reader import Checkpoint
 from edgesparse.checkpoint.source import shown
-from edgesparse.errors import ModelFormatError
+from edgesparse.errors import ModelFormatError, UsageError
 
 __all__ = ["open_checkpoint"]
 
@@ -57,4 +59,20 @@ def open_checkpoint(
             path=shown(name, 400),
             advice="Use the safetensors or GGUF file of the same model.",
         )
+    if i2s_layout != "auto" and i2s_layout not in I2S_LAYOUTS:
+        raise UsageError(
+            f"i2s_layout={shown(i2s_layout)} is not a packing.",
+            advice="Choose auto, 128x32, 64x16 or row4.",
+        )
+    if _is_folder(name):
+        return open_folder(name, verify=verify)
+    if name.lower().endswith(".safetensors"):
+        return open_folder(os.path.dirname(name), os.path.basename(name), verify=verify)
     return open_gguf(name, i2s_layout=i2s_layout, verify=verify)
+
+
+def _is_folder(name: str) -> bool:
+    try:
+        return os.path.isdir(name)
+    except ValueError:  # an embedded NUL byte; opening it reports that
+        return False

@@ -58,8 +58,8 @@ def unpack_tq2_0(blocks: U8) -> Groups:
 def unpack_q2_0(blocks: U8) -> Groups:
     """Unpack Q2_0 ``(n_rows, n_blocks, 18)`` or PQ2_0 ``(n_rows, n_blocks, 34)`` bytes."""
     n_rows, n_blocks, block_bytes = blocks.shape
-    codes = spread_pairs(blocks[..., 2:], -1)
-    codes = codes.reshape(n_rows, n_blocks, 4 * (block_bytes - 2)).view(np.int8)
+    packed = spread_pairs(blocks[..., 2:], -1)
+    codes = packed.reshape(n_rows, n_blocks, 4 * (block_bytes - 2)).view(np.int8)
     codes -= 1
     return Groups(codes, f16_field(blocks, 0))
 

@@ -53,7 +53,7 @@ class ChatEncoder:
         add_generation_prompt: bool,
         variables: Mapping[str, object],
     ) -> str:
-        """The rendered conversation."""
+        """Render the conversation."""
         data = _Cleaner(None, "").clean({"messages": list(messages), "variables": dict(variables)})
         return self._run(data, add_generation_prompt)
 
@@ -64,7 +64,7 @@ class ChatEncoder:
         add_generation_prompt: bool,
         variables: Mapping[str, object],
     ) -> Iterator[str | int]:
-        """The rendered conversation, cut at the control tokens that the template wrote.
+        """Render the conversation and cut it at the control tokens that the template wrote.
 
         Every control literal inside the data is broken by a private-use character that occurs
         nowhere else; after the cut the character is taken out again.

@@ -31,7 +31,7 @@ class TokenizerSource(Protocol):
 
     @property
     def tokenizer_model(self) -> bytes | None:
-        """Contents of a SentencePiece ``tokenizer.model`` for a folder checkpoint, else ``None``."""
+        """Contents of ``tokenizer.model`` for a folder checkpoint, else ``None``."""
 
     @property
     def kind(self) -> str:
@@ -62,20 +62,20 @@ class Metadata:
         self.warnings: list[str] = []
 
     def get(self, key: str) -> Any:
-        """The raw value of `key`, or ``None``."""
+        """Give the raw value of `key`, or ``None``."""
         if key in self._overrides:
             return self._overrides[key]
         return self._values.get(key)
 
     def string(self, key: str) -> str | None:
-        """The string at `key`; ``None`` when absent, `TokenizerError` on another type."""
+        """Give the string at `key`; ``None`` when absent, `TokenizerError` on another type."""
         value = self.get(key)
         if value is not None and not isinstance(value, str):
             raise TokenizerError(f"{key}: expected a string, found {type(value).__name__}.")
         return value
 
     def flag(self, key: str) -> bool | None:
-        """The boolean at `key`; ``None`` when absent, `TokenizerError` on another type."""
+        """Give the boolean at `key`; ``None`` when absent, `TokenizerError` on another type."""
         value = self.get(key)
         if value is None:
             return None
@@ -84,7 +84,7 @@ class Metadata:
         raise TokenizerError(f"{key}: expected true or false, found {type(value).__name__}.")
 
     def token_id(self, key: str, n_vocab: int) -> int | None:
-        """The token id at `key`; out of range counts as absent, with a warning."""
+        """Give the token id at `key`; out of range counts as absent, with a warning."""
         value = self.get(key)
         if value is None:
             return None
@@ -99,7 +99,7 @@ class Metadata:
         return None
 
     def token_ids(self, key: str, n_vocab: int) -> list[int]:
-        """The list of token ids at `key` (a single id is accepted); those out of range dropped."""
+        """Give the token ids at `key`, one or a list; those out of range are dropped."""
         value = self.get(key)
         if value is None:
             return []
@@ -109,7 +109,7 @@ class Metadata:
         return [int(i) for i in array[:64] if 0 <= i < n_vocab]
 
     def tokens(self) -> list[str]:
-        """The vocabulary, in id order: 1 to 2^20 strings of at most 4096 characters."""
+        """Give the vocabulary, in id order: 1 to 2^20 strings of at most 4096 characters."""
         key = "tokenizer.ggml.tokens"
         tokens = self._strings(key, MAX_TOKENS)
         if not tokens:
@@ -122,7 +122,7 @@ class Metadata:
         return tokens
 
     def merges(self) -> list[str]:
-        """The merge rules, best first, each ``"left right"``."""
+        """Give the merge rules, best first, each ``"left right"``."""
         return self._strings("tokenizer.ggml.merges", MAX_MERGES)
 
     def token_types(self, n_vocab: int) -> NDArray[np.int64] | None:

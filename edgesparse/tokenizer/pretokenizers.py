@@ -107,7 +107,7 @@ KNOWN_PATTERNS: frozenset[str] = frozenset(
 
 
 def build_pre_tokenizer(rule: PreRule) -> pt.PreTokenizer:
-    """The `tokenizers` object that applies `rule` and maps bytes to the byte-level alphabet."""
+    """Build the object that applies `rule` and maps bytes to the byte-level alphabet."""
     from tokenizers import Regex, pre_tokenizers
 
     parts: list[pt.PreTokenizer] = []
@@ -130,7 +130,7 @@ def build_pre_tokenizer(rule: PreRule) -> pt.PreTokenizer:
 
 
 def guess_pre(n_vocab: int, has: frozenset[str]) -> str:
-    """The most likely rule of a vocabulary whose file does not name one.
+    """Guess the rule of a vocabulary whose file does not name one.
 
     Parameters
     ----------

@@ -133,7 +133,7 @@ class _Instrument(NodeTransformer):
 
 
 def _cost(body: list[nodes.Node]) -> int:
-    """Steps that one pass through `body` costs at most, its literal text included."""
+    """Bound the steps of one pass through `body`, its literal text included."""
     count = chars = 0
     stack = list(body)
     while stack:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from functools import wraps
 from typing import Any, NoReturn
@@ -28,14 +28,14 @@ from edgesparse.tokenizer.fuel import Limits, Meter
 
 __all__ = ["ChatEnvironment"]
 
-_STR_METHODS = frozenset(
-    "capitalize count endswith find index isalnum isalpha isascii isdecimal isdigit islower "
-    "isnumeric isspace istitle isupper join lower lstrip partition removeprefix removesuffix "
-    "replace rfind rindex rpartition rsplit rstrip split splitlines startswith strip swapcase "
-    "title upper".split()
-)
+_STR_METHOD_NAMES = """
+    capitalize count endswith find index isalnum isalpha isascii isdecimal isdigit islower
+    isnumeric isspace istitle isupper join lower lstrip partition removeprefix removesuffix
+    replace rfind rindex rpartition rsplit rstrip split splitlines startswith strip swapcase
+    title upper
+"""
 _METHODS: tuple[tuple[type, frozenset[str]], ...] = (
-    (str, _STR_METHODS),
+    (str, frozenset(_STR_METHOD_NAMES.split())),
     (Mapping, frozenset({"get", "items", "keys", "values"})),
     (list, frozenset({"count", "index"})),
     (tuple, frozenset({"count", "index"})),
@@ -46,10 +46,11 @@ _CHEAP_FILTERS = frozenset({"count", "d", "default", "first", "last", "length", 
 _LAZY_FILTERS = frozenset(
     {"items", "list", "map", "reject", "rejectattr", "reverse", "select", "selectattr"}
 )
-_WEIGHED_FILTERS = frozenset(
-    "abs capitalize dictsort e escape float groupby indent int join lower max min replace sort "
-    "string title trim unique upper".split()
-)
+_WEIGHED_FILTER_NAMES = """
+    abs capitalize dictsort e escape float groupby indent int join lower max min replace
+    sort string title trim unique upper
+"""
+_WEIGHED_FILTERS = frozenset(_WEIGHED_FILTER_NAMES.split())
 _NUMBER_TESTS = frozenset({"divisibleby", "even", "odd"})
 _MAX_INT_BITS = 4096
 _MAX_INDENT = 64
@@ -103,9 +104,9 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         self.limits = limits
         self.meter = Meter(limits)
         self.guard_concat = _Guard(self._concat)
-        self.guard_iterate = _Guard(lambda values: self.meter.iterate(values))
+        self.guard_iterate = _Guard(self._iterate)
         self.guard_slice = _Guard(self._slice)
-        self.guard_spend = _Guard(lambda cost: self.meter.charge(cost))
+        self.guard_spend = _Guard(self._spend)
         self.guard_weigh = _Guard(self._weighed)
         self.globals = {
             "range": self._range,
@@ -151,7 +152,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
 
     # Operations ------------------------------------------------------------------------------
 
-    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         """Call `__obj` if it is a guard, a macro, a listed function or a listed method."""
         if type(__obj) is _Guard:
             return __obj.run(*args)
@@ -212,6 +213,12 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
     @pass_context  # taking the context also keeps Jinja from printing constants at compile time
     def _finalize(self, _context: Context, value: Any) -> str:
         return self._printable(value)
+
+    def _iterate(self, values: Any) -> Any:
+        return self.meter.iterate(values)
+
+    def _spend(self, steps: int) -> None:
+        self.meter.charge(steps)
 
     def _slice(self, value: Any) -> Any:
         if isinstance(value, str):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 
 __all__ = ["SpecialSplitter"]
 
@@ -60,7 +61,7 @@ class SpecialSplitter:
         if not cuts:
             return text
         bounds = [0, *sorted(cuts), len(text)]
-        return mark.join(text[a:b] for a, b in zip(bounds, bounds[1:], strict=False))
+        return mark.join(text[a:b] for a, b in pairwise(bounds))
 
     def _literal_edges(self) -> tuple[frozenset[str], frozenset[str], int]:
         if self._edges is None:

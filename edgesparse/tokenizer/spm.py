@@ -108,7 +108,7 @@ def infer_types(tokens: list[str]) -> NDArray[np.int64]:
 
 
 def byte_pieces(tokens: list[str], types: NDArray[np.int64]) -> dict[int, bytes]:
-    """The byte of each byte piece: none, or all 256 exactly once."""
+    """Find the byte of each byte piece: none, or all 256 exactly once."""
     found: dict[int, bytes] = {}
     for i in np.flatnonzero(types == BYTE):
         match = _BYTE_PIECE.fullmatch(tokens[i])

@@ -20,8 +20,9 @@ class StreamDecoder:
 
     Notes
     -----
-    Invalid UTF-8 becomes U+FFFD, one per maximal invalid part, as ``bytes.decode(errors="replace")``
-    does; an incomplete character is held back until it is complete, proven invalid, or `flush`.
+    Invalid UTF-8 becomes U+FFFD, one per maximal invalid part, as in ``bytes.decode`` with
+    ``"replace"``; an incomplete character is held back until it is complete, proven invalid, or
+    `flush`.
     """
 
     def __init__(self, piece: Callable[[int], bytes], *, strip_space: bool = False) -> None:
@@ -38,5 +39,5 @@ class StreamDecoder:
         return self._decoder.decode(data)
 
     def flush(self) -> str:
-        """What is still held back, ending the text."""
+        """Give what is still held back, ending the text."""
         return self._decoder.decode(b"", final=True)

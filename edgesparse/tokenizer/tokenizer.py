@@ -151,7 +151,7 @@ class Tokenizer:
         return token in self._vocabulary.control_ids
 
     def stream(self, *, skip_special: bool = True, continuation: bool = False) -> StreamDecoder:
-        """A decoder that takes ids one by one; the arguments are those of `decode`."""
+        """Start a decoder that takes ids one by one; the arguments are those of `decode`."""
         piece = self._visible_piece if skip_special else self.piece
         strip = self._backend.space_prefix and not continuation
         return StreamDecoder(piece, strip_space=strip)
@@ -163,7 +163,7 @@ class Tokenizer:
         add_generation_prompt: bool = True,
         **variables: object,
     ) -> str:
-        """The conversation as text, for people to read; to run it use `encode_chat`.
+        """Render the conversation for people to read; to run it use `encode_chat`.
 
         Raises
         ------

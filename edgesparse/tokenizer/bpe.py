@@ -85,9 +85,12 @@ def _build(vocabulary: Vocabulary, merges: list[str], rule: PreRule) -> HfTokeni
         vocab = dict(vocab)
         for literal in vocabulary.control:
             del vocab[literal]
-    pairs = [tuple(merge.split(" ", 1)) for merge in merges]
-    if pairs and set(map(len, pairs)) != {2}:
-        raise TokenizerError("tokenizer.ggml.merges: a merge is not two pieces and a space.")
+    try:
+        pairs = [(left, right) for left, right in [merge.split(" ", 1) for merge in merges]]
+    except ValueError:
+        raise TokenizerError(
+            "tokenizer.ggml.merges: a merge is not two pieces and a space."
+        ) from None
     try:
         model = models.BPE(vocab=vocab, merges=pairs, ignore_merges=rule.ignore_merges)
     except Exception as error:  # the library raises bare Exception
@@ -95,9 +98,9 @@ def _build(vocabulary: Vocabulary, merges: list[str], rule: PreRule) -> HfTokeni
             f"tokenizer.ggml.merges does not fit tokenizer.ggml.tokens: {str(error)[:200]}."
         ) from error
     tokenizer = Tokenizer(model)
-    tokenizer.pre_tokenizer = build_pre_tokenizer(rule)  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = build_pre_tokenizer(rule)
     if rule.nfc:
-        tokenizer.normalizer = normalizers.NFC()  # type: ignore[assignment]
+        tokenizer.normalizer = normalizers.NFC()
     if vocabulary.user_defined:
         tokenizer.add_tokens(
             [AddedToken(literal, normalized=False) for literal in vocabulary.user_defined]

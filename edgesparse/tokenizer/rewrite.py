@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import NoReturn
+from typing import NoReturn, cast
 
 from jinja2 import nodes
 from jinja2.visitor import NodeTransformer
@@ -75,7 +75,7 @@ class _Instrument(NodeTransformer):
     def visit_For(self, node: nodes.For) -> nodes.For:
         cost = _cost(node.body)
         self.generic_visit(node)
-        node.iter = _guard("guard_iterate", node.iter)
+        node.iter = _guard("guard_iterate", cast(nodes.Expr, node.iter))
         node.body.insert(0, _spend(cost, node.lineno))
         return node
 

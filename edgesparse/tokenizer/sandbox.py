@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from functools import wraps
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from jinja2 import Undefined, nodes, pass_context
 from jinja2.exceptions import SecurityError
@@ -124,7 +124,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         }
         self.filters["tojson"] = self._tojson
         self.tests = {
-            name: self._guarded_test(name, function)
+            name: self._guarded_test(name, cast(Callable[..., Any], function))
             for name, function in self.tests.items()
             if name not in ("filter", "test")
         }
@@ -300,9 +300,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
             if name in _LAZY_FILTERS:
                 value = meter.iterate(value)
             elif name in _WEIGHED_FILTERS:
-                if not isinstance(value, (str, Mapping, list, tuple)) and hasattr(
-                    value, "__next__"
-                ):
+                if isinstance(value, Iterator):
                     value = list(meter.iterate(value))
                 meter.weigh(value)
             if name == "replace" and len(rest) >= 2:

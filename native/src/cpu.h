@@ -1,0 +1,19 @@
+/* What this CPU and this build can run. */
+#ifndef ES_CPU_H
+#define ES_CPU_H
+
+#include <stdint.h>
+
+/* 1 if the CPU (and the operating system's saved registers) can run `isa` and the build holds it. */
+int32_t es_cpu_has(int32_t isa);
+
+/* Hint that the caller spins. */
+static inline void es_cpu_relax(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ __volatile__("isb" ::: "memory");
+#endif
+}
+
+#endif

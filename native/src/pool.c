@@ -1,0 +1,183 @@
+/* The pool's state is one 64-bit ticket: the job's number above, the next free chunk below. A worker
+ * takes a chunk with a compare-and-swap on the whole ticket, so one that wakes up late can never take a
+ * chunk of a newer job with an older function: its ticket no longer matches. */
+#include "pool.h"
+
+#include "cpu.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+enum {
+    WORKER_SPINS = 4000, /* about 50–100 µs: longer than any gap inside a step */
+    CALLER_SPINS = 4000
+};
+
+typedef struct worker {
+    es_pool *pool;
+    int32_t thread;
+    pthread_t handle;
+} worker;
+
+struct es_pool {
+    _Alignas(64) _Atomic uint64_t ticket;
+    _Alignas(64) _Atomic int32_t n_done;
+    _Alignas(64) _Atomic(es_chunk_fn *) fn;
+    _Atomic(void *) context;
+    _Atomic int32_t n_chunks;
+    _Atomic int32_t n_sleeping;     /* workers waiting on `work` */
+    _Atomic int32_t caller_sleeps;  /* the caller waits on `finished` */
+    _Atomic int32_t stop;
+    pthread_mutex_t lock;
+    pthread_cond_t work;
+    pthread_cond_t finished;
+    int32_t n_threads;
+    int32_t n_workers;
+    worker *workers;
+};
+
+static uint32_t job_of(uint64_t ticket) { return (uint32_t)(ticket >> 32); }
+
+/* Takes chunks of job `job` until none is left; the fields read are valid whenever the swap succeeds,
+ * because nobody rewrites them before every chunk is taken and done. */
+static void take_chunks(es_pool *pool, uint32_t job, int32_t thread) {
+    uint64_t ticket = atomic_load_explicit(&pool->ticket, memory_order_acquire);
+    while (job_of(ticket) == job) {
+        const int32_t chunk = (int32_t)(uint32_t)ticket;
+        const int32_t n_chunks = atomic_load_explicit(&pool->n_chunks, memory_order_relaxed);
+        es_chunk_fn *fn = atomic_load_explicit(&pool->fn, memory_order_relaxed);
+        void *context = atomic_load_explicit(&pool->context, memory_order_relaxed);
+        if (chunk >= n_chunks) {
+            return;
+        }
+        if (!atomic_compare_exchange_weak_explicit(&pool->ticket, &ticket, ticket + 1,
+                                                   memory_order_acq_rel, memory_order_acquire)) {
+            continue;
+        }
+        fn(context, chunk, thread);
+        const int32_t done = atomic_fetch_add(&pool->n_done, 1) + 1;
+        if (done == n_chunks && thread != 0 && atomic_load(&pool->caller_sleeps)) {
+            pthread_mutex_lock(&pool->lock);
+            pthread_cond_signal(&pool->finished);
+            pthread_mutex_unlock(&pool->lock);
+        }
+        ticket = atomic_load_explicit(&pool->ticket, memory_order_acquire);
+    }
+}
+
+/* Returns the number of a job other than `seen`; sleeps after a bounded spin. */
+static uint32_t wait_for_job(es_pool *pool, uint32_t seen) {
+    for (int32_t i = 0; i < WORKER_SPINS; i++) {
+        const uint32_t job = job_of(atomic_load_explicit(&pool->ticket, memory_order_acquire));
+        if (job != seen || atomic_load_explicit(&pool->stop, memory_order_relaxed)) {
+            return job;
+        }
+        es_cpu_relax();
+    }
+    pthread_mutex_lock(&pool->lock);
+    atomic_fetch_add(&pool->n_sleeping, 1);
+    while (job_of(atomic_load(&pool->ticket)) == seen && !atomic_load(&pool->stop)) {
+        pthread_cond_wait(&pool->work, &pool->lock);
+    }
+    atomic_fetch_sub(&pool->n_sleeping, 1);
+    pthread_mutex_unlock(&pool->lock);
+    return job_of(atomic_load_explicit(&pool->ticket, memory_order_acquire));
+}
+
+static void *work(void *argument) {
+    const worker *self = argument;
+    es_pool *pool = self->pool;
+    uint32_t seen = 0;
+    while (!atomic_load_explicit(&pool->stop, memory_order_relaxed)) {
+        seen = wait_for_job(pool, seen);
+        take_chunks(pool, seen, self->thread);
+    }
+    return NULL;
+}
+
+es_pool *es_pool_create(int32_t n_threads) {
+    es_pool *pool = NULL;
+    if (n_threads < 1 || posix_memalign((void **)&pool, 64, sizeof *pool) != 0) {
+        return NULL;
+    }
+    *pool = (es_pool){.n_threads = n_threads};
+    pthread_mutex_init(&pool->lock, NULL);
+    pthread_cond_init(&pool->work, NULL);
+    pthread_cond_init(&pool->finished, NULL);
+    pool->workers = calloc((size_t)n_threads, sizeof *pool->workers);
+    if (pool->workers == NULL) {
+        es_pool_destroy(pool);
+        return NULL;
+    }
+    for (int32_t i = 0; i < n_threads - 1; i++) {
+        pool->workers[i] = (worker){.pool = pool, .thread = i + 1};
+        if (pthread_create(&pool->workers[i].handle, NULL, work, &pool->workers[i]) != 0) {
+            es_pool_destroy(pool);
+            return NULL;
+        }
+        pool->n_workers = i + 1;
+    }
+    return pool;
+}
+
+void es_pool_destroy(es_pool *pool) {
+    if (pool == NULL) {
+        return;
+    }
+    pthread_mutex_lock(&pool->lock);
+    atomic_store(&pool->stop, 1);
+    pthread_cond_broadcast(&pool->work);
+    pthread_mutex_unlock(&pool->lock);
+    for (int32_t i = 0; i < pool->n_workers; i++) {
+        pthread_join(pool->workers[i].handle, NULL);
+    }
+    pthread_cond_destroy(&pool->finished);
+    pthread_cond_destroy(&pool->work);
+    pthread_mutex_destroy(&pool->lock);
+    free(pool->workers);
+    free(pool);
+}
+
+int32_t es_pool_threads(const es_pool *pool) { return pool->n_threads; }
+
+static void wait_until_done(es_pool *pool, int32_t n_chunks) {
+    for (int32_t i = 0; i < CALLER_SPINS; i++) {
+        if (atomic_load_explicit(&pool->n_done, memory_order_acquire) == n_chunks) {
+            return;
+        }
+        es_cpu_relax();
+    }
+    pthread_mutex_lock(&pool->lock);
+    atomic_store(&pool->caller_sleeps, 1);
+    while (atomic_load(&pool->n_done) != n_chunks) {
+        pthread_cond_wait(&pool->finished, &pool->lock);
+    }
+    atomic_store(&pool->caller_sleeps, 0);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+void es_pool_run(es_pool *pool, es_chunk_fn *fn, void *context, int32_t n_chunks) {
+    if (pool->n_workers == 0 || n_chunks < 2) {
+        for (int32_t chunk = 0; chunk < n_chunks; chunk++) {
+            fn(context, chunk, 0);
+        }
+        return;
+    }
+    atomic_store_explicit(&pool->fn, fn, memory_order_relaxed);
+    atomic_store_explicit(&pool->context, context, memory_order_relaxed);
+    atomic_store_explicit(&pool->n_chunks, n_chunks, memory_order_relaxed);
+    atomic_store_explicit(&pool->n_done, 0, memory_order_relaxed);
+    /* Only the caller starts jobs, so the number above the ticket is its own to advance. Job 0 is
+     * never used: it is what idle workers have seen at the start. */
+    uint32_t job = job_of(atomic_load_explicit(&pool->ticket, memory_order_relaxed)) + 1;
+    job += job == 0;
+    atomic_store(&pool->ticket, (uint64_t)job << 32);
+    if (atomic_load(&pool->n_sleeping) > 0) {
+        pthread_mutex_lock(&pool->lock);
+        pthread_cond_broadcast(&pool->work);
+        pthread_mutex_unlock(&pool->lock);
+    }
+    take_chunks(pool, job, 0);
+    wait_until_done(pool, n_chunks);
+}

@@ -1,0 +1,61 @@
+/* Fills the kernel table: scalar first, then every level of the machine's family upward. */
+#include "edgesparse.h"
+#include "kernels.h"
+
+#include <string.h>
+
+void es_kernels_fill(es_kernels *table, int32_t isa) {
+    memset(table, 0, sizeof *table);
+    es_ternary_scalar(table);
+    es_dense_scalar(table);
+    es_vector_scalar(table);
+    es_attention_scalar(table);
+#if defined(__x86_64__)
+    /* AVX-512 machines are not required to have the 256-bit AVX-VNNI, so its level may sit between. */
+    if (isa >= ES_ISA_AVX2) {
+        es_ternary_avx2(table);
+        es_dense_avx2(table);
+        es_vector_avx2(table);
+        es_attention_avx2(table);
+    }
+    if (isa == ES_ISA_AVXVNNI) {
+        es_ternary_avxvnni(table);
+        es_dense_avxvnni(table);
+    }
+    if (isa == ES_ISA_AVX512VNNI) {
+        es_ternary_avx512vnni(table);
+        es_dense_avx512vnni(table);
+    }
+#elif defined(__aarch64__)
+    if (isa >= ES_ISA_NEON) {
+        es_ternary_neon(table);
+    }
+    if (isa >= ES_ISA_NEONDOT) {
+        es_ternary_neondot(table);
+    }
+#else
+    (void)isa;
+#endif
+}
+
+const char *es_kernel_variant(int32_t isa, const char *family) {
+    es_kernels table;
+    es_kernels_fill(&table, isa);
+    const struct {
+        const char *family;
+        const char *variant;
+    } rows[] = {
+        {"t2", table.t2_variant},         {"t5", table.t5_variant},
+        {"q8", table.q8_variant},         {"q4", table.q4_variant},
+        {"q8m", table.q8m_variant},       {"q4m", table.q4m_variant},
+        {"f16", table.f16_variant},       {"bf16", table.bf16_variant},
+        {"f32", table.f32_variant},       {"vector", table.vector_variant},
+        {"attention", table.attention_variant},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        if (strcmp(rows[i].family, family) == 0) {
+            return rows[i].variant;
+        }
+    }
+    return NULL;
+}

@@ -82,13 +82,17 @@ sanitize: $(VENV)/.build-tools  ## try every kernel under the address and undefi
 	build/sanitize/es_check
 
 # Every instruction set below the best one; the plain test run has covered that one.
-LOWER_ISAS = $(shell $(PY) -c 'from edgesparse._native import ffi, lib; \
-    print(*(ffi().string(lib().es_isa_name(i)).decode() for i in range(lib().ES_ISA_COUNT) \
-            if lib().es_isa_supported(i) and i != lib().es_isa_best()))')
+define LOWER_ISAS
+from edgesparse._native import ffi, lib
+for isa in range(lib().ES_ISA_COUNT):
+    if lib().es_isa_supported(isa) and isa != lib().es_isa_best():
+        print(ffi().string(lib().es_isa_name(isa)).decode())
+endef
+export LOWER_ISAS
 
-check: setup sanitize $(VENV)/.extra-check  ## all of the above and the slow tests, on every instruction set
+check: setup sanitize $(VENV)/.extra-check  ## everything: slow tests, instruction sets, sanitizers
 	$(PY) -m pytest -m 'slow or not slow' $(PYTEST_ARGS)
-	set -e; for isa in $(LOWER_ISAS); do \
+	set -e; isas=$$($(PY) -c "$$LOWER_ISAS"); for isa in $$isas; do \
 	    echo "EDGESPARSE_ISA=$$isa"; EDGESPARSE_ISA=$$isa $(PY) -m pytest $(PYTEST_ARGS); \
 	done
 	EDGESPARSE_NO_NATIVE=1 $(PY) -m pytest tests/packaging

@@ -153,6 +153,35 @@ const char *es_kernel_variant(int32_t isa, const char *family);
 /* Sequential read bandwidth in GB/s of `n_threads` threads over `n_bytes` each, best of `repeats`. */
 double es_read_bandwidth(int32_t n_threads, size_t n_bytes, int32_t repeats);
 
+/* Types of tensors in files that es_repack reads, named as in edgesparse.checkpoint.TensorType. */
+enum {
+    ES_SRC_F32 = 1,
+    ES_SRC_F16 = 2,
+    ES_SRC_BF16 = 3,
+    ES_SRC_Q8_0 = 4,
+    ES_SRC_Q4_0 = 5,
+    ES_SRC_Q4_1 = 6,
+    ES_SRC_Q5_0 = 7,
+    ES_SRC_Q5_1 = 8,
+    ES_SRC_Q2_K = 9,
+    ES_SRC_Q3_K = 10,
+    ES_SRC_Q4_K = 11,
+    ES_SRC_Q5_K = 12,
+    ES_SRC_Q6_K = 13,
+    ES_SRC_TQ1_0 = 14,
+    ES_SRC_TQ2_0 = 15,
+    ES_SRC_PTQ1_0 = 16,
+    ES_SRC_Q2_0 = 17,
+    ES_SRC_PQ2_0 = 18,
+    ES_SRC_Q1_0 = 19,
+    ES_SRC_I2_S_128X32 = 20,
+    ES_SRC_I2_S_64X16 = 21,
+    ES_SRC_I2_S_ROW4 = 22,
+    ES_SRC_IQ2_BN = 23,
+    ES_SRC_IQ1_BN = 24,
+    ES_SRC_HF_T2 = 25  /* planar: rows lie in stripes over the whole tensor */
+};
+
 /* Rows [row_begin, row_end) of one file tensor, converted into one weight's storage.
  * `src` holds exactly those rows, except for the planar types (see es_repack_is_planar), where it holds
  * the whole tensor. Tiled formats need row_begin to be a multiple of 8. Thread-safe for disjoint rows. */

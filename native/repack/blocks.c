@@ -1,0 +1,202 @@
+/* Tiles of 8 rows of blocks of 32 columns: q8, q8m, q4, q4m.
+ *
+ * A tile is decoded row by row into plain arrays and then woven. Sources with blocks of their own
+ * keep their codes; floats (and types with a scale per 16 columns) are quantised anew, with the step
+ * rounded to half first, so that the codes fit the step that is stored. */
+#include "repack.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct tile {
+    size_t n_blocks;
+    int8_t *codes;  /* [8][n_blocks * 32] */
+    uint16_t *d;    /* [8][n_blocks] */
+    uint16_t *m;    /* [8][n_blocks] */
+    float *values;  /* [n_blocks * 32], zero behind column k */
+    uint8_t *plain; /* [n_blocks * 32] ternary codes */
+} tile;
+
+static inline int is_nibble(int32_t format) {
+    return format == ES_FORMAT_Q4 || format == ES_FORMAT_Q4M;
+}
+
+static inline int has_minimum(int32_t format) {
+    return format == ES_FORMAT_Q8M || format == ES_FORMAT_Q4M;
+}
+
+static inline void store_u16(uint8_t *dst, uint16_t value) {
+    dst[0] = (uint8_t)value;
+    dst[1] = (uint8_t)(value >> 8);
+}
+
+static void weave_codes(uint8_t *dst, const tile *t, size_t block, int nibble, int zero) {
+    for (size_t r = 0; r < ES_TILE; r++) {
+        const int8_t *codes = t->codes + (r * t->n_blocks + block) * ES_BLOCK;
+        for (size_t pair = 0; pair < (nibble ? 8 : 16); pair++) {
+            uint8_t *two = dst + 16 * pair + 2 * r;
+            if (!nibble) {
+                memcpy(two, codes + 2 * pair, 2);
+                continue;
+            }
+            for (size_t e = 0; e < 2; e++) {
+                const int low = codes[2 * pair + e] + zero, high = codes[16 + 2 * pair + e] + zero;
+                two[e] = (uint8_t)((low & 15) | (high & 15) << 4);
+            }
+        }
+    }
+}
+
+static void weave(uint8_t *dst, const tile *t, int32_t format) {
+    const int nibble = is_nibble(format), zero = format == ES_FORMAT_Q4 ? 8 : 0;
+    for (size_t block = 0; block < t->n_blocks; block++) {
+        for (size_t r = 0; r < ES_TILE; r++) {
+            store_u16(dst + 2 * r, t->d[r * t->n_blocks + block]);
+        }
+        dst += 16;
+        if (has_minimum(format)) {
+            for (size_t r = 0; r < ES_TILE; r++) {
+                store_u16(dst + 2 * r, t->m[r * t->n_blocks + block]);
+            }
+            dst += 16;
+        }
+        weave_codes(dst, t, block, nibble, zero);
+        dst += nibble ? 128 : 256;
+    }
+}
+
+static int32_t requantize(int8_t *codes, uint16_t *d, const float *values, size_t n_blocks,
+                          float q_max) {
+    for (size_t b = 0; b < n_blocks; b++, values += ES_BLOCK, codes += ES_BLOCK) {
+        float amax = 0.0f;
+        unsigned broken = 0;
+        for (int i = 0; i < ES_BLOCK; i++) {
+            const float magnitude = fabsf(values[i]);
+            broken |= !(magnitude <= 3.402823466e38f);
+            amax = magnitude > amax ? magnitude : amax;
+        }
+        d[b] = es_float_to_half(amax / q_max);
+        if (broken || !es_half_is_finite(d[b])) {
+            return ES_E_VALUE;
+        }
+        const float step = es_half_to_float(d[b]);
+        for (int i = 0; i < ES_BLOCK; i++) {
+            float ratio = step > 0.0f ? values[i] / step : 0.0f;
+            ratio = ratio > q_max ? q_max : ratio;
+            ratio = ratio < -q_max ? -q_max : ratio;
+            codes[i] = (int8_t)es_round_even(ratio);
+        }
+    }
+    return ES_OK;
+}
+
+/* Ternary codes whose block scales differ: code - 1 with the scale of the source block. */
+static int32_t keep_ternary(int8_t *codes, uint16_t *d, uint8_t *plain, const es_repack_job *job,
+                            const es_source *source, const uint8_t *row) {
+    source->codes(plain, row, job->k / source->block);
+    unsigned threes = 0;
+    for (int32_t i = 0; i < job->k; i++) {
+        threes |= plain[i] & (unsigned)plain[i] >> 1;
+        codes[i] = (int8_t)(plain[i] - 1);
+    }
+    if (threes && job->src_type == ES_SRC_TQ2_0) {
+        return ES_E_VALUE;
+    }
+    for (int32_t b = 0; b < job->k / ES_BLOCK; b++) {
+        const int32_t from = b * ES_BLOCK / source->block;
+        d[b] = es_load_u16(row + (size_t)from * (size_t)source->block_bytes + source->scale_offset);
+    }
+    return ES_OK;
+}
+
+static int32_t decode_row(const tile *t, size_t r, const es_repack_job *job, const es_source *source,
+                          const uint8_t *row) {
+    int8_t *codes = t->codes + r * t->n_blocks * ES_BLOCK;
+    uint16_t *d = t->d + r * t->n_blocks, *m = t->m + r * t->n_blocks;
+    const int32_t n_source_blocks = job->k / source->block;
+    int32_t status = ES_OK;
+    if (source->affine_format == job->dst_format) {
+        if (source->affine) {
+            source->affine(codes, d, m, row, n_source_blocks);
+        } else {
+            status = keep_ternary(codes, d, t->plain, job, source, row);
+        }
+    } else if (source->floats) {
+        source->floats(t->values, row, n_source_blocks);
+        status = requantize(codes, d, t->values, t->n_blocks, is_nibble(job->dst_format) ? 7 : 127);
+    } else { /* q8 to q4 */
+        source->affine(codes, d, m, row, n_source_blocks);
+        for (size_t i = 0; i < t->n_blocks * ES_BLOCK; i++) {
+            t->values[i] = (float)codes[i] * es_half_to_float(d[i / ES_BLOCK]);
+        }
+        status = requantize(codes, d, t->values, t->n_blocks, 7);
+    }
+    unsigned finite = 1;
+    for (size_t b = 0; b < t->n_blocks; b++) {
+        finite &= (unsigned)es_half_is_finite(d[b]);
+        if (has_minimum(job->dst_format)) {
+            finite &= (unsigned)es_half_is_finite(m[b]);
+        }
+    }
+    return status != ES_OK ? status : finite ? ES_OK : ES_E_VALUE;
+}
+
+static int32_t repack_tiles(const tile *t, const es_repack_job *job, const es_source *source) {
+    const size_t row_bytes = (size_t)es_source_row_bytes(source, job->k);
+    const size_t tile_bytes = (size_t)es_storage_bytes(job->dst_format, ES_TILE, job->k);
+    const int empty_code = job->dst_format == ES_FORMAT_Q4 ? -8 : 0; /* stored as bytes of zero */
+    for (int32_t first = job->row_begin; first < job->row_end; first += ES_TILE) {
+        for (int32_t r = 0; r < ES_TILE; r++) {
+            const size_t at = (size_t)r * t->n_blocks;
+            if (first + r >= job->row_end) {
+                memset(t->codes + at * ES_BLOCK, empty_code, t->n_blocks * ES_BLOCK);
+                memset(t->d + at, 0, t->n_blocks * sizeof *t->d);
+                memset(t->m + at, 0, t->n_blocks * sizeof *t->m);
+                continue;
+            }
+            const uint8_t *row = job->src + (size_t)(first + r - job->row_begin) * row_bytes;
+            const int32_t status = decode_row(t, (size_t)r, job, source, row);
+            if (status != ES_OK) {
+                return status;
+            }
+        }
+        weave(job->dst + (size_t)(first / ES_TILE) * tile_bytes, t, job->dst_format);
+    }
+    return ES_OK;
+}
+
+static int is_pair(const es_source *source, int32_t format) {
+    if (source->affine_format == format) {
+        return 1;
+    }
+    if (source->floats) {
+        return format == ES_FORMAT_Q8 || format == ES_FORMAT_Q4;
+    }
+    return source->affine && source->affine_format == ES_FORMAT_Q8 && format == ES_FORMAT_Q4;
+}
+
+int32_t es_repack_blocks(const es_repack_job *job, const es_source *source) {
+    if (!is_pair(source, job->dst_format)) {
+        return ES_E_UNSUPPORTED;
+    }
+    const size_t n_blocks = ((size_t)job->k + ES_BLOCK - 1) / ES_BLOCK;
+    tile t = {
+        .n_blocks = n_blocks,
+        .codes = malloc(ES_TILE * n_blocks * ES_BLOCK),
+        .d = malloc(ES_TILE * n_blocks * sizeof(uint16_t)),
+        .m = malloc(ES_TILE * n_blocks * sizeof(uint16_t)),
+        .values = calloc(n_blocks * ES_BLOCK, sizeof(float)),
+        .plain = malloc(n_blocks * ES_BLOCK),
+    };
+    int32_t status = ES_E_MEMORY;
+    if (t.codes && t.d && t.m && t.values && t.plain) {
+        status = repack_tiles(&t, job, source);
+    }
+    free(t.codes);
+    free(t.d);
+    free(t.m);
+    free(t.values);
+    free(t.plain);
+    return status;
+}

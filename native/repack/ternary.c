@@ -1,0 +1,207 @@
+/* Rows of ternary codes into t2 and t5, with one float scale per row.
+ *
+ * Block scales fold into the row's: a block of scale 0 holds zeros whatever its codes are; all others
+ * must agree. A row without any weight but 0 gets scale 0: files differ in what they write there. */
+#include "repack.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct scratch {
+    uint8_t *codes;  /* one row, padded with code 1 */
+    float *values;   /* one row of masters; NULL unless the source is float */
+} scratch;
+
+static inline int group_of(int32_t format) {
+    return format == ES_FORMAT_T2 ? 128 : 160;
+}
+
+static void pack_t2(uint8_t *dst, const uint8_t *codes, size_t n_groups) {
+    for (size_t g = 0; g < n_groups; g++, dst += 32, codes += 128) {
+        for (int j = 0; j < 32; j++) {
+            dst[j] = (uint8_t)(codes[j] << 6 | codes[32 + j] << 4 | codes[64 + j] << 2 | codes[96 + j]);
+        }
+    }
+}
+
+static void pack_t5(uint8_t *dst, const uint8_t *codes, size_t n_groups) {
+    for (size_t g = 0; g < n_groups; g++, dst += 32, codes += 160) {
+        for (int j = 0; j < 32; j++) {
+            unsigned v = 0;
+            for (int digit = 0; digit < 5; digit++) {
+                v = 3 * v + codes[32 * digit + j];
+            }
+            dst[j] = (uint8_t)((256 * v + 242) / 243);
+        }
+    }
+}
+
+static int holds_code_3(const uint8_t *codes, size_t n) {
+    unsigned both = 0;
+    for (size_t i = 0; i < n; i++) {
+        both |= codes[i] & (unsigned)codes[i] >> 1 & 1;
+    }
+    return both != 0;
+}
+
+/* The same for bytes of four packed codes. */
+static int holds_packed_3(const uint8_t *packed, size_t n) {
+    unsigned both = 0;
+    for (size_t i = 0; i < n; i++) {
+        both |= packed[i] & (unsigned)packed[i] >> 1 & 0x55;
+    }
+    return both != 0;
+}
+
+static int is_filled(const uint8_t *row, size_t n, uint8_t fill) {
+    unsigned differs = 0;
+    for (size_t i = 0; i < n; i++) {
+        differs |= (unsigned)(row[i] ^ fill);
+    }
+    return !differs;
+}
+
+static int32_t fold_scales(uint8_t *codes, float *scale, const es_source *source, const uint8_t *row,
+                           int32_t k) {
+    uint16_t live = 0;
+    const uint8_t *field = row + source->scale_offset;
+    for (int32_t b = 0; b < k / source->block; b++, field += source->block_bytes) {
+        const uint16_t d = es_load_u16(field);
+        if (!es_half_is_finite(d)) {
+            return ES_E_VALUE;
+        }
+        if ((d & 0x7fff) == 0) {
+            memset(codes + (size_t)b * (size_t)source->block, 1, (size_t)source->block);
+        } else if (live == 0) {
+            live = d;
+        } else if (d != live) {
+            return ES_E_NOT_UNIFORM;
+        }
+    }
+    *scale = es_half_to_float(live);
+    return ES_OK;
+}
+
+static int32_t header_scale(uint8_t *codes, float *scale, const es_source *source, const uint8_t *row,
+                            int32_t k) {
+    if (source->row_header == 4) {
+        memcpy(scale, row, 4);
+    } else {
+        *scale = es_half_to_float(es_load_u16(row));
+    }
+    if (!isfinite(*scale)) {
+        return ES_E_VALUE;
+    }
+    if (*scale == 0.0f) {
+        memset(codes, 1, (size_t)k);
+    }
+    return ES_OK;
+}
+
+/* Types whose bytes hold several rows: one 2-bit field of k bytes. */
+static void take_plane(uint8_t *codes, const es_repack_job *job, int32_t row) {
+    size_t line;
+    int shift;
+    if (job->src_type == ES_SRC_HF_T2) {
+        const int32_t stripe = job->n_rows / 4 + (job->n_rows % 4 != 0);
+        line = (size_t)(row % stripe);
+        shift = 2 * (row / stripe);
+    } else {
+        line = (size_t)((row - job->row_begin) / 4);
+        shift = 6 - 2 * (row % 4);
+    }
+    const uint8_t *src = job->src + line * (size_t)job->k;
+    for (int32_t c = 0; c < job->k; c++) {
+        codes[c] = (uint8_t)(src[c] >> shift & 3);
+    }
+}
+
+/* Masters of ternary weights: clip(round(w / scale), -1, 1). */
+static int32_t round_masters(uint8_t *codes, const float *values, int32_t k, float scale) {
+    unsigned broken = 0;
+    for (int32_t i = 0; i < k; i++) {
+        broken |= !(fabsf(values[i]) <= 3.402823466e38f);
+        float ratio = scale > 0.0f ? values[i] / scale : 0.0f;
+        ratio = ratio > 1.0f ? 1.0f : ratio;
+        ratio = ratio < -1.0f ? -1.0f : ratio;
+        codes[i] = (uint8_t)((int)es_round_even(ratio) + 1);
+    }
+    return broken ? ES_E_VALUE : ES_OK;
+}
+
+static int32_t decode_row(const scratch *scratch, float *scale, const es_repack_job *job,
+                          const es_source *source, int32_t row) {
+    uint8_t *codes = scratch->codes;
+    *scale = job->src_scale;
+    if (!source->codes && !source->floats) {
+        take_plane(codes, job, row);
+        return holds_code_3(codes, (size_t)job->k) ? ES_E_VALUE : ES_OK;
+    }
+    const size_t row_bytes = (size_t)es_source_row_bytes(source, job->k);
+    const uint8_t *src = job->src + (size_t)(row - job->row_begin) * row_bytes;
+    if (source->floats) {
+        source->floats(scratch->values, src, job->k / source->block);
+        return round_masters(codes, scratch->values, job->k, job->src_scale);
+    }
+    source->codes(codes, src + source->row_header, job->k / source->block);
+    if (holds_code_3(codes, (size_t)job->k)) {
+        const int legal = job->src_type == ES_SRC_Q2_0 || job->src_type == ES_SRC_PQ2_0;
+        return legal ? ES_E_NOT_UNIFORM : ES_E_VALUE;
+    }
+    if (source->scale_offset >= 0) {
+        return fold_scales(codes, scale, source, src, job->k);
+    }
+    return source->row_header ? header_scale(codes, scale, source, src, job->k) : ES_OK;
+}
+
+static int32_t repack_rows(const scratch *scratch, const es_repack_job *job, const es_source *source) {
+    const int group = group_of(job->dst_format);
+    const size_t n_groups = ((size_t)job->k + (size_t)group - 1) / (size_t)group;
+    const size_t row_bytes = 32 * n_groups;
+    const int t2 = job->dst_format == ES_FORMAT_T2;
+    const int same_bytes = t2 && job->src_type == ES_SRC_I2_S_128X32;
+    for (int32_t row = job->row_begin; row < job->row_end; row++) {
+        uint8_t *dst = job->dst + (size_t)row * row_bytes;
+        float scale = job->src_scale;
+        if (same_bytes) {
+            memcpy(dst, job->src + (size_t)(row - job->row_begin) * row_bytes, row_bytes);
+            if (holds_packed_3(dst, row_bytes)) {
+                return ES_E_VALUE;
+            }
+        } else {
+            const int32_t status = decode_row(scratch, &scale, job, source, row);
+            if (status != ES_OK) {
+                return status;
+            }
+            (t2 ? pack_t2 : pack_t5)(dst, scratch->codes, n_groups);
+        }
+        job->scales[row] = is_filled(dst, row_bytes, t2 ? 0x55 : 0x80) ? 0.0f : scale;
+    }
+    return ES_OK;
+}
+
+int32_t es_repack_ternary(const es_repack_job *job, const es_source *source) {
+    const int masters = source->floats && source->block == 1;
+    if (source->affine_format != 0 ? !source->codes : source->floats && !masters) {
+        return ES_E_UNSUPPORTED;
+    }
+    if (!isfinite(job->src_scale) || (masters && job->src_scale < 0.0f)) {
+        return ES_E_VALUE;
+    }
+    /* Surplus rows of the last stripe are dropped, but not trusted. */
+    if (job->src_type == ES_SRC_HF_T2 && holds_packed_3(job->src, job->src_bytes)) {
+        return ES_E_VALUE;
+    }
+    const size_t group = (size_t)group_of(job->dst_format), k = (size_t)job->k;
+    const size_t padded = (k + group - 1) / group * group;
+    scratch scratch = {malloc(padded), masters ? malloc(k * sizeof(float)) : NULL};
+    int32_t status = ES_E_MEMORY;
+    if (scratch.codes && (scratch.values || !masters)) {
+        memset(scratch.codes, 1, padded);
+        status = repack_rows(&scratch, job, source);
+    }
+    free(scratch.codes);
+    free(scratch.values);
+    return status;
+}

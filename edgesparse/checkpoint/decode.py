@@ -156,15 +156,13 @@ def ternary_codes(
     codes, d = groups.codes, groups.d
     if tensor_type in (_T.Q2_0, _T.PQ2_0) and codes.size and int(codes.max()) > 1:
         return None
-    if d.size == 0:
-        return codes.reshape(codes.shape[0], -1), np.asarray(0.0, dtype=np.float32)
     row_scale = d[np.arange(d.shape[0]), np.argmax(d != 0, axis=1)]
     zero = d == 0
     if not bool(np.all(zero | (d == row_scale[:, None]))):
         return None
     if zero.any() and tensor_type not in _TENSOR_SCALED:
         codes[zero] = 0
-    codes = codes.reshape(codes.shape[0], -1)
+    codes = codes.reshape(codes.shape[0], codes.shape[1] * codes.shape[2])
     live = row_scale[row_scale != 0]
     if live.size == 0:
         return codes, np.asarray(0.0, dtype=np.float32)
@@ -207,11 +205,11 @@ def affine_blocks(
     if tensor_type not in _BLOCKED and tensor_type not in TERNARY_TYPES:
         return None
     groups = _unpack(tensor_type, raw, shape, scale, name)
-    n_rows, _, group = groups.codes.shape
+    n_rows, n_groups, group = groups.codes.shape
     if group % 32:
         return None
     repeat = group // 32
-    codes = groups.codes.reshape(n_rows, -1, 32)
+    codes = groups.codes.reshape(n_rows, n_groups * repeat, 32)
     d = np.repeat(groups.d, repeat, axis=1)
     return codes, d, None if groups.m is None else np.repeat(groups.m, repeat, axis=1)
 
@@ -296,6 +294,10 @@ def _unpack(
     tensor_type: TensorType, raw: U8, shape: tuple[int, ...], scale: float | None, name: str
 ) -> Groups:
     rows = _rows_of(tensor_type, raw, shape, name)
+    if 0 in shape:
+        n_rows = _n_rows(shape)
+        codes = np.zeros((n_rows, 1, shape[-1]), dtype=np.int8)
+        return Groups(codes, np.zeros((n_rows, 1), dtype=np.float32))
     if tensor_type in _NO_CODE_3:
         _refuse_code_3(tensor_type, rows, name)
     if tensor_type in _TENSOR_SCALED:

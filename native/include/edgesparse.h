@@ -13,12 +13,12 @@
 /* cffi:begin */
 enum {
     ES_OK = 0,
-    ES_CANCELLED = 1,       /* the step's cancel flag was seen set; buffers hold partial results */
-    ES_E_ARGUMENT = -1,     /* an index, size or pointer is out of its range */
-    ES_E_MEMORY = -2,       /* an allocation failed */
-    ES_E_NOT_UNIFORM = -3,  /* repack: block scales differ inside a row, so it is no ternary row */
-    ES_E_UNSUPPORTED = -4,  /* repack: no such pair of source type and storage format */
-    ES_E_VALUE = -5         /* repack: a scale is not finite, or a code is outside its range */
+    ES_CANCELLED = 1,      /* the step's cancel flag was seen set; buffers hold partial results */
+    ES_E_ARGUMENT = -1,    /* an index, size or pointer is out of its range */
+    ES_E_MEMORY = -2,      /* an allocation failed */
+    ES_E_NOT_UNIFORM = -3, /* repack: block scales differ inside a row, so it is no ternary row */
+    ES_E_UNSUPPORTED = -4, /* repack: no such pair of source type and storage format */
+    ES_E_VALUE = -5        /* repack: a scale is not finite, or a code is outside its range */
 };
 
 /* Instruction sets, ascending within one machine family. */
@@ -45,38 +45,46 @@ enum {
     ES_FORMAT_F32 = 9
 };
 
-enum { ES_OP_EMBED = 1, ES_OP_LINEAR = 2, ES_OP_ROPE_KV = 3, ES_OP_ATTENTION = 4, ES_OP_NORM = 5, ES_OP_GLU = 6, ES_OP_ADD = 7 };
+enum {
+    ES_OP_EMBED = 1,
+    ES_OP_LINEAR = 2,
+    ES_OP_ROPE_KV = 3,
+    ES_OP_ATTENTION = 4,
+    ES_OP_NORM = 5,
+    ES_OP_GLU = 6,
+    ES_OP_ADD = 7
+};
 enum { ES_GLU_NONE = 0, ES_GLU_SILU = 1, ES_GLU_RELU2 = 2 };
 enum { ES_ROPE_NEOX = 0, ES_ROPE_NORM = 1 };
 enum { ES_MAX_OUTPUTS = 4 };
 
 typedef struct es_weight {
-    int32_t format;       /* ES_FORMAT_* */
-    int32_t n_rows;       /* output features */
-    int32_t k;            /* input features */
+    int32_t format; /* ES_FORMAT_* */
+    int32_t n_rows; /* output features */
+    int32_t k;      /* input features */
     int32_t reserved;
-    const uint8_t *data;  /* 64-byte aligned */
+    const uint8_t *data; /* 64-byte aligned */
     size_t n_bytes;
-    const float *scales;  /* ternary: one per row; NULL otherwise */
+    const float *scales; /* ternary: one per row; NULL otherwise */
 } es_weight;
 
 typedef struct es_output {
-    int32_t weight;     /* index into es_plan.weights */
-    int32_t dst;        /* buffer id, or -1: the step's logits */
-    int32_t add;        /* 1: dst += y, 0: dst = y */
+    int32_t weight; /* index into es_plan.weights */
+    int32_t dst;    /* buffer id, or -1: the step's logits */
+    int32_t add;    /* 1: dst += y, 0: dst = y */
     int32_t reserved;
-    const float *bias;  /* n_rows floats, or NULL */
+    const float *bias; /* n_rows floats, or NULL */
 } es_output;
 
 /* One op; the meaning of every field by kind is in edgesparse/ops/README.md. */
 typedef struct es_op {
-    int32_t kind;          /* ES_OP_* */
-    int32_t src;           /* buffer id */
-    int32_t src2;          /* GLU's up, ROPE_KV's k, ADD's second term; -1: none */
-    int32_t src3;          /* ROPE_KV's v; -1: none */
-    int32_t dst;           /* buffer id of the result, where outputs[] does not say it */
-    int32_t glu;           /* ES_GLU_* */
-    int32_t outputs_only;  /* 1: only the tokens listed in es_step.outputs */
+    int32_t kind;         /* ES_OP_* */
+    int32_t src;          /* buffer id */
+    int32_t src2;         /* GLU's up, ROPE_KV's k, ADD's second term; -1: none */
+    int32_t src3;         /* ROPE_KV's v; -1: none */
+    int32_t dst;          /* buffer id of the result, where outputs[] does not say it */
+    int32_t glu;          /* ES_GLU_* */
+    int32_t outputs_only; /* 1: only the tokens listed in es_step.outputs */
     int32_t n_outputs;
     es_output outputs[4];
     int32_t layer;
@@ -84,13 +92,13 @@ typedef struct es_op {
     int32_t n_kv_heads;
     int32_t head_dim;
     int32_t rope_dim;
-    int32_t rope_style;    /* ES_ROPE_* */
-    int32_t window;        /* attend to the last `window` positions; 0: all */
+    int32_t rope_style; /* ES_ROPE_* */
+    int32_t window;     /* attend to the last `window` positions; 0: all */
     float eps;
-    float scale;           /* EMBED: factor on the row; ATTENTION: factor on the dot product */
-    const float *norm;     /* LINEAR, NORM: RMSNorm weight; ROPE_KV: per-head norm of q; or NULL */
-    const float *norm_k;   /* ROPE_KV: per-head norm of k, or NULL */
-    const float *rope;     /* n_ctx rows of rope_dim/2 cosines, then rope_dim/2 sines */
+    float scale;         /* EMBED: factor on the row; ATTENTION: factor on the dot product */
+    const float *norm;   /* LINEAR, NORM: RMSNorm weight; ROPE_KV: per-head norm of q; or NULL */
+    const float *norm_k; /* ROPE_KV: per-head norm of k, or NULL */
+    const float *rope;   /* n_ctx rows of rope_dim/2 cosines, then rope_dim/2 sines */
 } es_op;
 
 typedef struct es_plan {
@@ -98,12 +106,12 @@ typedef struct es_plan {
     int32_t n_buffers;
     int32_t n_weights;
     int32_t n_layers;
-    int32_t n_ctx;       /* rows in every rope table; no position reaches it */
-    int32_t n_vocab;     /* row length of logits */
-    int32_t max_tokens;  /* tokens in one step, at most */
-    int32_t kv_dim;      /* n_kv_heads * head_dim */
+    int32_t n_ctx;      /* rows in every rope table; no position reaches it */
+    int32_t n_vocab;    /* row length of logits */
+    int32_t max_tokens; /* tokens in one step, at most */
+    int32_t kv_dim;     /* n_kv_heads * head_dim */
     const es_op *ops;
-    const int32_t *widths;  /* floats per token of every buffer */
+    const int32_t *widths; /* floats per token of every buffer */
     const es_weight *weights;
 } es_plan;
 
@@ -119,14 +127,14 @@ typedef struct es_step {
     int32_t n_outputs;
     int32_t n_caches;
     int32_t reserved;
-    const int32_t *tokens;     /* n_tokens ids */
-    const int32_t *positions;  /* n_tokens positions, each below its cache's capacity */
-    const int32_t *sequences;  /* n_tokens indices into caches */
-    const int32_t *outputs;    /* n_outputs ascending indices of tokens whose logits are wanted */
+    const int32_t *tokens;    /* n_tokens ids */
+    const int32_t *positions; /* n_tokens positions, each below its cache's capacity */
+    const int32_t *sequences; /* n_tokens indices into caches */
+    const int32_t *outputs;   /* n_outputs ascending indices of tokens whose logits are wanted */
     const es_cache *caches;
-    float *logits;             /* [n_outputs][n_vocab] */
-    const int32_t *cancel;     /* polled between ops; non-zero stops the run; may be NULL */
-    uint64_t *op_ns;           /* n_ops wall-clock nanoseconds, added to; may be NULL */
+    float *logits;         /* [n_outputs][n_vocab] */
+    const int32_t *cancel; /* polled between ops; non-zero stops the run; may be NULL */
+    uint64_t *op_ns;       /* n_ops wall-clock nanoseconds, added to; may be NULL */
 } es_step;
 
 typedef struct es_engine es_engine;
@@ -179,7 +187,7 @@ enum {
     ES_SRC_I2_S_ROW4 = 22,
     ES_SRC_IQ2_BN = 23,
     ES_SRC_IQ1_BN = 24,
-    ES_SRC_HF_T2 = 25  /* planar: rows lie in stripes over the whole tensor */
+    ES_SRC_HF_T2 = 25 /* planar: rows lie in stripes over the whole tensor */
 };
 
 /* Rows [row_begin, row_end) of one file tensor, converted into one weight's storage.
@@ -194,10 +202,10 @@ typedef struct es_repack_job {
     int32_t row_end;
     const uint8_t *src;
     size_t src_bytes;
-    uint8_t *dst;       /* the whole tensor's storage */
+    uint8_t *dst; /* the whole tensor's storage */
     size_t dst_bytes;
-    float *scales;      /* ternary: n_rows floats; else NULL */
-    float src_scale;    /* types whose scale stands outside the rows; else 1 */
+    float *scales;   /* ternary: n_rows floats; else NULL */
+    float src_scale; /* types whose scale stands outside the rows; else 1 */
     int32_t reserved;
 } es_repack_job;
 

@@ -56,7 +56,9 @@ int32_t es_cpu_has(int32_t isa) {
     return 0;
 }
 
-int32_t es_isa_supported(int32_t isa) { return es_cpu_has(isa); }
+int32_t es_isa_supported(int32_t isa) {
+    return es_cpu_has(isa);
+}
 
 int32_t es_isa_best(void) {
     for (int32_t isa = ES_ISA_COUNT - 1; isa > ES_ISA_SCALAR; isa--) {

@@ -18,10 +18,10 @@ typedef void es_ternary_dot(int32_t *sums, size_t sums_stride, const uint8_t *w,
 
 /* Activations quantised to int16 in blocks of 32 along k, for n_tokens rows. */
 typedef struct es_q16 {
-    const int16_t *q;    /* [n_tokens][stride_blocks * 32], 64-byte aligned */
-    const float *d;      /* [n_tokens][stride_blocks]: step of the block */
-    const int32_t *sum;  /* [n_tokens][stride_blocks]: sum of q over the block */
-    const float *xsum;   /* [n_tokens][stride_blocks]: d * (float)sum */
+    const int16_t *q;   /* [n_tokens][stride_blocks * 32], 64-byte aligned */
+    const float *d;     /* [n_tokens][stride_blocks]: step of the block */
+    const int32_t *sum; /* [n_tokens][stride_blocks]: sum of q over the block */
+    const float *xsum;  /* [n_tokens][stride_blocks]: d * (float)sum */
     size_t stride_blocks;
 } es_q16;
 
@@ -49,7 +49,8 @@ typedef struct es_kernels {
     /* Per-token int8: q[0..n) and zeros up to n_padded; *sum = sum of q; returns the scale s (q = x*s). */
     float (*quantize_i8)(int8_t *q, int32_t *sum, const float *x, int32_t n, int32_t n_padded);
     /* Blocks of 32 to int16; n is rounded up to whole blocks, x beyond n counts as zero. */
-    void (*quantize_i16)(int16_t *q, float *d, int32_t *sum, float *xsum, const float *x, int32_t n);
+    void (*quantize_i16)(int16_t *q, float *d, int32_t *sum, float *xsum, const float *x,
+                         int32_t n);
     /* y = relu(gate)^2 * up, y = silu(gate) * up; y may be gate or up. */
     void (*glu_relu2)(float *y, const float *gate, const float *up, int32_t n);
     void (*glu_silu)(float *y, const float *gate, const float *up, int32_t n);

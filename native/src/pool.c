@@ -26,8 +26,8 @@ struct es_pool {
     _Alignas(64) _Atomic(es_chunk_fn *) fn;
     _Atomic(void *) context;
     _Atomic int32_t n_chunks;
-    _Atomic int32_t n_sleeping;     /* workers waiting on `work` */
-    _Atomic int32_t caller_sleeps;  /* the caller waits on `finished` */
+    _Atomic int32_t n_sleeping;    /* workers waiting on `work` */
+    _Atomic int32_t caller_sleeps; /* the caller waits on `finished` */
     _Atomic int32_t stop;
     pthread_mutex_t lock;
     pthread_cond_t work;
@@ -37,7 +37,9 @@ struct es_pool {
     worker *workers;
 };
 
-static uint32_t job_of(uint64_t ticket) { return (uint32_t)(ticket >> 32); }
+static uint32_t job_of(uint64_t ticket) {
+    return (uint32_t)(ticket >> 32);
+}
 
 /* Takes chunks of job `job` until none is left; the fields read are valid whenever the swap succeeds,
  * because nobody rewrites them before every chunk is taken and done. */
@@ -139,7 +141,9 @@ void es_pool_destroy(es_pool *pool) {
     free(pool);
 }
 
-int32_t es_pool_threads(const es_pool *pool) { return pool->n_threads; }
+int32_t es_pool_threads(const es_pool *pool) {
+    return pool->n_threads;
+}
 
 static void wait_until_done(es_pool *pool, int32_t n_chunks) {
     for (int32_t i = 0; i < CALLER_SPINS; i++) {

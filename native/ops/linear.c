@@ -1,0 +1,251 @@
+/* Linear: (glu) → (norm) → quantise → up to four products that share the input.
+ *
+ * One token: a single job; every thread that takes part prepares the input for itself, which costs a
+ * microsecond and saves a barrier. Several tokens: one job prepares the input by tokens, a second
+ * multiplies by rows. Rows are handed out in units of 8, the tile of the block formats. */
+#include "engine.h"
+
+#include <string.h>
+
+typedef struct linear_job {
+    es_engine *engine;
+    const es_op *op;
+    const es_step *step;
+    int32_t n_tokens; /* rows of the product's left side */
+    int32_t k;
+    int32_t unit_rows; /* rows per chunk, a multiple of 8 */
+    int32_t tokens_per_chunk;
+    int32_t forms; /* NEEDS_* */
+} linear_job;
+
+enum { NEEDS_INT8 = 1, NEEDS_INT16 = 2 };
+
+static int is_ternary(const es_weight *w) {
+    return w->format == ES_FORMAT_T2 || w->format == ES_FORMAT_T5;
+}
+
+static int is_block(const es_weight *w) {
+    return w->format >= ES_FORMAT_Q8 && w->format <= ES_FORMAT_Q4M;
+}
+
+static const es_weight *weight_of(const es_engine *engine, const es_op *op, int32_t output) {
+    return &engine->plan.weights[op->outputs[output].weight];
+}
+
+static int32_t token_of(const linear_job *job, int32_t row) {
+    return job->op->outputs_only ? job->step->outputs[row] : row;
+}
+
+/* Fills row `slot` of `input` for row `row` of the product. */
+static void prepare_input(const linear_job *job, es_input *input, int32_t slot, int32_t row) {
+    const es_engine *engine = job->engine;
+    const es_op *op = job->op;
+    const int32_t token = token_of(job, row);
+    const int32_t k = job->k;
+    const size_t at = (size_t)slot;
+    float *h = input->h + at * input->h_stride;
+    const float *x = es_row(engine, op->src, token);
+    if (op->glu == ES_GLU_RELU2) {
+        engine->k.glu_relu2(h, x, es_row(engine, op->src2, token), k);
+        x = h;
+    } else if (op->glu == ES_GLU_SILU) {
+        engine->k.glu_silu(h, x, es_row(engine, op->src2, token), k);
+        x = h;
+    }
+    if (op->norm != NULL) {
+        engine->k.rmsnorm(h, x, op->norm, k, op->eps);
+        x = h;
+    }
+    if (x != h) {
+        memcpy(h, x, (size_t)k * sizeof *h);
+    }
+    if (job->forms & NEEDS_INT8) {
+        input->s[at] = engine->k.quantize_i8(input->q8 + at * input->q8_stride, &input->sum[at], h,
+                                             k, (int32_t)input->q8_stride);
+    }
+    if (job->forms & NEEDS_INT16) {
+        engine->k.quantize_i16(input->q16 + at * input->n_blocks * 32,
+                               input->d + at * input->n_blocks, input->sum16 + at * input->n_blocks,
+                               input->xsum + at * input->n_blocks, h, k);
+    }
+}
+
+static void prepare_chunk(void *context, int32_t chunk, int32_t thread) {
+    const linear_job *job = context;
+    (void)thread;
+    const int32_t begin = chunk * job->tokens_per_chunk;
+    const int32_t end = es_min(begin + job->tokens_per_chunk, job->n_tokens);
+    for (int32_t row = begin; row < end; row++) {
+        prepare_input(job, &job->engine->input, row, row);
+    }
+}
+
+static float *destination(const linear_job *job, const es_output *out, int32_t row) {
+    return out->dst < 0 ? job->step->logits + (size_t)row * (size_t)job->engine->plan.n_vocab
+                        : es_row(job->engine, out->dst, row);
+}
+
+/* y[0..n_rows) of one token joins its destination, from row `first` on. */
+static void store(const linear_job *job, const es_output *out, int32_t row, int32_t first,
+                  int32_t n_rows, float *restrict y) {
+    float *restrict dst = destination(job, out, row) + first;
+    if (out->bias != NULL) {
+        for (int32_t r = 0; r < n_rows; r++) {
+            y[r] = y[r] + out->bias[first + r];
+        }
+    }
+    if (out->add) {
+        for (int32_t r = 0; r < n_rows; r++) {
+            dst[r] = dst[r] + y[r];
+        }
+    } else {
+        memcpy(dst, y, (size_t)n_rows * sizeof *y);
+    }
+}
+
+static void ternary_rows(const linear_job *job, const es_output *out, const es_weight *w,
+                         const es_input *input, es_scratch *scratch, int32_t first,
+                         int32_t n_rows) {
+    const es_kernels *kernels = &job->engine->k;
+    const size_t row_bytes = w->n_bytes / (size_t)w->n_rows;
+    es_ternary_dot *dot = w->format == ES_FORMAT_T2 ? kernels->t2_dot : kernels->t5_dot;
+    int32_t *sums = (int32_t *)(void *)scratch->sums;
+    float y[ES_ROW_BLOCK];
+    for (int32_t t0 = 0; t0 < job->n_tokens; t0 += ES_TOKEN_BLOCK) {
+        const int32_t n_tokens = es_min(ES_TOKEN_BLOCK, job->n_tokens - t0);
+        dot(sums, ES_ROW_BLOCK, w->data + (size_t)first * row_bytes, row_bytes, n_rows,
+            input->q8 + (size_t)t0 * input->q8_stride, input->q8_stride, n_tokens, w->k);
+        for (int32_t t = 0; t < n_tokens; t++) {
+            const int32_t *sum = sums + t * ES_ROW_BLOCK;
+            const int32_t qsum = input->sum[t0 + t];
+            const float s = input->s[t0 + t];
+            for (int32_t r = 0; r < n_rows; r++) {
+                y[r] = (float)(sum[r] - qsum) * (w->scales[first + r] / s);
+            }
+            store(job, out, t0 + t, first, n_rows, y);
+        }
+    }
+}
+
+static void tiled_rows(const linear_job *job, const es_output *out, const es_weight *w,
+                       const es_input *input, es_scratch *scratch, int32_t first, int32_t n_rows) {
+    const es_kernels *kernels = &job->engine->k;
+    const int32_t n_tiles = (n_rows + 7) / 8;
+    const size_t all_tiles = ((size_t)w->n_rows + 7) / 8;
+    const uint8_t *data = w->data + (size_t)(first / 8) * (w->n_bytes / all_tiles);
+    const int32_t n_blocks = (w->k + 31) / 32;
+    for (int32_t t0 = 0; t0 < job->n_tokens; t0 += ES_TOKEN_BLOCK) {
+        const int32_t n_tokens = es_min(ES_TOKEN_BLOCK, job->n_tokens - t0);
+        const size_t at = (size_t)t0 * input->n_blocks;
+        const es_q16 x = {input->q16 + at * 32, input->d + at, input->sum16 + at, input->xsum + at,
+                          input->n_blocks};
+        const float *h = input->h + (size_t)t0 * input->h_stride;
+        float *y = scratch->sums;
+        switch (w->format) {
+        case ES_FORMAT_Q8:
+            kernels->q8_dot(y, ES_ROW_BLOCK, data, n_tiles, &x, n_tokens, n_blocks);
+            break;
+        case ES_FORMAT_Q4:
+            kernels->q4_dot(y, ES_ROW_BLOCK, data, n_tiles, &x, n_tokens, n_blocks);
+            break;
+        case ES_FORMAT_Q8M:
+            kernels->q8m_dot(y, ES_ROW_BLOCK, data, n_tiles, &x, n_tokens, n_blocks);
+            break;
+        case ES_FORMAT_Q4M:
+            kernels->q4m_dot(y, ES_ROW_BLOCK, data, n_tiles, &x, n_tokens, n_blocks);
+            break;
+        case ES_FORMAT_F16:
+            kernels->f16_dot(y, ES_ROW_BLOCK, data, n_tiles, h, input->h_stride, n_tokens, w->k);
+            break;
+        case ES_FORMAT_BF16:
+            kernels->bf16_dot(y, ES_ROW_BLOCK, data, n_tiles, h, input->h_stride, n_tokens, w->k);
+            break;
+        default:
+            kernels->f32_dot(y, ES_ROW_BLOCK, data, n_tiles, h, input->h_stride, n_tokens, w->k);
+            break;
+        }
+        for (int32_t t = 0; t < n_tokens; t++) {
+            store(job, out, t0 + t, first, n_rows, y + t * ES_ROW_BLOCK);
+        }
+    }
+}
+
+/* Rows [begin, end) of one output, in blocks that fit the scratch. */
+static void output_rows(const linear_job *job, const es_output *out, const es_input *input,
+                        es_scratch *scratch, int32_t begin, int32_t end) {
+    const es_weight *w = &job->engine->plan.weights[out->weight];
+    for (int32_t first = begin; first < end; first += ES_ROW_BLOCK) {
+        const int32_t n_rows = es_min(ES_ROW_BLOCK, end - first);
+        if (is_ternary(w)) {
+            ternary_rows(job, out, w, input, scratch, first, n_rows);
+        } else {
+            tiled_rows(job, out, w, input, scratch, first, n_rows);
+        }
+    }
+}
+
+static void product_chunk(void *context, int32_t chunk, int32_t thread) {
+    const linear_job *job = context;
+    es_engine *engine = job->engine;
+    es_scratch *scratch = &engine->scratch[thread];
+    const es_input *input = &engine->input;
+    if (job->n_tokens == 1) {
+        if (scratch->input_job != engine->job) {
+            prepare_input(job, &scratch->input, 0, 0);
+            scratch->input_job = engine->job;
+        }
+        input = &scratch->input;
+    }
+    for (int32_t i = 0; i < job->op->n_outputs; i++) {
+        const int32_t n_rows = weight_of(engine, job->op, i)->n_rows;
+        const int32_t n_chunks = (n_rows + job->unit_rows - 1) / job->unit_rows;
+        if (chunk < n_chunks) {
+            const int32_t begin = chunk * job->unit_rows;
+            output_rows(job, &job->op->outputs[i], input, scratch, begin,
+                        es_min(begin + job->unit_rows, n_rows));
+            return;
+        }
+        chunk -= n_chunks;
+    }
+}
+
+/* Chunks big enough to amortise taking one, small enough that threads finish together. */
+static int32_t choose_unit(int64_t n_rows, int32_t n_threads, int32_t k) {
+    enum { MIN_WORK = 32768, CHUNKS_PER_THREAD = 4 };
+    const int64_t fair = n_rows / ((int64_t)n_threads * CHUNKS_PER_THREAD);
+    const int64_t least = MIN_WORK / k;
+    int64_t unit = n_threads == 1 ? n_rows : (fair > least ? fair : least);
+    unit = (unit + 7) / 8 * 8;
+    return (int32_t)(unit < 8 ? 8 : unit);
+}
+
+int32_t es_run_linear(es_engine *engine, const es_op *op, const es_step *step) {
+    const int32_t n_threads = es_pool_threads(engine->pool);
+    linear_job job = {.engine = engine,
+                      .op = op,
+                      .step = step,
+                      .n_tokens = op->outputs_only ? step->n_outputs : step->n_tokens,
+                      .k = weight_of(engine, op, 0)->k};
+    if (job.n_tokens == 0) {
+        return ES_OK;
+    }
+    int64_t all_rows = 0;
+    for (int32_t i = 0; i < op->n_outputs; i++) {
+        const es_weight *w = weight_of(engine, op, i);
+        all_rows += w->n_rows;
+        job.forms |= is_ternary(w) ? NEEDS_INT8 : is_block(w) ? NEEDS_INT16 : 0;
+    }
+    engine->job++;
+    if (job.n_tokens > 1) {
+        job.tokens_per_chunk = es_max(1, job.n_tokens / (4 * n_threads));
+        es_pool_run(engine->pool, prepare_chunk, &job,
+                    (job.n_tokens + job.tokens_per_chunk - 1) / job.tokens_per_chunk);
+    }
+    job.unit_rows = choose_unit(all_rows, n_threads, job.k);
+    int32_t n_chunks = 0;
+    for (int32_t i = 0; i < op->n_outputs; i++) {
+        n_chunks += (weight_of(engine, op, i)->n_rows + job.unit_rows - 1) / job.unit_rows;
+    }
+    es_pool_run(engine->pool, product_chunk, &job, n_chunks);
+    return ES_OK;
+}

@@ -1,0 +1,55 @@
+/* RopeKV: normalises (optionally) and rotates q and k, and stores k and v in the cache as halfs. */
+#include "engine.h"
+
+typedef struct rope_job {
+    const es_engine *engine;
+    const es_op *op;
+    const es_step *step;
+} rope_job;
+
+static void rotate_heads(const rope_job *job, float *x, int32_t n_heads, const float *norm,
+                         const float *table) {
+    const es_op *op = job->op;
+    const es_kernels *kernels = &job->engine->k;
+    for (int32_t h = 0; h < n_heads; h++) {
+        float *head = x + (size_t)h * (size_t)op->head_dim;
+        if (norm != NULL) {
+            kernels->rmsnorm(head, head, norm, op->head_dim, op->eps);
+        }
+        if (op->rope_style == ES_ROPE_NEOX) {
+            kernels->rope_neox(head, table, op->rope_dim);
+        } else {
+            kernels->rope_norm(head, table, op->rope_dim);
+        }
+    }
+}
+
+static void rope_token(void *context, int32_t token, int32_t thread) {
+    const rope_job *job = context;
+    (void)thread;
+    const es_engine *engine = job->engine;
+    const es_op *op = job->op;
+    const int32_t position = job->step->positions[token];
+    const es_cache *cache = &job->step->caches[job->step->sequences[token]];
+    const float *table = op->rope + (size_t)position * (size_t)op->rope_dim;
+    float *q = es_row(engine, op->src, token);
+    float *k = es_row(engine, op->src2, token);
+    const float *v = es_row(engine, op->src3, token);
+    rotate_heads(job, q, op->n_heads, op->norm, table);
+    rotate_heads(job, k, op->n_kv_heads, op->norm_k, table);
+    const size_t dim = (size_t)op->head_dim;
+    const size_t plane = (size_t)cache->capacity * dim;
+    uint16_t *keys = cache->data + (size_t)op->layer * 2 * (size_t)op->n_kv_heads * plane +
+                     (size_t)position * dim;
+    uint16_t *values = keys + (size_t)op->n_kv_heads * plane;
+    for (int32_t h = 0; h < op->n_kv_heads; h++) {
+        engine->k.f32_to_f16(keys + (size_t)h * plane, k + (size_t)h * dim, op->head_dim);
+        engine->k.f32_to_f16(values + (size_t)h * plane, v + (size_t)h * dim, op->head_dim);
+    }
+}
+
+int32_t es_run_rope_kv(es_engine *engine, const es_op *op, const es_step *step) {
+    rope_job job = {engine, op, step};
+    es_pool_run(engine->pool, rope_token, &job, step->n_tokens);
+    return ES_OK;
+}

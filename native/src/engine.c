@@ -1,0 +1,171 @@
+/* The engine: owns threads, activations and scratch, and walks a range of the op list. */
+#include "engine.h"
+
+#include "cpu.h"
+#include "memory.h"
+#include "validate.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+static int32_t max_k(const es_plan *plan) {
+    int32_t k = 1;
+    for (int32_t i = 0; i < plan->n_weights; i++) {
+        k = es_max(k, plan->weights[i].k);
+    }
+    return k;
+}
+
+static void *copy_of(const void *source, size_t n_bytes) {
+    void *copy = malloc(n_bytes);
+    if (copy != NULL) {
+        memcpy(copy, source, n_bytes);
+    }
+    return copy;
+}
+
+static int copy_plan(es_plan *to, const es_plan *from) {
+    *to = *from;
+    to->ops = copy_of(from->ops, (size_t)from->n_ops * sizeof *from->ops);
+    to->widths = copy_of(from->widths, (size_t)from->n_buffers * sizeof *from->widths);
+    to->weights = copy_of(from->weights, (size_t)from->n_weights * sizeof *from->weights);
+    return to->ops != NULL && to->widths != NULL && to->weights != NULL;
+}
+
+static int create_scratch(es_engine *engine, int32_t n_threads) {
+    const size_t k = (size_t)max_k(&engine->plan);
+    engine->scratch = calloc((size_t)n_threads, sizeof *engine->scratch);
+    if (engine->scratch == NULL) {
+        return 0;
+    }
+    for (int32_t i = 0; i < n_threads; i++) {
+        es_scratch *scratch = &engine->scratch[i];
+        scratch->scores = es_aligned_zeroed(((size_t)engine->plan.n_ctx + 32) * sizeof(float));
+        scratch->sums = es_aligned_zeroed(ES_ROW_BLOCK * ES_TOKEN_BLOCK * sizeof(float));
+        if (!es_input_create(&scratch->input, 1, k) || scratch->scores == NULL ||
+            scratch->sums == NULL) {
+            return 0;
+        }
+    }
+    return es_input_create(&engine->input, (size_t)engine->plan.max_tokens, k);
+}
+
+static int create_buffers(es_engine *engine) {
+    const es_plan *plan = &engine->plan;
+    engine->buffers = calloc((size_t)plan->n_buffers, sizeof *engine->buffers);
+    if (engine->buffers == NULL) {
+        return 0;
+    }
+    for (int32_t i = 0; i < plan->n_buffers; i++) {
+        engine->buffers[i] =
+            es_aligned_zeroed((size_t)plan->max_tokens * (size_t)plan->widths[i] * sizeof(float));
+        if (engine->buffers[i] == NULL) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+es_engine *es_engine_create(const es_plan *plan, int32_t n_threads, int32_t isa, int32_t *status) {
+    *status = ES_E_ARGUMENT;
+    if (!es_plan_is_valid(plan) || n_threads < 1 || n_threads > 1024 || !es_cpu_has(isa)) {
+        return NULL;
+    }
+    *status = ES_E_MEMORY;
+    es_engine *engine = calloc(1, sizeof *engine);
+    if (engine == NULL) {
+        return NULL;
+    }
+    es_kernels_fill(&engine->k, isa);
+    if (copy_plan(&engine->plan, plan) && (engine->pool = es_pool_create(n_threads)) != NULL &&
+        create_scratch(engine, n_threads) && create_buffers(engine)) {
+        *status = ES_OK;
+        return engine;
+    }
+    es_engine_destroy(engine);
+    return NULL;
+}
+
+void es_engine_destroy(es_engine *engine) {
+    if (engine == NULL) {
+        return;
+    }
+    if (engine->scratch != NULL) {
+        for (int32_t i = 0; i < es_pool_threads(engine->pool); i++) {
+            es_input_destroy(&engine->scratch[i].input);
+            free(engine->scratch[i].scores);
+            free(engine->scratch[i].sums);
+        }
+    }
+    es_pool_destroy(engine->pool);
+    es_input_destroy(&engine->input);
+    if (engine->buffers != NULL) {
+        for (int32_t i = 0; i < engine->plan.n_buffers; i++) {
+            free(engine->buffers[i]);
+        }
+    }
+    free(engine->scratch);
+    free(engine->buffers);
+    free((void *)engine->plan.ops);
+    free((void *)engine->plan.widths);
+    free((void *)engine->plan.weights);
+    free(engine);
+}
+
+float *es_engine_buffer(es_engine *engine, int32_t id) {
+    return id >= 0 && id < engine->plan.n_buffers ? engine->buffers[id] : NULL;
+}
+
+static int32_t run_op(es_engine *engine, const es_op *op, const es_step *step) {
+    switch (op->kind) {
+    case ES_OP_EMBED:
+        return es_run_embed(engine, op, step);
+    case ES_OP_LINEAR:
+        return es_run_linear(engine, op, step);
+    case ES_OP_ROPE_KV:
+        return es_run_rope_kv(engine, op, step);
+    case ES_OP_ATTENTION:
+        return es_run_attention(engine, op, step);
+    case ES_OP_NORM:
+        return es_run_norm(engine, op, step);
+    case ES_OP_GLU:
+        return es_run_glu(engine, op, step);
+    case ES_OP_ADD:
+        return es_run_add(engine, op, step);
+    default:
+        return ES_E_ARGUMENT;
+    }
+}
+
+static uint64_t now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* Another thread sets the flag through ordinary memory; an atomic load keeps the poll honest. */
+static int is_cancelled(const es_step *step) {
+    return step->cancel != NULL && __atomic_load_n(step->cancel, __ATOMIC_RELAXED) != 0;
+}
+
+int32_t es_engine_run(es_engine *engine, const es_step *step, int32_t begin, int32_t end) {
+    if (begin < 0 || end < begin || end > engine->plan.n_ops ||
+        !es_step_is_valid(&engine->plan, step)) {
+        return ES_E_ARGUMENT;
+    }
+    for (int32_t i = begin; i < end; i++) {
+        if (is_cancelled(step)) {
+            return ES_CANCELLED;
+        }
+        const uint64_t start = step->op_ns != NULL ? now_ns() : 0;
+        const int32_t status = run_op(engine, &engine->plan.ops[i], step);
+        if (status != ES_OK) {
+            return status;
+        }
+        if (step->op_ns != NULL) {
+            step->op_ns[i] += now_ns() - start;
+        }
+    }
+    return ES_OK;
+}

@@ -1,0 +1,66 @@
+/* The engine's inside, shared by engine.c and the op drivers in ops/. */
+#ifndef ES_ENGINE_H
+#define ES_ENGINE_H
+
+#include "edgesparse.h"
+#include "kernels.h"
+#include "pool.h"
+
+/* Linear inputs after glu and norm, in every form that weights ask for; `capacity` tokens. */
+typedef struct es_input {
+    float *h;     /* [capacity][h_stride] */
+    int8_t *q8;   /* [capacity][q8_stride], zero beyond k */
+    float *s;     /* [capacity]: int8 scale, q = x * s */
+    int32_t *sum; /* [capacity]: sum of q8 */
+    int16_t *q16; /* [capacity][n_blocks * 32] */
+    float *d;     /* [capacity][n_blocks] */
+    int32_t *sum16;
+    float *xsum;
+    size_t h_stride, q8_stride, n_blocks;
+} es_input;
+
+enum { ES_ROW_BLOCK = 64, ES_TOKEN_BLOCK = 64 };
+
+/* What one thread alone uses. */
+typedef struct es_scratch {
+    es_input input;     /* one token: every thread prepares its own, no barrier needed */
+    uint64_t input_job; /* the linear whose input it holds */
+    float *scores;      /* attention scores of one head */
+    float *sums;        /* ES_TOKEN_BLOCK * ES_ROW_BLOCK floats or int32 */
+} es_scratch;
+
+struct es_engine {
+    es_plan plan; /* arrays are the engine's own copies */
+    es_kernels k;
+    es_pool *pool;
+    float **buffers;
+    es_scratch *scratch; /* [n_threads] */
+    es_input input;      /* max_tokens tokens, shared by the threads of one step */
+    uint64_t job;        /* counts linears, so that a thread knows a stale input */
+};
+
+int32_t es_run_embed(es_engine *engine, const es_op *op, const es_step *step);
+int32_t es_run_linear(es_engine *engine, const es_op *op, const es_step *step);
+int32_t es_run_rope_kv(es_engine *engine, const es_op *op, const es_step *step);
+int32_t es_run_attention(es_engine *engine, const es_op *op, const es_step *step);
+int32_t es_run_norm(es_engine *engine, const es_op *op, const es_step *step);
+int32_t es_run_glu(es_engine *engine, const es_op *op, const es_step *step);
+int32_t es_run_add(es_engine *engine, const es_op *op, const es_step *step);
+
+/* Row `token` of buffer `id`. */
+static inline float *es_row(const es_engine *engine, int32_t id, int32_t token) {
+    return engine->buffers[id] + (size_t)token * (size_t)engine->plan.widths[id];
+}
+
+static inline size_t es_round_up(size_t n, size_t multiple) {
+    return (n + multiple - 1) / multiple * multiple;
+}
+
+static inline int32_t es_min(int32_t a, int32_t b) {
+    return a < b ? a : b;
+}
+static inline int32_t es_max(int32_t a, int32_t b) {
+    return a > b ? a : b;
+}
+
+#endif

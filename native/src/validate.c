@@ -1,0 +1,136 @@
+#include "validate.h"
+
+static int has_width(const es_plan *plan, int32_t id, int64_t width) {
+    return id >= 0 && id < plan->n_buffers && width > 0 && plan->widths[id] >= width;
+}
+
+static int weight_is_valid(const es_weight *w) {
+    if (w->n_rows < 1 || w->k < 1 || w->data == NULL) {
+        return 0;
+    }
+    const size_t rows = (size_t)w->n_rows, k = (size_t)w->k;
+    const size_t tiles = (rows + 7) / 8, blocks = (k + 31) / 32;
+    switch (w->format) {
+    case ES_FORMAT_T2:
+        return w->scales != NULL && w->n_bytes == rows * ((k + 127) / 128) * 32;
+    case ES_FORMAT_T5:
+        return w->scales != NULL && w->n_bytes == rows * ((k + 159) / 160) * 32;
+    case ES_FORMAT_Q8:
+        return w->n_bytes == tiles * blocks * 272;
+    case ES_FORMAT_Q8M:
+        return w->n_bytes == tiles * blocks * 288;
+    case ES_FORMAT_Q4:
+        return w->n_bytes == tiles * blocks * 144;
+    case ES_FORMAT_Q4M:
+        return w->n_bytes == tiles * blocks * 160;
+    case ES_FORMAT_F16:
+    case ES_FORMAT_BF16:
+        return w->n_bytes == tiles * 8 * k * 2;
+    case ES_FORMAT_F32:
+        return w->n_bytes == tiles * 8 * k * 4;
+    default:
+        return 0;
+    }
+}
+
+static int linear_is_valid(const es_plan *plan, const es_op *op) {
+    if (op->n_outputs < 1 || op->n_outputs > ES_MAX_OUTPUTS) {
+        return 0;
+    }
+    int32_t k = -1;
+    for (int32_t i = 0; i < op->n_outputs; i++) {
+        const es_output *out = &op->outputs[i];
+        if (out->weight < 0 || out->weight >= plan->n_weights) {
+            return 0;
+        }
+        const es_weight *w = &plan->weights[out->weight];
+        if (k >= 0 && w->k != k) {
+            return 0;
+        }
+        k = w->k;
+        if (out->dst == -1 ? w->n_rows != plan->n_vocab || !op->outputs_only || out->add
+                           : !has_width(plan, out->dst, w->n_rows) || out->dst == op->src ||
+                                 (op->glu != ES_GLU_NONE && out->dst == op->src2)) {
+            return 0;
+        }
+    }
+    return has_width(plan, op->src, k) && op->glu >= ES_GLU_NONE && op->glu <= ES_GLU_RELU2 &&
+           (op->glu == ES_GLU_NONE || has_width(plan, op->src2, k));
+}
+
+static int heads_are_valid(const es_plan *plan, const es_op *op) {
+    return op->layer >= 0 && op->layer < plan->n_layers && op->n_kv_heads > 0 && op->head_dim > 0 &&
+           op->n_heads > 0 && op->n_heads % op->n_kv_heads == 0 &&
+           (int64_t)op->n_kv_heads * op->head_dim == plan->kv_dim &&
+           has_width(plan, op->src, (int64_t)op->n_heads * op->head_dim);
+}
+
+static int op_is_valid(const es_plan *plan, const es_op *op) {
+    switch (op->kind) {
+    case ES_OP_EMBED:
+        return op->outputs[0].weight >= 0 && op->outputs[0].weight < plan->n_weights &&
+               plan->weights[op->outputs[0].weight].n_rows >= plan->n_vocab &&
+               has_width(plan, op->dst, plan->weights[op->outputs[0].weight].k);
+    case ES_OP_LINEAR:
+        return linear_is_valid(plan, op);
+    case ES_OP_ROPE_KV:
+        return heads_are_valid(plan, op) && has_width(plan, op->src2, plan->kv_dim) &&
+               has_width(plan, op->src3, plan->kv_dim) && op->rope_dim >= 0 &&
+               op->rope_dim % 2 == 0 && op->rope_dim <= op->head_dim && op->rope != NULL;
+    case ES_OP_ATTENTION:
+        return heads_are_valid(plan, op) && op->window >= 0 && op->dst != op->src &&
+               has_width(plan, op->dst, (int64_t)op->n_heads * op->head_dim);
+    case ES_OP_NORM:
+        return op->norm != NULL && has_width(plan, op->src, 1) &&
+               has_width(plan, op->dst, plan->widths[op->src]);
+    case ES_OP_GLU:
+        return op->glu > ES_GLU_NONE && op->glu <= ES_GLU_RELU2 && has_width(plan, op->src, 1) &&
+               has_width(plan, op->src2, plan->widths[op->src]) &&
+               has_width(plan, op->dst, plan->widths[op->src]);
+    case ES_OP_ADD:
+        return has_width(plan, op->src, 1) && has_width(plan, op->dst, plan->widths[op->src]);
+    default:
+        return 0;
+    }
+}
+
+int es_plan_is_valid(const es_plan *plan) {
+    if (plan == NULL || plan->n_ops < 1 || plan->n_buffers < 1 || plan->n_weights < 1 ||
+        plan->n_layers < 1 || plan->n_ctx < 1 || plan->n_vocab < 1 || plan->max_tokens < 1 ||
+        plan->kv_dim < 1) {
+        return 0;
+    }
+    for (int32_t i = 0; i < plan->n_weights; i++) {
+        if (!weight_is_valid(&plan->weights[i])) {
+            return 0;
+        }
+    }
+    for (int32_t i = 0; i < plan->n_ops; i++) {
+        if (!op_is_valid(plan, &plan->ops[i])) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+int es_step_is_valid(const es_plan *plan, const es_step *step) {
+    if (step == NULL || step->n_tokens < 1 || step->n_tokens > plan->max_tokens ||
+        step->n_outputs < 0 || step->n_outputs > step->n_tokens || step->n_caches < 1) {
+        return 0;
+    }
+    for (int32_t t = 0; t < step->n_tokens; t++) {
+        const int32_t sequence = step->sequences[t];
+        if (step->tokens[t] < 0 || step->tokens[t] >= plan->n_vocab || sequence < 0 ||
+            sequence >= step->n_caches || step->positions[t] < 0 ||
+            step->positions[t] >= plan->n_ctx ||
+            step->positions[t] >= step->caches[sequence].capacity) {
+            return 0;
+        }
+    }
+    for (int32_t j = 0; j < step->n_outputs; j++) {
+        if (step->outputs[j] < 0 || step->outputs[j] >= step->n_tokens) {
+            return 0;
+        }
+    }
+    return step->n_outputs == 0 || step->logits != NULL;
+}

@@ -1,0 +1,40 @@
+/* es_check: every kernel in the table against its scalar twin, for every instruction set this machine
+ * can run, without Python. Runs under the sanitizers and under emulators of other machines.
+ *
+ * A family's check_<family>() goes through the instruction sets itself, reports each with
+ * check_report, and returns 0 if all was well. Buffers are malloc'ed at their exact sizes, so that
+ * the address sanitizer sees a read beyond them. */
+#ifndef ES_CHECK_H
+#define ES_CHECK_H
+
+#include "kernels.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+int check_ternary(void);   /* t2 and t5 products */
+int check_dense(void);     /* block and float formats */
+int check_vector(void);    /* norms, quantisers, activations, rotations, halfs */
+int check_attention(void);
+int check_repack(void);    /* file tensors into storage formats; no instruction sets */
+
+/* Prints the line of one family, or part of one, on one instruction set (ES_ISA_*, or -1: none).
+ * Returns 1 if a case failed or none ran. */
+int check_report(const char *family, int32_t isa, int64_t n_cases, int64_t n_failures);
+
+/* The n_bytes of an array at a 64-byte boundary, ended by unreadable bytes under the address
+ * sanitizer; the program ends with status 2 if there is no memory. Free with check_free. */
+void *check_alloc(size_t n_bytes);
+void check_free(void *p);
+
+/* xorshift64*: the same sequence everywhere. */
+static inline uint32_t check_random(uint64_t *state) {
+    uint64_t x = *state;
+    x ^= x >> 12;
+    x ^= x << 25;
+    x ^= x >> 27;
+    *state = x;
+    return (uint32_t)((x * 0x2545F4914F6CDD1DULL) >> 32);
+}
+
+#endif

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from itertools import pairwise
 
 __all__ = ["SpecialSplitter"]
@@ -21,8 +22,11 @@ class SpecialSplitter:
 
     def __init__(self, literals: Mapping[str, int]) -> None:
         self.literals = dict(literals)
-        self._pattern = _compile(self.literals)
         self._edges: tuple[frozenset[str], frozenset[str], int] | None = None
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str] | None:
+        return _compile(self.literals)
 
     def split(self, text: str) -> Iterator[str | int]:
         """Alternate runs of plain text (`str`, never empty) and special ids (`int`)."""

@@ -74,9 +74,10 @@ def test_merges_split_at_the_first_space_only() -> None:
 
 def test_qwen2_composes_characters() -> None:
     metadata = byte_vocabulary() | {"tokenizer.ggml.pre": "qwen2"}
-    assert load_tokenizer(Source(metadata)).decode(
-        load_tokenizer(Source(metadata)).encode("e\u0301")
-    ) == "é"
+    assert (
+        load_tokenizer(Source(metadata)).decode(load_tokenizer(Source(metadata)).encode("e\u0301"))
+        == "é"
+    )
 
 
 @pytest.mark.parametrize("pre", [None, "default", "no-such-rule"])

@@ -23,9 +23,7 @@ def trained(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[byt
     rng = random.Random(11)
     stems = ["walk", "talk", "tern", "sparse", "model", "night", "light", "read", "weigh"]
     ends = ["", "s", "ed", "ing", "er", "ly"]
-    lines = [
-        " ".join(rng.choice(stems) + rng.choice(ends) for _ in range(12)) for _ in range(400)
-    ]
+    lines = [" ".join(rng.choice(stems) + rng.choice(ends) for _ in range(12)) for _ in range(400)]
     corpus = folder / "corpus.txt"
     corpus.write_text("\n".join(lines) + "\né à ü 漢字 12345\n", encoding="utf-8")
     sentencepiece.SentencePieceTrainer.train(

@@ -80,7 +80,8 @@ MACROS = """{% macro turn(m, depth=0) -%}
 {%- endmacro %}
 {% for m in messages | selectattr('role', 'in', ['user', 'assistant']) %}
 {% if loop.index > 3 %}{% break %}{% endif %}
-{{ turn(m) }}{{ loop.cycle('a', 'b') }}{{ m.get('name', 'none') }}{{ [m.role, loop.index] | join(',') }}
+{{ turn(m) }}{{ loop.cycle('a', 'b') }}{{ m.get('name', 'none') }}
+{{ [m.role, loop.index] | join(',') }}
 {% generation %}{{ (m.content ~ loop.index) | length }}{% endgeneration %}
 {% endfor %}
 {{ messages | map(attribute='role') | unique | list | join(' ') }}{{ messages[-1].items() | list }}
@@ -171,7 +172,7 @@ HOSTILE = {
     "string times": "{{ 'x' * 10**10 }}",
     "times string": "{{ 10**10 * 'x' }}",
     "list times": "{{ [1] * 10**10 }}",
-    "power": "{{ 9 ** 9 ** 9 }}",
+    "power": "{{ 9 ** 9 ** 9 ** 9 ** 9 }}",
     "integer growth": "{% set ns = namespace(n=3) %}{% for i in range(99) %}"
     "{% set ns.n = ns.n * ns.n %}{% endfor %}",
     "percent format": "{{ '%1000000000d' % 1 }}",
@@ -271,7 +272,7 @@ def test_rendering_time_is_bounded_by_the_clock_too() -> None:
     source = "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}"
     template = ChatTemplate(source, Limits(steps=10**12, cpu_seconds=0.1))
     begin = time.thread_time()
-    with pytest.raises(TemplateError, match="0.1 s"):
+    with pytest.raises(TemplateError, match=r"0\.1 s"):
         template.render({})
     assert time.thread_time() - begin < 0.5
 
@@ -333,16 +334,21 @@ def test_fallback_by_vocabulary(specials: list[str], name: str, expected: str) -
 
 
 def test_the_known_wrong_bitnet_template_is_replaced() -> None:
-    specials = [f"<|reserved_{i}|>" for i in range(127_998)] + ["<|begin_of_text|>", "<|eot_id|>"]
+    specials = ["<|begin_of_text|>", "<|eot_id|>"]
     metadata = byte_vocabulary(
         specials=specials,
         chat_template="{% for m in messages %}Human: {{ m }}{% endfor %}BITNETAssistant:",
-        **{"ggml.bos_token_id": 256 + 127_998},
+        **{"ggml.bos_token_id": 256},
     )
+    fill = 128_256 - len(metadata["tokenizer.ggml.tokens"])
+    metadata["tokenizer.ggml.tokens"] += [f"filler{i}" for i in range(fill)]
+    metadata["tokenizer.ggml.token_type"] += [1] * fill
     metadata["general.architecture"] = "bitnet-b1.58"
     tokenizer = load_tokenizer(Source(metadata))
     assert tokenizer.template_source == "bitnet"
-    text = tokenizer.render_chat([{"role": "system", "content": " s "}, {"role": "user", "content": "u"}])
+    text = tokenizer.render_chat(
+        [{"role": "system", "content": " s "}, {"role": "user", "content": "u"}]
+    )
     assert text == "<|begin_of_text|>System: s<|eot_id|>User: u<|eot_id|>Assistant: "
     assert any("converter error" in warning for warning in tokenizer.warnings)
 

@@ -110,8 +110,8 @@ static int32_t keep_ternary(int8_t *codes, uint16_t *d, uint8_t *plain, const es
     return ES_OK;
 }
 
-static int32_t decode_row(const tile *t, size_t r, const es_repack_job *job, const es_source *source,
-                          const uint8_t *row) {
+static int32_t decode_row(const tile *t, size_t r, const es_repack_job *job,
+                          const es_source *source, const uint8_t *row) {
     int8_t *codes = t->codes + r * t->n_blocks * ES_BLOCK;
     uint16_t *d = t->d + r * t->n_blocks, *m = t->m + r * t->n_blocks;
     const int32_t n_source_blocks = job->k / source->block;

@@ -5,7 +5,8 @@
 #include "repack.h"
 
 uint64_t es_source_row_bytes(const es_source *source, int32_t k) {
-    return (uint64_t)source->row_header + (uint64_t)(k / source->block) * (uint64_t)source->block_bytes;
+    return (uint64_t)source->row_header +
+           (uint64_t)(k / source->block) * (uint64_t)source->block_bytes;
 }
 
 uint64_t es_source_bytes(const es_source *source, const es_repack_job *job) {

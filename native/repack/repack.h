@@ -22,7 +22,7 @@ typedef void es_decode_floats(float *values, const uint8_t *src, int32_t n_block
 
 /* One file type: its geometry, and the decoders that it has. */
 typedef struct es_source {
-    int32_t block;         /* columns per block */
+    int32_t block; /* columns per block */
     int32_t block_bytes;
     int32_t row_header;    /* bytes in front of a row's blocks */
     int32_t row_group;     /* rows that share bytes */
@@ -64,9 +64,11 @@ static inline float es_round_even(float x) {
 }
 
 es_decode_codes es_codes_tq1_0, es_codes_tq2_0, es_codes_ptq1_0, es_codes_q2_0, es_codes_pq2_0;
-es_decode_codes es_codes_q1_0, es_codes_i2s_128x32, es_codes_i2s_64x16, es_codes_iq2_bn, es_codes_iq1_bn;
+es_decode_codes es_codes_q1_0, es_codes_i2s_128x32, es_codes_i2s_64x16, es_codes_iq2_bn,
+    es_codes_iq1_bn;
 es_decode_affine es_affine_q8_0, es_affine_q4_0, es_affine_q4_1, es_affine_q5_0, es_affine_q5_1;
 es_decode_affine es_affine_q4_k, es_affine_q5_k;
-es_decode_floats es_floats_f32, es_floats_f16, es_floats_bf16, es_floats_q2_k, es_floats_q3_k, es_floats_q6_k;
+es_decode_floats es_floats_f32, es_floats_f16, es_floats_bf16, es_floats_q2_k, es_floats_q3_k,
+    es_floats_q6_k;
 
 #endif

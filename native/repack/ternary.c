@@ -9,8 +9,8 @@
 #include <string.h>
 
 typedef struct scratch {
-    uint8_t *codes;  /* one row, padded with code 1 */
-    float *values;   /* one row of masters; NULL unless the source is float */
+    uint8_t *codes; /* one row, padded with code 1 */
+    float *values;  /* one row of masters; NULL unless the source is float */
 } scratch;
 
 static inline int group_of(int32_t format) {
@@ -20,7 +20,8 @@ static inline int group_of(int32_t format) {
 static void pack_t2(uint8_t *dst, const uint8_t *codes, size_t n_groups) {
     for (size_t g = 0; g < n_groups; g++, dst += 32, codes += 128) {
         for (int j = 0; j < 32; j++) {
-            dst[j] = (uint8_t)(codes[j] << 6 | codes[32 + j] << 4 | codes[64 + j] << 2 | codes[96 + j]);
+            dst[j] =
+                (uint8_t)(codes[j] << 6 | codes[32 + j] << 4 | codes[64 + j] << 2 | codes[96 + j]);
         }
     }
 }
@@ -62,8 +63,8 @@ static int is_filled(const uint8_t *row, size_t n, uint8_t fill) {
     return !differs;
 }
 
-static int32_t fold_scales(uint8_t *codes, float *scale, const es_source *source, const uint8_t *row,
-                           int32_t k) {
+static int32_t fold_scales(uint8_t *codes, float *scale, const es_source *source,
+                           const uint8_t *row, int32_t k) {
     uint16_t live = 0;
     const uint8_t *field = row + source->scale_offset;
     for (int32_t b = 0; b < k / source->block; b++, field += source->block_bytes) {
@@ -83,8 +84,8 @@ static int32_t fold_scales(uint8_t *codes, float *scale, const es_source *source
     return ES_OK;
 }
 
-static int32_t header_scale(uint8_t *codes, float *scale, const es_source *source, const uint8_t *row,
-                            int32_t k) {
+static int32_t header_scale(uint8_t *codes, float *scale, const es_source *source,
+                            const uint8_t *row, int32_t k) {
     if (source->row_header == 4) {
         memcpy(scale, row, 4);
     } else {
@@ -155,7 +156,8 @@ static int32_t decode_row(const scratch *scratch, float *scale, const es_repack_
     return source->row_header ? header_scale(codes, scale, source, src, job->k) : ES_OK;
 }
 
-static int32_t repack_rows(const scratch *scratch, const es_repack_job *job, const es_source *source) {
+static int32_t repack_rows(const scratch *scratch, const es_repack_job *job,
+                           const es_source *source) {
     const int group = group_of(job->dst_format);
     const size_t n_groups = ((size_t)job->k + (size_t)group - 1) / (size_t)group;
     const size_t row_bytes = 32 * n_groups;

@@ -1,0 +1,137 @@
+"""Which storage format a tensor gets, and why: the one table of the engine.
+
+Exact means that stored values equal the file's, bit for bit. Whatever is rounded says so in the
+choice's note, which `edgesparse inspect` prints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgesparse.checkpoint import TERNARY_TYPES, TensorInfo, TensorType
+from edgesparse.checkpoint.source import shown
+from edgesparse.errors import UnsupportedTensorType, UsageError
+from edgesparse.formats.weight import Format
+
+__all__ = ["BLOCK_SCALE_OFFSET", "KEPT", "Choice", "choose", "keeps_codes"]
+
+_T = TensorType
+
+BLOCK_SCALE_OFFSET = {
+    _T.TQ1_0: 52,
+    _T.TQ2_0: 64,
+    _T.PTQ1_0: 26,
+    _T.Q2_0: 0,
+    _T.PQ2_0: 0,
+    _T.Q1_0: 0,
+}
+"""Ternary types with a half-precision scale in every block, and where it stands there."""
+
+KEPT = {
+    _T.F32: Format.F32,
+    _T.F16: Format.F16,
+    _T.BF16: Format.BF16,
+    _T.Q8_0: Format.Q8,
+    _T.Q5_0: Format.Q8,
+    _T.Q4_0: Format.Q4,
+    _T.Q4_1: Format.Q4M,
+    _T.Q5_1: Format.Q8M,
+    _T.Q4_K: Format.Q4M,
+    _T.Q5_K: Format.Q8M,
+    **dict.fromkeys(BLOCK_SCALE_OFFSET, Format.Q8),
+}
+"""Formats that keep a type's own codes (ternary types: when their block scales differ)."""
+
+_PER_16 = frozenset({_T.Q2_K, _T.Q3_K, _T.Q6_K})
+_FLOATS = frozenset({_T.F32, _T.F16, _T.BF16})
+_REQUANTISABLE = _FLOATS | _PER_16 | {_T.Q8_0, _T.Q5_0}
+_ROUNDED_STEPS = "steps d·scale and dmin·minimum rounded to half: relative error at most 2^-11"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A storage format and the reason for it.
+
+    Attributes
+    ----------
+    format : Format
+        Storage format.
+    note : str
+        Empty when the choice is the obvious one and exact.
+    """
+
+    format: Format
+    note: str = ""
+
+
+def keeps_codes(tensor_type: TensorType, fmt: Format) -> bool:
+    """Tell whether `fmt` stores the codes of the file type, rather than newly rounded ones."""
+    return KEPT.get(tensor_type) is fmt
+
+
+def choose(
+    info: TensorInfo,
+    *,
+    uniform: bool = True,
+    ternary: Format = Format.T2,
+    override: Format | None = None,
+) -> Choice:
+    """Choose the storage format of a matrix.
+
+    Parameters
+    ----------
+    info : TensorInfo
+        The tensor in its file.
+    uniform : bool
+        Whether every row is ternary with one scale; only block-scaled types can say no.
+    ternary : Format
+        What ternary rows become: `Format.T2` or `Format.T5`.
+    override : Format, optional
+        Wish of the user for this tensor: `Format.Q8` or `Format.Q4` for floats, Q8_0, Q5_0,
+        Q6_K, Q3_K and Q2_K.
+
+    Raises
+    ------
+    UnsupportedTensorType
+        A type that holds no weights (integers, F64).
+    UsageError
+        An override that this type cannot follow.
+    """
+    if not ternary.is_ternary:
+        raise UsageError(f"{ternary.name} is not a ternary format.", advice="Choose t2 or t5.")
+    chosen = _default(info, uniform, ternary)
+    if override is None or override is chosen.format:
+        return chosen
+    able = info.type in _REQUANTISABLE and not chosen.format.is_ternary
+    if not able or override not in (Format.Q8, Format.Q4):
+        raise UsageError(
+            f"{shown(info.name)}: {info.type.name} cannot be stored as {override.name}.",
+            advice="Floats, Q8_0, Q5_0, Q6_K, Q3_K and Q2_K can become q8 or q4.",
+        )
+    return Choice(override, _requantised(info.type, override) + ", as asked")
+
+
+def _default(info: TensorInfo, uniform: bool, ternary: Format) -> Choice:
+    if info.ternarize and info.type in _FLOATS:
+        return Choice(ternary, f"{info.type.name} masters rounded to ternary, scale mean|W|")
+    if info.type in TERNARY_TYPES:
+        if uniform:
+            return Choice(ternary)
+        return Choice(Format.Q8, "not ternary with one scale per row; codes kept exactly")
+    if info.type in (_T.Q4_K, _T.Q5_K):
+        return Choice(KEPT[info.type], _ROUNDED_STEPS)
+    if info.type in KEPT:
+        return Choice(KEPT[info.type])
+    if info.type in _PER_16:
+        return Choice(Format.Q8, _requantised(info.type, Format.Q8) + " (its scales span 16)")
+    raise UnsupportedTensorType(
+        "unsupported",
+        shown(info.name),
+        f"{info.type.name} is read for auxiliary data, not as a weight matrix",
+        advice="Convert the tensor to F32, F16 or a quantised type.",
+    )
+
+
+def _requantised(tensor_type: TensorType, fmt: Format) -> str:
+    share = "1/254" if fmt is Format.Q8 else "1/14"
+    return f"{tensor_type.name} rounded anew per 32 columns: error about {share} of their largest"

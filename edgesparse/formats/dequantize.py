@@ -1,0 +1,48 @@
+"""Stored bytes back to numbers: what an embedding row is, and what tests compare with."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from edgesparse.formats.blocks import unpack_blocks
+from edgesparse.formats.floats import unpack_float, widen
+from edgesparse.formats.ternary import unpack_ternary
+from edgesparse.formats.weight import BLOCK, Weight
+
+__all__ = ["dequantize"]
+
+
+def dequantize(weight: Weight, rows: npt.ArrayLike | None = None) -> npt.NDArray[np.float32]:
+    """Give a weight, or some of its rows, as float32.
+
+    Each operation is one rounded float32 operation: ternary ``code * scale``; blocks
+    ``d * code``, then ``+ m``; floats are widened.
+
+    Parameters
+    ----------
+    weight : Weight
+        In any format.
+    rows : (n,) int, optional
+        Row numbers in [0, n_rows); all rows when omitted.
+
+    Returns
+    -------
+    (n, k) float32
+    """
+    picked = None if rows is None else np.atleast_1d(np.asarray(rows, dtype=np.intp))
+    if weight.format.is_ternary:
+        scales = weight.scales if picked is None else weight.scales[picked]
+        return unpack_ternary(weight, picked).astype(np.float32) * scales[:, None]
+    if not weight.format.is_block:
+        return widen(unpack_float(weight, picked))
+    codes, d, m = unpack_blocks(weight, picked)
+    values = codes.astype(np.float32)
+    values *= _per_column(d, weight.k)
+    if m is not None:
+        values += _per_column(m, weight.k)
+    return values
+
+
+def _per_column(steps: npt.NDArray[np.float16], k: int) -> npt.NDArray[np.float32]:
+    return np.repeat(steps.astype(np.float32), BLOCK, axis=1)[:, :k]

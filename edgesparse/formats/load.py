@@ -1,0 +1,285 @@
+"""From a checkpoint to weights: sizes first, one arena, rows streamed through small buffers.
+
+Never two copies of a tensor: each thread reads about a megabyte of rows into a buffer of its own
+(small enough to stay in its cache) and repacks it into the final place, in C when the compiled
+module is there and with numpy otherwise; the bytes are the same.
+
+Whether a block-scaled ternary tensor has one scale per row is known for sure only after reading
+it. Its first row decides beforehand; the rare tensor that breaks the promise later is loaded once
+more, in another format, by a second pass with an arena of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edgesparse import _native
+from edgesparse.checkpoint import (
+    Checkpoint,
+    TensorInfo,
+    TensorType,
+    check_scales,
+    dequantize,
+    layout_of,
+)
+from edgesparse.checkpoint.source import shown
+from edgesparse.errors import MemoryBudgetError, ModelFormatError, NativeUnavailable, UsageError
+from edgesparse.formats.choose import BLOCK_SCALE_OFFSET, Choice, choose
+from edgesparse.formats.convert import NotUniform, Target, convert_native, convert_numpy
+from edgesparse.formats.masters import master_scale
+from edgesparse.formats.memory import allocate, require_bytes
+from edgesparse.formats.weight import TILE, Format, Weight, storage_bytes
+
+__all__ = ["load_vector", "load_weights"]
+
+_CHUNK_BYTES = 1 << 20
+_I32_MAX = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """One piece of work: rows [begin, end) of a tensor, bytes [start, stop) of it in the file."""
+
+    target: Target
+    begin: int
+    end: int
+    start: int
+    stop: int
+
+
+def load_weights(
+    checkpoint: Checkpoint,
+    names: Mapping[str, str] | Iterable[str],
+    *,
+    native: bool | None = None,
+    threads: int | None = None,
+    ternary: Format = Format.T2,
+    overrides: Mapping[str, Format] | None = None,
+) -> dict[str, Weight]:
+    """Load matrices in the formats that kernels read.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        Opened model.
+    names : mapping of str to str, or iterable of str
+        Tensor names, or keys of the result with the tensor that each stands for; a tensor named
+        twice is loaded once.
+    native : bool, optional
+        Repack in C; by default when the compiled module is available.
+    threads : int, optional
+        Threads; by default one per CPU that this process may use.
+    ternary : Format
+        Format of ternary weights: `Format.T2` or `Format.T5`.
+    overrides : mapping of str to Format, optional
+        Formats for single tensors, see `choose`.
+
+    Returns
+    -------
+    dict of str to Weight
+        In the order of `names`.
+
+    Raises
+    ------
+    ModelFormatError
+        ``missing`` tensor, ``value`` for scales or numbers that are not finite, ``truncated``.
+    MemoryBudgetError
+        The weights do not fit into the memory that is available.
+    NativeUnavailable
+        `native` is True and there is no compiled module.
+    """
+    wanted = dict(names) if isinstance(names, Mapping) else {name: name for name in names}
+    if native is None:
+        native = _native.available()
+    elif native and not _native.available():
+        raise NativeUnavailable(f"the native engine is not available: {_native.why_not()}.")
+    overrides = overrides or {}
+    loader = _Loader(checkpoint, native, threads or _cpu_count())
+    infos = {name: checkpoint.info(name) for name in dict.fromkeys(wanted.values())}
+    choices: dict[str, Choice] = {}
+    for name, info in infos.items():
+        _check_shape(info)
+        uniform = loader.looks_uniform(info)
+        choices[name] = choose(info, uniform=uniform, ternary=ternary, override=overrides.get(name))
+    weights, failed = loader.run(infos, choices)
+    if failed:
+        again = {name: infos[name] for name in infos if name in failed}
+        for name, info in again.items():
+            weights.pop(name)
+            choices[name] = choose(info, uniform=False, override=overrides.get(name))
+        more, _ = loader.run(again, choices)
+        weights.update(more)
+    checkpoint.check_unchanged()
+    return {key: weights[name] for key, name in wanted.items()}
+
+
+def load_vector(checkpoint: Checkpoint, name: str) -> npt.NDArray[np.float32]:
+    """Load a norm weight or bias, of any type that can be decoded, as float32, shape (n,).
+
+    Raises
+    ------
+    ModelFormatError
+        ``missing``, ``truncated``, or ``value`` for a number that is not finite.
+    """
+    info = checkpoint.info(name)
+    raw = checkpoint.read(name)
+    check_scales(info.type, raw, info.shape, name=name)
+    values = dequantize(info.type, raw, info.shape, info.scale, name=name).reshape(-1)
+    if not np.isfinite(values).all():
+        raise ModelFormatError("value", shown(name), "a number is not finite")
+    return values
+
+
+def _cpu_count() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _check_shape(info: TensorInfo) -> None:
+    if not (0 < info.n_rows <= _I32_MAX and 0 < info.n_cols <= _I32_MAX):
+        detail = f"shape {shown(info.shape)} is no weight matrix"
+        raise ModelFormatError("range", shown(info.name), detail)
+
+
+class _Loader:
+    """One call of `load_weights`: where to read, with what to convert, in how many threads."""
+
+    def __init__(self, checkpoint: Checkpoint, native: bool, threads: int) -> None:
+        if threads < 1:
+            raise UsageError(f"threads={threads} is not a number of threads.")
+        self._checkpoint = checkpoint
+        self._convert = convert_native if native else convert_numpy
+        self._threads = threads
+
+    def looks_uniform(self, info: TensorInfo) -> bool:
+        """Compare the block scales of the first row; types without them are uniform."""
+        offset = BLOCK_SCALE_OFFSET.get(info.type)
+        if offset is None:
+            return True
+        row = self._checkpoint.read_range(info.name, 0, info.row_bytes)
+        halves = row.reshape(-1, layout_of(info.type).block_bytes)[:, offset : offset + 2]
+        bits = np.ascontiguousarray(halves).view("<u2")
+        live = bits[bits & 0x7FFF != 0]
+        return live.size == 0 or bool((live == live[0]).all())
+
+    def run(
+        self, infos: Mapping[str, TensorInfo], choices: Mapping[str, Choice]
+    ) -> tuple[dict[str, Weight], set[str]]:
+        """Load tensors in the chosen formats; also name those that turned out not uniform."""
+        sizes = [
+            storage_bytes(choices[name].format, info.n_rows, info.n_cols)
+            for name, info in infos.items()
+        ]
+        require_bytes(sum(sizes) + self._threads * _CHUNK_BYTES, "loading the model")
+        targets = {}
+        for (name, info), data in zip(infos.items(), allocate(sizes), strict=True):
+            fmt = choices[name].format
+            scales = np.zeros(info.n_rows if fmt.is_ternary else 0, dtype=np.float32)
+            targets[name] = Target(info, fmt, data, scales, self._tensor_scale(info, fmt))
+        failed = self._convert_all([rows for t in targets.values() for rows in _pieces(t)])
+        weights = {}
+        for name, target in targets.items():
+            _settle_zero_rows(target.scales)
+            target.data.flags.writeable = False
+            target.scales.flags.writeable = False
+            weights[name] = _weight(target, choices[name].note)
+        return weights, failed
+
+    def _tensor_scale(self, info: TensorInfo, fmt: Format) -> float:
+        if info.ternarize and fmt.is_ternary:
+            return master_scale(self._checkpoint, info)
+        if info.scale is None:
+            if info.type is TensorType.HF_T2 or info.type.name.startswith("I2_S"):
+                raise ModelFormatError("missing", shown(info.name), "the tensor has no scale")
+            return 1.0
+        if not np.isfinite(np.float32(info.scale)):
+            raise ModelFormatError("value", shown(info.name), f"the scale is {info.scale}")
+        return info.scale
+
+    def _convert_all(self, pieces: Sequence[_Rows]) -> set[str]:
+        """Work through all pieces; the first error stops the others and is raised."""
+        queue = deque(pieces)
+        buffer_bytes = max((piece.stop - piece.start for piece in pieces), default=0)
+        failed: set[str] = set()
+        stop = threading.Event()
+
+        def work() -> None:
+            buffer = np.empty(buffer_bytes, dtype=np.uint8)
+            while not stop.is_set():
+                try:
+                    piece = queue.popleft()
+                except IndexError:
+                    return
+                name = piece.target.info.name
+                if name in failed:
+                    continue
+                raw = buffer[: piece.stop - piece.start]
+                try:
+                    self._checkpoint.read_into(name, raw, piece.start)
+                    self._convert(piece.target, raw, piece.begin, piece.end)
+                except NotUniform:
+                    failed.add(name)
+                except BaseException:
+                    stop.set()
+                    raise
+
+        try:
+            if self._threads == 1:
+                work()
+            else:
+                with ThreadPoolExecutor(self._threads) as pool:
+                    for future in [pool.submit(work) for _ in range(self._threads)]:
+                        future.result()
+        except MemoryError:
+            raise MemoryBudgetError(
+                "no memory for the buffers of loading.",
+                advice="Close other programs or choose a smaller model.",
+            ) from None
+        return failed
+
+
+def _pieces(target: Target) -> Iterable[_Rows]:
+    info = target.info
+    if info.type is TensorType.HF_T2:
+        yield _Rows(target, 0, info.n_rows, 0, info.n_bytes)
+        return
+    group, group_bytes = info.row_group, info.row_bytes
+    per_tile = TILE // group * group_bytes
+    step = max(1, _CHUNK_BYTES // per_tile) * TILE
+    for begin in range(0, info.n_rows, step):
+        end = min(begin + step, info.n_rows)
+        yield _Rows(target, begin, end, begin // group * group_bytes, end // group * group_bytes)
+
+
+def _settle_zero_rows(scales: npt.NDArray[np.float32]) -> None:
+    """Give rows of zeros the scale of the tensor, if all others share one.
+
+    Files differ in what they store for such rows; so the same matrix gets the same scales,
+    whatever the file type.
+    """
+    live = scales[scales != 0]
+    if live.size and live.size < scales.size and bool((live == live[0]).all()):
+        scales.fill(live[0])
+
+
+def _weight(target: Target, note: str) -> Weight:
+    info = target.info
+    return Weight(
+        info.name,
+        target.format,
+        info.n_rows,
+        info.n_cols,
+        target.data,
+        target.scales,
+        source=info.type.name,
+        note=note,
+    )

@@ -1,0 +1,112 @@
+"""Room for weights: how much memory is free, and one private arena to put them in."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from edgesparse.errors import MemoryBudgetError
+
+__all__ = ["ALIGNMENT", "allocate", "available_bytes", "require_bytes"]
+
+ALIGNMENT = 64
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def available_bytes() -> int | None:
+    """Estimate the memory that can be taken without swapping; None where nothing tells.
+
+    Linux: MemAvailable, and what the control group leaves if that is less. Elsewhere: half of the
+    physical memory, since free pages are a poor measure there.
+    """
+    found = [n for n in (_meminfo_available(), _cgroup_room()) if n is not None]
+    if found:
+        return min(found)
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def _meminfo_available() -> int | None:
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return None
+
+
+def _cgroup_room() -> int | None:
+    """Limit of the control group minus what it cannot drop (page cache can be dropped)."""
+    try:
+        limit = int((_CGROUP / "memory.max").read_text(encoding="ascii"))
+        used = int((_CGROUP / "memory.current").read_text(encoding="ascii"))
+        for line in (_CGROUP / "memory.stat").read_text(encoding="ascii").splitlines():
+            if line.startswith("inactive_file "):
+                used -= int(line.split()[1])
+    except (OSError, ValueError, IndexError):  # no control group, or its limit is "max"
+        return None
+    return max(0, limit - used)
+
+
+def require_bytes(n_bytes: int, what: str) -> None:
+    """Refuse early what would not fit.
+
+    Raises
+    ------
+    MemoryBudgetError
+        `n_bytes` is more than `available_bytes`.
+    """
+    available = available_bytes()
+    if available is not None and n_bytes > available:
+        raise _too_much(n_bytes, what, f"{available / 1e6:.0f} MB are available")
+
+
+def _too_much(n_bytes: int, what: str, found: str) -> MemoryBudgetError:
+    return MemoryBudgetError(
+        f"{what} needs {n_bytes / 1e6:.0f} MB, {found}.",
+        advice="Close other programs or choose a smaller model.",
+    )
+
+
+def allocate(sizes: Sequence[int], what: str = "the model") -> list[npt.NDArray[np.uint8]]:
+    """Give one zeroed array per size, 64-byte aligned, out of a single private mapping.
+
+    Pages take memory when they are first written. The mapping lives as long as any of the arrays.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Bytes of each array.
+    what : str
+        Named in errors.
+
+    Raises
+    ------
+    MemoryBudgetError
+        The system refuses a mapping of that size.
+    """
+    starts = []
+    total = 0
+    for size in sizes:
+        starts.append(total)
+        total += -(-size // ALIGNMENT) * ALIGNMENT
+    if total == 0:
+        return [np.zeros(0, dtype=np.uint8) for _ in sizes]
+    try:
+        arena = mmap.mmap(-1, total, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (OSError, OverflowError, MemoryError, ValueError):
+        raise _too_much(total, what, "the system refuses to reserve it") from None
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without huge pages; 4 KiB ones will do
+            arena.madvise(mmap.MADV_HUGEPAGE)
+    whole = np.frombuffer(arena, dtype=np.uint8)
+    return [whole[start : start + size] for start, size in zip(starts, sizes, strict=True)]

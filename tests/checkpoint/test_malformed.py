@@ -189,7 +189,7 @@ REFUSED_TYPES = {
     "early Q1_0": sized(40, 192),
     "headerless IQ1_BN": sized(134, 3_328, n_rows=64),
     "headerless IQ2_BN": sized(135, 4_096, n_rows=64),
-    "IQ2_TN": sized(142, 4 * 132, n_cols=512),
+    "IQ2_TN": sized(142, 8 * 132, n_cols=512, n_rows=8),
     "IQ2_BN_R4": sized(335, 16 + 256),
 }
 

@@ -180,7 +180,8 @@ class CachedSequence:
         """
         if len(self.tokens) >= self.capacity:
             raise ContextOverflow(f"the context of {self.capacity} tokens is full.")
-        return self._run([token], True, cancel)[0]
+        logits: Float32 = self._run([token], True, cancel)[0]
+        return logits
 
     def clear(self) -> None:
         """Forget all tokens."""

@@ -1,0 +1,205 @@
+"""Flags that several verbs share, their environment variables, and loading a model by them.
+
+Nothing heavy is imported here: building a parser must cost milliseconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgesparse.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgesparse.model import Model
+
+__all__ = [
+    "add_common",
+    "add_engine",
+    "add_generation",
+    "add_model",
+    "apply_environment",
+    "generation_changes",
+    "load_model",
+    "read_prompt_file",
+]
+
+EXECUTORS = ("native", "portable", "reference")
+ISAS = ("scalar", "avx2", "avxvnni", "avx512vnni", "neon", "neondot")
+_TRUE = frozenset({"1", "on", "enabled", "true", "yes"})
+_SAMPLING = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repeat_penalty",
+    "repeat_last_n",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+)
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add MODEL, also as ``-m``."""
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="file or folder of a model")
+    parser.add_argument(
+        "-m", "--model", dest="model_flag", metavar="MODEL", help="the same as a flag"
+    )
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that decide how a model is run."""
+    group = parser.add_argument_group("engine")
+    group.add_argument("-t", "--threads", type=int, metavar="N", help="threads (default: auto)")
+    group.add_argument("-tb", "--threads-batch", type=int, metavar="N", help=argparse.SUPPRESS)
+    group.add_argument(
+        "-c",
+        "--ctx-size",
+        "--ctx",
+        type=int,
+        metavar="N",
+        help="context in tokens (default: the model's, at most 4096; 0: all of the model's)",
+    )
+    group.add_argument("--executor", choices=EXECUTORS, default="native", help="default: native")
+    group.add_argument("--isa", choices=ISAS, help="force an instruction set")
+    # Flags of other tools that have nothing to decide here.
+    group.add_argument("-ngl", "--n-gpu-layers", help=argparse.SUPPRESS)
+    group.add_argument("-fa", "--flash-attn", nargs="?", const="on", help=argparse.SUPPRESS)
+    group.add_argument("--no-mmap", action="store_true", help=argparse.SUPPRESS)
+    group.add_argument("--mlock", action="store_true", help=argparse.SUPPRESS)
+
+
+def add_generation(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that decide how an answer is made."""
+    group = parser.add_argument_group("generation")
+
+    def number(*names: str, kind: type, metavar: str, text: str, dest: str | None = None) -> None:
+        extra = {"dest": dest} if dest else {}
+        group.add_argument(*names, type=kind, metavar=metavar, help=text, **extra)
+
+    number(
+        "-n",
+        "--predict",
+        "--n-predict",
+        kind=int,
+        metavar="N",
+        text="tokens at most (default -1: until the model ends or the context is full)",
+        dest="max_tokens",
+    )
+    number(
+        "--temp",
+        "--temperature",
+        kind=float,
+        metavar="T",
+        text="temperature (default 0.8; 0: the most likely token)",
+        dest="temperature",
+    )
+    number("--top-k", kind=int, metavar="K", text="keep the K best (default 40; 0: all)")
+    number("--top-p", kind=float, metavar="P", text="keep this much probability (default 0.95)")
+    number("--min-p", kind=float, metavar="P", text="relative to the best (default 0.05)")
+    number("--repeat-penalty", kind=float, metavar="X", text="default 1.0, which is off")
+    number("--repeat-last-n", kind=int, metavar="N", text="tokens that penalties see (default 64)")
+    number("--presence-penalty", kind=float, metavar="X", text="default 0")
+    number("--frequency-penalty", kind=float, metavar="X", text="default 0")
+    number("-s", "--seed", kind=int, metavar="N", text="default -1: random, reported with -v")
+    group.add_argument(
+        "-r",
+        "--stop",
+        "--reverse-prompt",
+        action="append",
+        metavar="TEXT",
+        help="end the answer at this text; may be repeated",
+    )
+    group.add_argument(
+        "--no-loop-guard", action="store_true", help="let the answer repeat itself for ever"
+    )
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that every verb has."""
+    group = parser.add_argument_group("output")
+    group.add_argument("-v", "--verbose", action="store_true", help="more on stderr")
+    group.add_argument("-q", "--quiet", action="store_true", help="no notes on stderr")
+    group.add_argument("--no-color", action="store_true", help="also: NO_COLOR=1")
+    group.add_argument("--offline", action="store_true", help=argparse.SUPPRESS)
+    group.add_argument("--debug", action="store_true", help="errors with their traceback")
+
+
+def apply_environment(parser: argparse.ArgumentParser, environment: Mapping[str, str]) -> None:
+    """Let ``EDGESPARSE_<FLAG>`` set a long flag's default; the flag itself still wins."""
+    for action in parser._actions:
+        for flag in action.option_strings:
+            name = "EDGESPARSE_" + flag.lstrip("-").replace("-", "_").upper()
+            value = environment.get(name, "")
+            if not flag.startswith("--") or not value or action.dest == "help":
+                continue
+            if action.choices is not None and value not in action.choices:
+                parser.error(f"{name}: expected one of {', '.join(action.choices)}, not {value!r}")
+            if action.nargs == 0:
+                action.default = value.lower() in _TRUE
+            elif isinstance(action, argparse._AppendAction):
+                action.default = [value]
+            else:
+                action.default = value  # argparse converts and checks strings
+
+
+def generation_changes(args: argparse.Namespace) -> dict[str, Any]:
+    """Give the options that were set on the command line, by their Python names."""
+    changes = {name: getattr(args, name) for name in _SAMPLING if getattr(args, name) is not None}
+    if args.max_tokens is not None:
+        changes["max_tokens"] = args.max_tokens
+    if args.stop:
+        changes["stop"] = tuple(args.stop)
+    if args.no_loop_guard:
+        changes["loop_guard"] = False
+    return changes
+
+
+def load_model(args: argparse.Namespace) -> Model:
+    """Load the model that the flags name; put its warnings on stderr.
+
+    Raises
+    ------
+    EdgesparseError
+        It cannot be loaded.
+    UsageError
+        Two models are named.
+    """
+    if args.model and args.model_flag and args.model != args.model_flag:
+        raise UsageError("two models are named.", advice="Give either MODEL or -m MODEL.")
+    import edgesparse
+
+    model: Model = edgesparse.load(
+        args.model or args.model_flag,
+        threads=getattr(args, "threads", None),
+        n_ctx=getattr(args, "ctx_size", None),
+        executor=getattr(args, "executor", "native"),
+        isa=getattr(args, "isa", None),
+    )
+    if not args.quiet:
+        from edgesparse.cli.terminal import printable
+
+        for warning in dict.fromkeys([*model.info.warnings, *model.tokenizer.warnings]):
+            print(f"edgesparse: warning: {printable(warning)}", file=sys.stderr)
+    return model
+
+
+def read_prompt_file(name: str) -> str:
+    """Read a prompt from a file, or from stdin for ``-``.
+
+    Raises
+    ------
+    UsageError
+        It cannot be read or is not UTF-8.
+    """
+    try:
+        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        return data.decode()
+    except OSError as error:
+        raise UsageError(f"{name}: cannot be read ({error.strerror}).") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{name}: not UTF-8 at byte {error.start}.") from None

@@ -1,0 +1,31 @@
+"""The table of verbs."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["VERBS", "Verb", "find"]
+
+
+class Verb(NamedTuple):
+    """One row: a name, what it does, and the other names it answers to.
+
+    The module is ``edgesparse.cli.<name>``.
+    """
+
+    name: str
+    summary: str
+    aliases: tuple[str, ...] = ()
+
+
+VERBS = (
+    Verb("chat", "talk to a model", ("cli",)),
+    Verb("run", "answer one prompt", ("generate", "completion")),
+    Verb("inspect", "show what is in a model file and how it is stored", ("info", "show")),
+    Verb("tokenize", "show the tokens of a text, or the text of tokens", ("detokenize",)),
+)
+
+
+def find(name: str) -> Verb | None:
+    """Look a verb up by its name or an alias."""
+    return next((verb for verb in VERBS if name == verb.name or name in verb.aliases), None)

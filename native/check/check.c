@@ -6,9 +6,8 @@
 
 int check_report(const char *family, int32_t isa, int64_t n_cases, int64_t n_failures) {
     const int failed = n_failures != 0 || n_cases == 0;
-    printf("%-10s %-11s %8lld cases %6lld failures%s\n", family,
-           isa < 0 ? "-" : es_isa_name(isa), (long long)n_cases, (long long)n_failures,
-           failed ? "  FAILED" : "");
+    printf("%-10s %-11s %8lld cases %6lld failures%s\n", family, isa < 0 ? "-" : es_isa_name(isa),
+           (long long)n_cases, (long long)n_failures, failed ? "  FAILED" : "");
     fflush(stdout);
     return failed;
 }

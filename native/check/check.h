@@ -12,11 +12,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-int check_ternary(void);   /* t2 and t5 products */
-int check_dense(void);     /* block and float formats */
-int check_vector(void);    /* norms, quantisers, activations, rotations, halfs */
+int check_ternary(void); /* t2 and t5 products */
+int check_dense(void);   /* block and float formats */
+int check_vector(void);  /* norms, quantisers, activations, rotations, halfs */
 int check_attention(void);
-int check_repack(void);    /* file tensors into storage formats; no instruction sets */
+int check_repack(void); /* file tensors into storage formats; no instruction sets */
 
 /* Prints the line of one family, or part of one, on one instruction set (ES_ISA_*, or -1: none).
  * Returns 1 if a case failed or none ran. */

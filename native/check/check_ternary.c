@@ -19,11 +19,11 @@ typedef struct ternary_case {
 } ternary_case;
 
 typedef struct ternary_data {
-    uint8_t *codes;     /* [n_rows][k] */
-    uint8_t *w;         /* [n_rows][row_bytes], exactly */
-    int8_t *q;          /* [n_tokens][q_stride] */
-    int32_t *sums;      /* [n_tokens][sums_stride] */
-    int32_t *expected;  /* the same */
+    uint8_t *codes;    /* [n_rows][k] */
+    uint8_t *w;        /* [n_rows][row_bytes], exactly */
+    int8_t *q;         /* [n_tokens][q_stride] */
+    int32_t *sums;     /* [n_tokens][sums_stride] */
+    int32_t *expected; /* the same */
     size_t row_bytes, q_stride, sums_stride, n_sums;
 } ternary_data;
 
@@ -178,7 +178,7 @@ typedef struct tally {
 static void sweep(const es_kernels *scalar, const es_kernels *table, ternary_format format,
                   tally *count) {
     /* 33024 and 40960 need more than one segment of k. */
-    static const int32_t ks[] = {1,   31,  32,  127,  128,  129,  159,  160,  161,   255,  256,
+    static const int32_t ks[] = {1,   31,  32,   127,  128,  129,  159,  160,  161,   255,   256,
                                  320, 768, 1536, 2048, 2176, 2560, 4096, 6912, 14336, 33024, 40960};
     static const int32_t more_rows[] = {31, 32, 33, 64};
     static const int32_t tokens[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 33};

@@ -7,7 +7,7 @@
  *   t2 dot  fields in place, without a shift to the bottom: the sum of the fields at bits 3-2 comes
  *           out 4 times as large, two of them per block: 8 blocks, 8 * 2 * 4 * -512 = -32768
  *   t5 dot  five per block: 12 blocks, 60 * -512 = -30720 */
-#include "ternary_x86_256.h"
+#include "ternary_256.h"
 
 #define ES_TILE_TOKENS 4
 #define ES_PANEL_MIN_TOKENS 4
@@ -20,7 +20,7 @@ ES_INLINE es_vec es_quad_sums(es_vec acc_i16) {
     return _mm256_madd_epi16(acc_i16, _mm256_set1_epi16(1));
 }
 
-#include "ternary_x86.h"
+#include "ternary_panel.h"
 
 enum {
     t2_BLOCK = ES_T2_BLOCK,

@@ -7,8 +7,10 @@
 #include <immintrin.h>
 
 typedef __m512i es_vec;
+typedef __m512i es_vec_i8;
 typedef __m512i es_vec_i32;
-enum { ES_LANES = 16, ES_VEC_BLOCKS = 2 };
+typedef __m512i es_quad_acc;
+enum { ES_LANES = 16, ES_VEC_BYTES = 64 };
 
 /* Sixteen accumulators and one broadcast for two vpdpbusd: below two loads per cycle. */
 #define ES_TILE_TOKENS 8
@@ -16,6 +18,10 @@ enum { ES_LANES = 16, ES_VEC_BLOCKS = 2 };
 
 ES_INLINE es_vec es_zero(void) {
     return _mm512_setzero_si512();
+}
+
+ES_INLINE es_quad_acc es_quad_zero(void) {
+    return es_zero();
 }
 
 ES_INLINE es_vec es_load(const void *p) {
@@ -110,10 +116,11 @@ ES_INLINE void es_store_sums(int32_t *sums, const es_vec_i32 *v, const int rows)
     __m256i half[4];
     ES_UNROLL
     for (int r = 0; r < 4; r++) {
-        half[r] = _mm256_add_epi32(_mm512_castsi512_si256(v[r]), _mm512_extracti64x4_epi64(v[r], 1));
+        half[r] =
+            _mm256_add_epi32(_mm512_castsi512_si256(v[r]), _mm512_extracti64x4_epi64(v[r], 1));
     }
-    const __m256i s = _mm256_hadd_epi32(_mm256_hadd_epi32(half[0], half[1]),
-                                        _mm256_hadd_epi32(half[2], half[3]));
+    const __m256i s =
+        _mm256_hadd_epi32(_mm256_hadd_epi32(half[0], half[1]), _mm256_hadd_epi32(half[2], half[3]));
     _mm_storeu_si128((__m128i *)sums,
                      _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1)));
 }
@@ -164,7 +171,7 @@ ES_INLINE void t5_decode(es_vec *codes, es_vec packed) {
 }
 
 #include "ternary_vnni.h"
-#include "ternary_x86.h"
+#include "ternary_panel.h"
 
 enum { t2_DOT_ROWS = 4, t5_DOT_ROWS = 4 };
 

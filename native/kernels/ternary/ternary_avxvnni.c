@@ -1,5 +1,5 @@
 /* Ternary products with the 256-bit vpdpbusd; see ternary_vnni.h for the arithmetic. */
-#include "ternary_x86_256.h"
+#include "ternary_256.h"
 
 /* Twelve accumulators hide the latency of two vpdpbusd per cycle and leave four registers. */
 #define ES_TILE_TOKENS 6
@@ -38,7 +38,7 @@ ES_INLINE es_vec es_sra32(es_vec v, int n) {
 }
 
 #include "ternary_vnni.h"
-#include "ternary_x86.h"
+#include "ternary_panel.h"
 
 enum { t2_DOT_ROWS = 2, t5_DOT_ROWS = 4 };
 

@@ -48,8 +48,8 @@ static void es_ternary_strips(const es_ternary_ops *ops, int32_t *sums, size_t s
             for (size_t t = 0; t < n_tokens; t++) {
                 es_ternary_gemv(ops, sums + t * sums_stride + r,
                                 w + r * row_bytes + b * ES_TERNARY_BLOCK_BYTES, row_bytes,
-                                es_min_size(strip, n_rows - r),
-                                q + t * q_stride + b * ops->block, n, b > 0);
+                                es_min_size(strip, n_rows - r), q + t * q_stride + b * ops->block,
+                                n, b > 0);
             }
         }
     }
@@ -95,9 +95,11 @@ static inline void es_ternary_run(const es_ternary_ops *ops, int32_t *sums, size
     const size_t n_blocks = ((size_t)k + ops->block - 1) / ops->block;
     const size_t rows = (size_t)n_rows, tokens = (size_t)n_tokens;
     if (tokens < ops->panel_min_tokens) {
-        es_ternary_strips(ops, sums, sums_stride, w, row_bytes, rows, q, q_stride, tokens, n_blocks);
+        es_ternary_strips(ops, sums, sums_stride, w, row_bytes, rows, q, q_stride, tokens,
+                          n_blocks);
     } else {
-        es_ternary_panels(ops, sums, sums_stride, w, row_bytes, rows, q, q_stride, tokens, n_blocks);
+        es_ternary_panels(ops, sums, sums_stride, w, row_bytes, rows, q, q_stride, tokens,
+                          n_blocks);
     }
 }
 

@@ -11,7 +11,7 @@
  *   The sums may wrap: their difference is 256 times at most 5 * 4 * 256 per block and lane, below
  *   2^28 for the 102 blocks of one call, and so exact modulo 2^32.
  *
- * Needs es_and, es_add8, es_add32, es_sub32, es_sra32(v, n), es_set8 beside what ternary_x86.h wants. */
+ * Needs es_and, es_add8, es_add32, es_sub32, es_sra32(v, n), es_set8 beside what ternary_panel.h wants. */
 #ifndef ES_TERNARY_VNNI_H
 #define ES_TERNARY_VNNI_H
 
@@ -23,7 +23,7 @@ enum {
     /* int32 sums need no emptying within a call. */
     t2_FOLD_BLOCKS = 1 << 20,
     t5_FOLD_BLOCKS = 1 << 20,
-    ES_FIELD_BYTES = 32 * ES_VEC_BLOCKS
+    ES_FIELD_BYTES = ES_VEC_BYTES /* of one field, in the order that `dot` reads */
 };
 
 typedef struct t2_acc {

@@ -1,18 +1,24 @@
 /* Vectors of 32 bytes, for the AVX2 and AVX-VNNI variants. The includer defines ES_TILE_TOKENS,
- * es_quad_dot and es_quad_sums after this and before ternary_x86.h. */
-#ifndef ES_TERNARY_X86_256_H
-#define ES_TERNARY_X86_256_H
+ * es_quad_dot and es_quad_sums after this and before ternary_panel.h. */
+#ifndef ES_TERNARY_256_H
+#define ES_TERNARY_256_H
 
 #include "ternary.h"
 
 #include <immintrin.h>
 
 typedef __m256i es_vec;
+typedef __m256i es_vec_i8;
 typedef __m256i es_vec_i32;
-enum { ES_LANES = 8, ES_VEC_BLOCKS = 1 };
+typedef __m256i es_quad_acc;
+enum { ES_LANES = 8, ES_VEC_BYTES = 32 };
 
 ES_INLINE es_vec es_zero(void) {
     return _mm256_setzero_si256();
+}
+
+ES_INLINE es_quad_acc es_quad_zero(void) {
+    return es_zero();
 }
 
 ES_INLINE es_vec es_load(const void *p) {

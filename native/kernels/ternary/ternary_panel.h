@@ -1,28 +1,30 @@
-/* Panels and tiles shared by the x86 variants, which define the vector first:
+/* Panels and tiles, shared by all SIMD variants, which define the vector first:
  *
- *   es_vec, ES_LANES              a vector, and its 32-bit lanes: rows of one panel column group
+ *   es_vec, ES_VEC_BYTES          a vector; es_vec_i8: of activations; es_vec_i32: of sums
+ *   ES_LANES                      its 32-bit lanes, in a panel one row each
  *   es_load_quarters(p, stride)   16 bytes of rows 0, 4, 8 ... (ES_LANES rows) side by side
  *   es_unpacklo32, es_unpackhi32, es_unpacklo64, es_unpackhi64   within 128-bit lanes
- *   es_store(p, v), es_load_any(p), es_broadcast4(p)
+ *   es_load(p), es_store(p, v), es_broadcast4(p)
+ *   es_quad_acc, es_quad_zero()   sums of one lane per row
  *   es_quad_dot(acc, w, x)        four codes times four activations, added in every 32-bit lane
  *   es_quad_sums(acc)             the accumulator as int32 lanes
  *   es_store_lanes(p, v, n, accumulate)   the first n lanes
- *   t2_field(v, f), t5_codes(codes, v)    codes of the packed bytes
+ *   t2_decode(codes, v), t5_decode(codes, v)   the codes of packed bytes, field by field
+ *   ES_TILE_TOKENS                4, 6 or 8
  *
  * A panel is a sequence of quads: for four consecutive columns, ES_PANEL_VECS vectors whose 32-bit
  * lanes are rows and whose bytes are columns. One broadcast of four activations then serves all rows,
  * and no sum ever crosses lanes. The packed order makes this cheap: four consecutive bytes of a block
  * hold, field by field, four consecutive weights, so packed dwords are transposed and only then
  * unpacked. */
-#ifndef ES_TERNARY_X86_H
-#define ES_TERNARY_X86_H
+#ifndef ES_TERNARY_PANEL_H
+#define ES_TERNARY_PANEL_H
 
 #include "ternary_driver.h"
 
 enum {
     ES_PANEL_VECS = 2,
     ES_PANEL_ROWS = ES_PANEL_VECS * ES_LANES,
-    ES_VEC_BYTES = 4 * ES_LANES,
     ES_QUAD_BYTES = ES_PANEL_VECS * ES_VEC_BYTES,
     ES_FIELD_QUADS = 8 /* 32 consecutive weights */
 };
@@ -87,12 +89,12 @@ static void t5_unpack(uint8_t *panel, const uint8_t *w, size_t row_bytes, size_t
 ES_INLINE void es_tile(int32_t *sums, size_t sums_stride, const uint8_t *panel, size_t n_rows,
                        const int8_t *q, size_t q_stride, const int vecs, const int tokens,
                        size_t n_columns, int accumulate) {
-    es_vec acc[ES_TILE_TOKENS][ES_PANEL_VECS];
+    es_quad_acc acc[ES_TILE_TOKENS][ES_PANEL_VECS];
     ES_UNROLL
     for (int t = 0; t < tokens; t++) {
         ES_UNROLL
         for (int v = 0; v < vecs; v++) {
-            acc[t][v] = es_zero();
+            acc[t][v] = es_quad_zero();
         }
     }
     for (size_t i = 0; i < n_columns; i += 4, panel += ES_QUAD_BYTES) {
@@ -103,7 +105,7 @@ ES_INLINE void es_tile(int32_t *sums, size_t sums_stride, const uint8_t *panel, 
         }
         ES_UNROLL
         for (int t = 0; t < tokens; t++) {
-            const es_vec x = es_broadcast4(q + (size_t)t * q_stride + i);
+            const es_vec_i8 x = es_broadcast4(q + (size_t)t * q_stride + i);
             ES_UNROLL
             for (int v = 0; v < vecs; v++) {
                 acc[t][v] = es_quad_dot(acc[t][v], w[v], x);
@@ -121,10 +123,10 @@ ES_INLINE void es_tile(int32_t *sums, size_t sums_stride, const uint8_t *panel, 
     }
 }
 
-#define ES_TILE_CASE(tokens)                                                                       \
-    case tokens:                                                                                   \
-        es_tile(sums, sums_stride, panel, n_rows, q, q_stride, vecs, tokens, n_columns,            \
-                accumulate);                                                                       \
+#define ES_TILE_CASE(tokens)                                                            \
+    case tokens:                                                                        \
+        es_tile(sums, sums_stride, panel, n_rows, q, q_stride, vecs, tokens, n_columns, \
+                accumulate);                                                            \
         break
 
 ES_INLINE void es_tile_of(int32_t *sums, size_t sums_stride, const uint8_t *panel, size_t n_rows,

@@ -1,0 +1,69 @@
+"""What an op is bound to: buffers, parameters, scratch and threads, resolved once per plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from edgesparse.errors import UsageError
+from edgesparse.executors.base import KVCache, Parameters, Step
+from edgesparse.portable.pool import Pool
+from edgesparse.portable.workspace import Workspace
+
+__all__ = ["Bindings", "Bytes", "Float32", "Halfs", "Int32", "Runner", "require", "tokens_of"]
+
+Bytes: TypeAlias = npt.NDArray[np.uint8]
+Halfs: TypeAlias = npt.NDArray[np.uint16]
+Float32: TypeAlias = npt.NDArray[np.float32]
+Int32: TypeAlias = npt.NDArray[np.int32]
+
+Runner: TypeAlias = Callable[[Step], None]
+"""One op with everything but the step filled in."""
+
+
+@dataclass(frozen=True, eq=False)
+class Bindings:
+    """Where the ops of one plan find their data.
+
+    Attributes
+    ----------
+    buffers : mapping of str to float32 ndarray, shape (max_tokens, width)
+        Activations.
+    parameters : Parameters
+        Weights, vectors and rotary tables.
+    pool : Pool
+        Threads.
+    workspace : Workspace
+        Scratch that the ops share, one after the other.
+    """
+
+    buffers: Mapping[str, Float32]
+    parameters: Parameters
+    pool: Pool
+    workspace: Workspace
+
+
+def require(condition: bool, op: str, what: str) -> None:
+    """Refuse a plan that does not fit its parameters: kernels index without further checks.
+
+    Raises
+    ------
+    UsageError
+        `condition` is false.
+    """
+    if not condition:
+        raise UsageError(f"The plan does not fit its parameters: op {op}: {what}.")
+
+
+def tokens_of(step: Step) -> list[tuple[Int32, KVCache]]:
+    """Group a step's tokens by sequence: ascending token indices and the sequence's cache."""
+    if len(step.caches) == 1:
+        return [(np.arange(len(step.tokens), dtype=np.int32), step.caches[0])]
+    return [
+        (np.flatnonzero(step.sequences == index).astype(np.int32), step.caches[index])
+        for index in np.unique(step.sequences)
+    ]

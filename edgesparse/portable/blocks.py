@@ -1,0 +1,147 @@
+"""Block-quantised × int16 products: q8, q4, q8m, q4m (bytes: ``edgesparse/formats/README.md``).
+
+A tile of 8 rows is unpacked once into rows of int8 codes, its steps are widened, and every token is
+multiplied with it. A block's |Σ code q| ≤ 32 · 128 · 32767 fits int32.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from edgesparse.formats.weight import Format, Weight, row_tiles
+from edgesparse.portable.bind import Bytes, Float32, Int32
+from edgesparse.portable.jit import njit
+from edgesparse.portable.numerics import ZERO, half_to_float
+
+__all__ = ["block_product", "row_from_tile", "tiles_of", "unpack_tile"]
+
+Q8 = int(Format.Q8)
+Q4 = int(Format.Q4)
+Q8M = int(Format.Q8M)
+Q4M = int(Format.Q4M)
+
+
+def tiles_of(weight: Weight) -> npt.NDArray[np.uint16]:
+    """Return the stored bytes as a (n_tiles, n_blocks, block_bytes / 2) view of 16-bit words."""
+    n_blocks = -(-weight.k // 32)
+    return weight.data.view(np.uint16).reshape(row_tiles(weight.n_rows), n_blocks, -1)
+
+
+@njit
+def unpack_tile(
+    words: npt.NDArray[np.uint16], kind: int, codes: Bytes, d: Float32, m: Float32
+) -> None:
+    """Unpack one tile.
+
+    Parameters
+    ----------
+    words : (n_blocks, block_bytes / 2) uint16
+        The tile. A word of the codes holds two neighbouring columns of one row.
+    kind : int
+        Value of `Format`.
+    codes : (8, 32 n_blocks) uint8
+        Written: int8 codes (q8, q8m) or nibbles 0…15 (q4, q4m).
+    d, m : (8, n_blocks) float32
+        Written: steps; minima where the format has them.
+    """
+    has_minimum = kind in (Q8M, Q4M)
+    first = 16 if has_minimum else 8
+    pairs = codes.view(np.uint16)
+    for block in range(words.shape[0]):
+        source = words[block]
+        for r in range(8):
+            d[r, block] = half_to_float(source[r])
+        if has_minimum:
+            for r in range(8):
+                m[r, block] = half_to_float(source[8 + r])
+        begin = block * 16
+        if kind in (Q8, Q8M):
+            for r in range(8):
+                out = pairs[r, begin : begin + 16]
+                for c in range(16):
+                    out[c] = source[first + c * 8 + r]
+        else:
+            for r in range(8):
+                out = pairs[r, begin : begin + 16]
+                for c in range(8):
+                    word = source[first + c * 8 + r]
+                    out[c] = word & 0x0F0F
+                    out[8 + c] = (word >> 4) & 0x0F0F
+
+
+@njit
+def row_from_tile(out: Float32, codes: Bytes, d: Float32, m: Float32, kind: int, r: int) -> None:
+    """Dequantise row r of an unpacked tile."""
+    signed = codes.view(np.int8)
+    offset = np.int32(8) if kind == Q4 else np.int32(0)
+    for i in range(out.shape[0]):
+        value = d[r, i // 32] * np.float32(np.int32(signed[r, i]) - offset)
+        if kind in (Q8M, Q4M):
+            value = value + m[r, i // 32]
+        out[i] = value
+
+
+@njit
+def dot32(codes: npt.NDArray[np.int8], q: npt.NDArray[np.int16]) -> np.int32:
+    """Return Σ code q over one block."""
+    total = np.int32(0)
+    for i in range(32):
+        total = np.int32(total + np.int32(codes[i]) * np.int32(q[i]))
+    return total
+
+
+@njit
+def block_product(
+    dst: Float32,
+    add: bool,
+    bias: Float32,
+    tiles: npt.NDArray[np.uint16],
+    kind: int,
+    q: npt.NDArray[np.int16],
+    d_x: Float32,
+    q_sum: Int32,
+    x_sum: Float32,
+    n_tokens: int,
+    row_begin: int,
+    row_end: int,
+    codes: Bytes,
+    d: Float32,
+    m: Float32,
+) -> None:
+    """Compute output features [row_begin, row_end) of every token; row_begin is a multiple of 8.
+
+    Parameters
+    ----------
+    dst, add, bias
+        As for `ternary_product`.
+    tiles : (n_tiles, n_blocks, block_bytes / 2) uint16
+        Weight bytes in format `kind`.
+    q, d_x, q_sum, x_sum : (>= n_tokens, 32 n_blocks) int16, (>= n_tokens, n_blocks) each
+        Quantised activations.
+    codes, d, m : (8, 32 n_blocks) uint8, (8, n_blocks) float32 twice
+        Scratch.
+    """
+    n_blocks = tiles.shape[1]
+    has_bias = bias.shape[0] > 0
+    has_minimum = kind in (Q8M, Q4M)
+    offset = np.int32(8) if kind == Q4 else np.int32(0)
+    signed = codes.view(np.int8)
+    for tile_begin in range(row_begin, row_end, 8):
+        unpack_tile(tiles[tile_begin // 8], kind, codes, d, m)
+        for r in range(min(8, row_end - tile_begin)):
+            row = signed[r]
+            for t in range(n_tokens):
+                x = q[t]
+                y = ZERO
+                for block in range(n_blocks):
+                    i = block * 32
+                    total = dot32(row[i : i + 32], x[i : i + 32])
+                    total = np.int32(total - offset * q_sum[t, block])
+                    y = y + np.float32(total) * np.float32(d[r, block] * d_x[t, block])
+                    if has_minimum:
+                        y = y + m[r, block] * x_sum[t, block]
+                if has_bias:
+                    y = y + bias[tile_begin + r]
+                o = tile_begin + r
+                dst[t, o] = dst[t, o] + y if add else y

@@ -1,0 +1,116 @@
+"""Token embedding: one dequantised row of the weight per token (numba twin of ``ops/embed.py``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from edgesparse.executors.base import Step
+from edgesparse.formats.weight import Format, Weight
+from edgesparse.plan.op import Embed
+from edgesparse.portable.bind import Bindings, Bytes, Float32, Int32, Runner, require
+from edgesparse.portable.blocks import row_from_tile, tiles_of, unpack_tile
+from edgesparse.portable.floats import float_tiles_of, widen_tile
+from edgesparse.portable.jit import njit
+from edgesparse.portable.ternary import padded_k, rows_of, unpack_row
+
+__all__ = ["bind"]
+
+Lookup: TypeAlias = Callable[[Int32, int, int], None]
+"""lookup(tokens, begin, end): write the rows of tokens [begin, end)."""
+
+
+@njit
+def embed_ternary(
+    dst: Float32,
+    tokens: Int32,
+    scale: np.float32,
+    begin: int,
+    end: int,
+    rows: Bytes,
+    scales: Float32,
+    five: bool,
+    n_codes: int,
+) -> None:
+    """Look up rows of t2 or t5."""
+    codes = np.empty(n_codes, np.uint8)
+    for t in range(begin, end):
+        token = tokens[t]
+        unpack_row(codes, rows[token], five)
+        for i in range(dst.shape[1]):
+            dst[t, i] = (np.float32(np.int32(codes[i]) - 1) * scales[token]) * scale
+
+
+@njit
+def embed_blocks(
+    dst: Float32,
+    tokens: Int32,
+    scale: np.float32,
+    begin: int,
+    end: int,
+    tiles: npt.NDArray[np.uint16],
+    kind: int,
+) -> None:
+    """Look up rows of a block format."""
+    n_blocks = tiles.shape[1]
+    codes = np.empty((8, n_blocks * 32), np.uint8)
+    d = np.empty((8, n_blocks), np.float32)
+    m = np.empty((8, n_blocks), np.float32)
+    for t in range(begin, end):
+        token = tokens[t]
+        unpack_tile(tiles[token // 8], kind, codes, d, m)
+        row_from_tile(dst[t], codes, d, m, kind, token % 8)
+        for i in range(dst.shape[1]):
+            dst[t, i] = dst[t, i] * scale
+
+
+@njit
+def embed_floats(
+    dst: Float32,
+    tokens: Int32,
+    scale: np.float32,
+    begin: int,
+    end: int,
+    tiles: npt.NDArray[Any],
+    kind: int,
+) -> None:
+    """Look up rows of f16, bf16 or f32."""
+    wide = np.empty(tiles.shape[1], np.float32)
+    for t in range(begin, end):
+        token = tokens[t]
+        widen_tile(wide, tiles[token // 8], kind)
+        for i in range(dst.shape[1]):
+            dst[t, i] = wide[i * 8 + token % 8] * scale
+
+
+def _lookup(weight: Weight, dst: Float32, scale: np.float32) -> Lookup:
+    """Return the kernel of the weight's format with all but the tokens filled in."""
+    kind = int(weight.format)
+    if weight.format.is_ternary:
+        rows, five, n_codes = rows_of(weight), weight.format == Format.T5, padded_k(weight)
+        return lambda tokens, begin, end: embed_ternary(
+            dst, tokens, scale, begin, end, rows, weight.scales, five, n_codes
+        )
+    if weight.format.is_block:
+        tiles = tiles_of(weight)
+        return lambda tokens, begin, end: embed_blocks(dst, tokens, scale, begin, end, tiles, kind)
+    columns = float_tiles_of(weight)
+    return lambda tokens, begin, end: embed_floats(dst, tokens, scale, begin, end, columns, kind)
+
+
+def bind(op: Embed, bindings: Bindings) -> Runner:
+    """Return the op as a function of the step."""
+    weight, dst = bindings.parameters.weights[op.weight], bindings.buffers[op.dst]
+    require(dst.shape[1] == weight.k, op.name, "the buffer and the embedding differ in width")
+    lookup = _lookup(weight, dst, np.float32(op.scale))
+
+    def run(step: Step) -> None:
+        bindings.pool.run(
+            lambda begin, end, worker: lookup(step.tokens, begin, end),
+            len(step.tokens),
+        )
+
+    return run

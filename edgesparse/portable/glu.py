@@ -1,0 +1,47 @@
+"""Gated activations relu(g)² u and silu(g) u (numba twin of ``ops/glu.py``)."""
+
+from __future__ import annotations
+
+from edgesparse.executors.base import Step
+from edgesparse.plan.op import Glu, GluKind
+from edgesparse.portable.bind import Bindings, Float32, Runner
+from edgesparse.portable.jit import njit
+from edgesparse.portable.numerics import ONE, ZERO, exp
+
+__all__ = ["bind", "glu_row"]
+
+SILU = int(GluKind.SILU)
+
+
+@njit
+def glu_row(y: Float32, gate: Float32, up: Float32, kind: int) -> None:
+    """Gate one vector; y may be gate or up."""
+    if kind == SILU:
+        for i in range(gate.shape[0]):
+            g = gate[i]
+            y[i] = (g / (ONE + exp(-g))) * up[i]
+    else:
+        for i in range(gate.shape[0]):
+            m = gate[i] if gate[i] > ZERO else ZERO
+            y[i] = (m * m) * up[i]
+
+
+@njit
+def glu_tokens(dst: Float32, gate: Float32, up: Float32, kind: int, begin: int, end: int) -> None:
+    """Gate rows [begin, end)."""
+    for t in range(begin, end):
+        glu_row(dst[t], gate[t], up[t], kind)
+
+
+def bind(op: Glu, bindings: Bindings) -> Runner:
+    """Return the op as a function of the step."""
+    buffers, kind = bindings.buffers, int(op.kind)
+    dst, gate, up = buffers[op.dst], buffers[op.gate], buffers[op.up]
+
+    def work(begin: int, end: int, worker: int) -> None:
+        glu_tokens(dst, gate, up, kind, begin, end)
+
+    def run(step: Step) -> None:
+        bindings.pool.run(work, len(step.tokens))
+
+    return run

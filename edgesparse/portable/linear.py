@@ -1,0 +1,201 @@
+"""Linear: (glu) → (norm) → quantise → products (numba twin of ``ops/linear.py``).
+
+Two phases: the prologue over tokens, then the products over tiles of output features, all matrices
+of the op in one run of the pool. The products of each storage format are in `ternary.py`,
+`blocks.py` and `floats.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from edgesparse.executors.base import Step
+from edgesparse.formats.weight import TILE, Format, Weight, row_tiles, storage_bytes
+from edgesparse.plan.op import LOGITS, GluKind, Linear, Output
+from edgesparse.portable.bind import Bindings, Float32, Int32, Runner, require
+from edgesparse.portable.blocks import block_product, tiles_of
+from edgesparse.portable.floats import float_product, float_tiles_of
+from edgesparse.portable.glu import glu_row
+from edgesparse.portable.jit import njit
+from edgesparse.portable.norm import norm_row
+from edgesparse.portable.numerics import quantize_i8, quantize_i16
+from edgesparse.portable.ternary import padded_k, rows_of, ternary_product
+
+__all__ = ["bind"]
+
+NO_GLU = int(GluKind.NONE)
+
+Product: TypeAlias = Callable[[Float32, int, int, int, int], None]
+"""product(dst, n_tokens, row_begin, row_end, worker): compute some output features."""
+
+
+@njit
+def prepare(
+    h: Float32,
+    src: Float32,
+    src2: Float32,
+    glu: int,
+    norm: Float32,
+    eps: np.float32,
+    indices: Int32,
+    begin: int,
+    end: int,
+) -> None:
+    """Write h[j] = norm(glu(src[i], src2[i])) with i = indices[j], for j in [begin, end)."""
+    k = h.shape[1]
+    lanes = np.empty(16, np.float32)
+    for j in range(begin, end):
+        i = indices[j]
+        if glu == NO_GLU:
+            h[j, :] = src[i, :k]
+        else:
+            glu_row(h[j], src[i, :k], src2[i, :k], glu)
+        if norm.shape[0] > 0:
+            norm_row(h[j], h[j], norm, eps, lanes)
+
+
+@njit
+def quantize_i8_tokens(
+    q: npt.NDArray[np.int8], s: Float32, q_sum: Int32, h: Float32, begin: int, end: int
+) -> None:
+    """Quantise rows [begin, end) to int8 per token."""
+    for j in range(begin, end):
+        s[j], q_sum[j] = quantize_i8(q[j], h[j])
+
+
+@njit
+def quantize_i16_tokens(
+    q: npt.NDArray[np.int16],
+    d: Float32,
+    q_sum: Int32,
+    x_sum: Float32,
+    h: Float32,
+    begin: int,
+    end: int,
+) -> None:
+    """Quantise rows [begin, end) to int16 per block of 32."""
+    for j in range(begin, end):
+        quantize_i16(q[j], d[j], q_sum[j], x_sum[j], h[j])
+
+
+@dataclass(frozen=True, eq=False)
+class BoundOutput:
+    """One matrix: its destination (None: the logits), its rows and its product."""
+
+    dst: Float32 | None
+    n_rows: int
+    product: Product
+
+
+def bind(op: Linear, bindings: Bindings) -> Runner:
+    """Return the op as a function of the step."""
+    prologue = _bind_prologue(op, bindings)
+    outputs = [_bind_output(op, output, bindings) for output in op.outputs]
+    n_tiles = sum(row_tiles(output.n_rows) for output in outputs)
+
+    def run(step: Step) -> None:
+        if op.outputs_only:
+            indices = step.outputs
+        else:
+            indices = np.arange(len(step.tokens), dtype=np.int32)
+        n_tokens = len(indices)
+        if n_tokens == 0:
+            return
+        bindings.pool.run(lambda begin, end, _: prologue(indices, begin, end), n_tokens)
+
+        def work(begin: int, end: int, worker: int) -> None:
+            """Compute tiles [begin, end), counted through all outputs."""
+            for output in outputs:
+                n = row_tiles(output.n_rows)
+                if begin < n and end > 0:
+                    dst = step.logits if output.dst is None else output.dst
+                    row_begin, row_end = max(0, begin) * TILE, min(end * TILE, output.n_rows)
+                    output.product(dst, n_tokens, row_begin, row_end, worker)
+                begin, end = begin - n, end - n
+
+        bindings.pool.run(work, n_tiles)
+
+    return run
+
+
+def _bind_prologue(op: Linear, bindings: Bindings) -> Callable[[Int32, int, int], None]:
+    """Return prologue(indices, begin, end): prepare and quantise tokens as the weights ask."""
+    weights = [bindings.parameters.weights[output.weight] for output in op.outputs]
+    k = weights[0].k
+    src = bindings.buffers[op.src]
+    src2 = src if op.src2 is None else bindings.buffers[op.src2]
+    glu, eps = int(op.glu), np.float32(op.eps)
+    none = np.empty(0, np.float32)
+    norm = none if op.norm is None else bindings.parameters.vectors[op.norm]
+    require(all(weight.k == k for weight in weights), op.name, "its weights differ in k")
+    require(src.shape[1] == k == src2.shape[1], op.name, "an input is not k wide")
+    require(op.glu == GluKind.NONE or op.src2 is not None, op.name, "a gate needs two inputs")
+    require(norm.size in (0, k), op.name, "the norm is not k long")
+    any_ternary = any(weight.format.is_ternary for weight in weights)
+    any_block = any(weight.format.is_block for weight in weights)
+    h = bindings.workspace.floats(k)
+    int8, int16 = bindings.workspace.int8(k), bindings.workspace.int16(k)
+
+    def prologue(indices: Int32, begin: int, end: int) -> None:
+        prepare(h, src, src2, glu, norm, eps, indices, begin, end)
+        if any_ternary:
+            quantize_i8_tokens(*int8, h, begin, end)
+        if any_block:
+            quantize_i16_tokens(*int16, h, begin, end)
+
+    return prologue
+
+
+def _bind_output(op: Linear, output: Output, bindings: Bindings) -> BoundOutput:
+    """Resolve one matrix."""
+    weight = bindings.parameters.weights[output.weight]
+    bias = np.empty(0, np.float32)
+    if output.bias is not None:
+        bias = bindings.parameters.vectors[output.bias]
+    dst = None if output.dst == LOGITS else bindings.buffers[output.dst]
+    n_bytes = storage_bytes(weight.format, weight.n_rows, weight.k)
+    require(weight.data.nbytes == n_bytes, op.name, f"{weight.name} has not {n_bytes} bytes")
+    require(bias.size in (0, weight.n_rows), op.name, f"{output.bias} is not n_rows long")
+    require(dst is None or dst.shape[1] == weight.n_rows, op.name, "dst is not n_rows wide")
+    require(dst is not None or op.outputs_only, op.name, "logits are written for outputs only")
+    return BoundOutput(dst, weight.n_rows, _product(weight, output.add, bias, bindings))
+
+
+def _product(weight: Weight, add: bool, bias: Float32, bindings: Bindings) -> Product:
+    """Return the product of the weight's format with all but the call's range filled in."""
+    workspace, n_workers = bindings.workspace, bindings.pool.n_threads
+    scratch = [workspace.unpacked(worker) for worker in range(n_workers)]
+    kind = int(weight.format)
+    if weight.format.is_ternary:
+        q, s, q_sum = workspace.int8(weight.k)
+        rows, scales, five = rows_of(weight), weight.scales, weight.format == Format.T5
+        codes = [flat.view(np.uint8)[: padded_k(weight)] for flat in scratch]
+        return lambda dst, n_tokens, begin, end, worker: ternary_product(
+            *(dst, add, bias, rows, scales, five, q, s, q_sum),
+            *(n_tokens, begin, end, codes[worker]),
+        )
+    if weight.format.is_block:
+        x = workspace.int16(weight.k)
+        tiles = tiles_of(weight)
+        n_blocks = tiles.shape[1]
+        unpacked = [_tile_scratch(flat, n_blocks) for flat in scratch]
+        return lambda dst, n_tokens, begin, end, worker: block_product(
+            dst, add, bias, tiles, kind, *x, n_tokens, begin, end, *unpacked[worker]
+        )
+    h, columns = workspace.floats(weight.k), float_tiles_of(weight)
+    wide = [flat[: 8 * weight.k] for flat in scratch]
+    return lambda dst, n_tokens, begin, end, worker: float_product(
+        dst, add, bias, columns, kind, h, n_tokens, begin, end, wide[worker]
+    )
+
+
+def _tile_scratch(flat: Float32, n_blocks: int) -> tuple[npt.NDArray[np.uint8], Float32, Float32]:
+    """Cut one worker's scratch into codes (8, 32 n_blocks), d and m (8, n_blocks)."""
+    codes = flat.view(np.uint8)[: 256 * n_blocks].reshape(8, -1)
+    d, m = flat[64 * n_blocks : 80 * n_blocks].reshape(2, 8, n_blocks)
+    return codes, d, m

@@ -1,0 +1,121 @@
+"""Rotary embedding of q and k, and the store of k and v (numba twin of ``ops/rope_kv.py``)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgesparse.executors.base import Step
+from edgesparse.plan.op import RopeKV, RopeStyle
+from edgesparse.portable.bind import Bindings, Float32, Halfs, Int32, Runner, require, tokens_of
+from edgesparse.portable.jit import njit
+from edgesparse.portable.norm import norm_row
+from edgesparse.portable.numerics import float_to_half
+
+__all__ = ["bind"]
+
+NEOX = int(RopeStyle.NEOX)
+
+
+@njit
+def rotate(x: Float32, table: Float32, style: int) -> None:
+    """Rotate one head in place; `table` is the position's cosines, then its sines."""
+    half = table.shape[0] // 2
+    for i in range(half):
+        if style == NEOX:
+            first, second = i, i + half
+        else:
+            first, second = 2 * i, 2 * i + 1
+        a, b = x[first], x[second]
+        c, s = table[i], table[half + i]
+        x[first] = a * c - b * s
+        x[second] = b * c + a * s
+
+
+@njit
+def rope_kv_tokens(
+    q: Float32,
+    k: Float32,
+    v: Float32,
+    keys: Halfs,
+    values: Halfs,
+    indices: Int32,
+    positions: Int32,
+    table: Float32,
+    style: int,
+    norm_q: Float32,
+    norm_k: Float32,
+    eps: np.float32,
+    begin: int,
+    end: int,
+) -> None:
+    """Rotate and store tokens indices[begin:end], all of one sequence.
+
+    Parameters
+    ----------
+    q, k, v : (max_tokens, heads * head_dim) float32
+        q is rotated in place.
+    keys, values : (n_kv_heads, capacity, head_dim) uint16
+        The layer's cache.
+    table : (n_ctx, rope_dim) float32
+        Cosines and sines by position.
+    norm_q, norm_k : (head_dim,) or (0,) float32
+        Per-head norms; empty for none.
+    """
+    head_dim = keys.shape[2]
+    lanes = np.empty(16, np.float32)
+    head = np.empty(head_dim, np.float32)
+    for index in range(begin, end):
+        t = indices[index]
+        position = positions[t]
+        for h in range(q.shape[1] // head_dim):
+            x = q[t, h * head_dim : (h + 1) * head_dim]
+            if norm_q.shape[0] > 0:
+                norm_row(x, x, norm_q, eps, lanes)
+            rotate(x, table[position], style)
+        for h in range(keys.shape[0]):
+            head[:] = k[t, h * head_dim : (h + 1) * head_dim]
+            if norm_k.shape[0] > 0:
+                norm_row(head, head, norm_k, eps, lanes)
+            rotate(head, table[position], style)
+            for i in range(head_dim):
+                keys[h, position, i] = float_to_half(head[i])
+                values[h, position, i] = float_to_half(v[t, h * head_dim + i])
+
+
+def bind(op: RopeKV, bindings: Bindings) -> Runner:
+    """Return the op as a function of the step."""
+    buffers, vectors = bindings.buffers, bindings.parameters.vectors
+    q, k, v = buffers[op.q], buffers[op.k], buffers[op.v]
+    table, style, eps = bindings.parameters.tables[op.table], int(op.style), np.float32(op.eps)
+    none = np.empty(0, np.float32)
+    norm_q = none if op.norm_q is None else vectors[op.norm_q]
+    norm_k = none if op.norm_k is None else vectors[op.norm_k]
+    kv_dim = op.n_kv_heads * op.head_dim
+    require(q.shape[1] == op.n_heads * op.head_dim, op.name, "q's width is not that of its heads")
+    require(k.shape[1] == kv_dim and v.shape[1] == kv_dim, op.name, "k or v is not n_kv_heads wide")
+    require(
+        table.shape[1] == op.rope_dim <= op.head_dim and op.rope_dim % 2 == 0,
+        op.name,
+        "rope_dim is odd, above head_dim or not the table's",
+    )
+    require(norm_q.size in (0, op.head_dim), op.name, "norm_q is not head_dim long")
+    require(norm_k.size in (0, op.head_dim), op.name, "norm_k is not head_dim long")
+
+    def run(step: Step) -> None:
+        for indices, cache in tokens_of(step):
+            keys, values = cache.data[op.layer].view(np.uint16)
+
+            def work(
+                begin: int,
+                end: int,
+                worker: int,
+                keys: Halfs = keys,
+                values: Halfs = values,
+                indices: Int32 = indices,
+            ) -> None:
+                data = (q, k, v, keys, values, indices, step.positions)
+                rope_kv_tokens(*data, table, style, norm_q, norm_k, eps, begin, end)
+
+            bindings.pool.run(work, len(indices))
+
+    return run

@@ -1,0 +1,115 @@
+"""Weights packed from the byte pictures in ``edgesparse/formats/README.md``, one loop per picture.
+
+Written for these tests alone, so that a shared packer cannot hide a shared mistake.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgesparse.formats.weight import Format, Weight, storage_bytes
+
+F32 = np.float32
+Array = npt.NDArray[Any]
+
+
+def random_weight(rng: np.random.Generator, fmt: Format, n_rows: int, k: int) -> tuple[Weight, Any]:
+    """A random weight, and what the truth multiplies with.
+
+    Ternary: codes −1, 0, 1. Blocks: (codes, d, m or None) by row. Floats: float32 values.
+    """
+    scales = np.zeros(0, F32)
+    logical: Any
+    if fmt.is_ternary:
+        logical = rng.integers(-1, 2, (n_rows, k)).astype(np.int8)
+        data = (_pack_t2 if fmt == Format.T2 else _pack_t5)(logical)
+        scales = rng.uniform(0.01, 2, n_rows).astype(F32)
+    elif fmt.is_block:
+        n_blocks = -(-k // 32)
+        low, high = (-128, 128) if fmt in (Format.Q8, Format.Q8M) else (0, 16)
+        codes = rng.integers(low, high, (n_rows, n_blocks * 32))
+        codes[:, k:] = 8 if fmt == Format.Q4 else 0
+        # From subnormal halfs to large ones.
+        d = (rng.uniform(-1, 1, (n_rows, n_blocks)) * 2.0 ** rng.integers(-22, 3)).astype("f2")
+        m = rng.normal(size=(n_rows, n_blocks)).astype("f2")
+        if fmt in (Format.Q8, Format.Q4):
+            m = None
+        data = _pack_blocks(fmt, codes, d, m)
+        logical = (codes - 8 if fmt == Format.Q4 else codes, d, m)
+    else:
+        values = rng.normal(size=(n_rows, k)).astype(F32)
+        values.flat[:2] = (6e-8, -3e-5)  # subnormal halfs
+        if fmt == Format.F16:
+            stored: Array = values.astype(np.float16)
+            logical = stored.astype(F32)
+        elif fmt == Format.BF16:
+            stored = (values.view(np.uint32) >> 16).astype(np.uint16)
+            logical = (stored.astype(np.uint32) << 16).view(F32)
+        else:
+            stored = logical = values
+        padded = np.zeros((-(-n_rows // 8) * 8, k), stored.dtype)
+        padded[:n_rows] = stored
+        data = padded.reshape(-1, 8, k).transpose(0, 2, 1).copy().view(np.uint8).ravel()
+    assert data.nbytes == storage_bytes(fmt, n_rows, k)
+    return Weight(f"{fmt.name}-{n_rows}x{k}", fmt, n_rows, k, data, scales), logical
+
+
+def _pack_t2(codes: Array) -> Array:
+    n_rows, k = codes.shape
+    n_blocks = -(-k // 128)
+    full = np.ones((n_rows, n_blocks * 128), np.int64)
+    full[:, :k] = codes + 1
+    out = np.zeros((n_rows, n_blocks, 32), np.uint8)
+    for b in range(n_blocks):
+        for j in range(32):
+            a, c, e, g = (full[:, b * 128 + j + 32 * n] for n in range(4))
+            out[:, b, j] = a << 6 | c << 4 | e << 2 | g
+    return out.ravel()
+
+
+def _pack_t5(codes: Array) -> Array:
+    n_rows, k = codes.shape
+    n_blocks = -(-k // 160)
+    full = np.ones((n_rows, n_blocks * 160), np.int64)
+    full[:, :k] = codes + 1
+    out = np.zeros((n_rows, n_blocks, 32), np.uint8)
+    for b in range(n_blocks):
+        for j in range(32):
+            v = np.zeros(n_rows, np.int64)
+            for n in range(5):
+                v = v * 3 + full[:, b * 160 + j + 32 * n]
+            out[:, b, j] = (v * 256 + 242) // 243
+    return out.ravel()
+
+
+def _pack_blocks(fmt: Format, codes: Array, d: Array, m: Array | None) -> Array:
+    n_rows, n_columns = codes.shape
+    n_blocks = n_columns // 32
+    out = bytearray()
+    for tile in range(0, n_rows, 8):
+        for b in range(n_blocks):
+            for steps in (d,) if m is None else (d, m):
+                column = np.zeros(8, np.float16)
+                column[: min(8, n_rows - tile)] = steps[tile : tile + 8, b]
+                out += column.tobytes()
+            block = np.full((8, 32), 8 if fmt == Format.Q4 else 0)
+            rows = codes[tile : tile + 8, b * 32 : b * 32 + 32]
+            block[: len(rows)] = rows
+            if fmt in (Format.Q8, Format.Q8M):
+                out += bytes(
+                    int(block[r, 2 * c + e]) & 255
+                    for c in range(16)
+                    for r in range(8)
+                    for e in range(2)
+                )
+            else:
+                out += bytes(
+                    int(block[r, 2 * g + e]) | int(block[r, 16 + 2 * g + e]) << 4
+                    for g in range(8)
+                    for r in range(8)
+                    for e in range(2)
+                )
+    return np.frombuffer(bytes(out), np.uint8).copy()

@@ -287,7 +287,7 @@ def check_scales(
     for bad in broken:
         if bad.any():
             place = int(np.flatnonzero(bad)[0])
-            raise _error("value", name, f"the scale or number {place} is not finite")
+            raise _error("value", name, f"scale or number {place} is not finite")
 
 
 def _unpack(

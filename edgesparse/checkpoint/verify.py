@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from edgesparse.checkpoint.decode import check_scales
 from edgesparse.checkpoint.reader import Checkpoint
 from edgesparse.checkpoint.source import shown
 from edgesparse.checkpoint.types import TensorType
@@ -12,6 +13,7 @@ from edgesparse.errors import ModelFormatError
 
 __all__ = ["verify_cheaply"]
 
+_FLOATS = frozenset({TensorType.F32, TensorType.F16, TensorType.BF16})
 _VECTOR_BUDGET = 4 << 20
 _SAMPLE_BYTES = 64 << 10
 _SAMPLED_TENSORS = 8
@@ -36,23 +38,21 @@ def verify_cheaply(checkpoint: Checkpoint) -> None:
 def _check_vectors(checkpoint: Checkpoint) -> None:
     budget = _VECTOR_BUDGET
     for info in checkpoint.tensors.values():
-        if len(info.shape) != 1 or info.type not in (TensorType.F32, TensorType.F16):
+        if len(info.shape) != 1 or info.type not in _FLOATS:
             continue
         budget -= info.n_bytes
         if budget < 0:
             return
-        dtype = "<f4" if info.type is TensorType.F32 else "<f2"
-        values = checkpoint.read(info.name).view(dtype)
-        bad = np.flatnonzero(~np.isfinite(values))
-        if bad.size:
-            detail = f"element {int(bad[0])} is {values[bad[0]]}"
+        try:
+            check_scales(info.type, checkpoint.read(info.name), info.shape, name=info.name)
+        except ModelFormatError as error:
             raise ModelFormatError(
-                "value",
-                shown(info.name),
-                detail,
+                error.kind,
+                error.field,
+                error.detail,
                 path=shown(checkpoint.path, 400),
                 advice="The file is damaged: fetch or convert it again.",
-            )
+            ) from None
 
 
 def _sample_i2s(checkpoint: Checkpoint) -> None:

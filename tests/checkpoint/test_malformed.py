@@ -410,6 +410,10 @@ FOLDER_CASES: dict[str, tuple[str, Callable[[Path], None]]] = {
         "value",
         weights({"model.norm.weight": ("F32", (1,), struct.pack("<f", float("inf")))}),
     ),
+    "BF16 norm with a NaN": (
+        "value",
+        weights({"model.norm.weight": ("BF16", (2,), b"\x80\x3f\xc0\x7f")}),
+    ),
     "GPTQ": ("unsupported", config(quantization_config={"quant_method": "gptq"})),
     "compressed-tensors": ("unsupported", config(compression_config={"format": "x"})),
     "packed names": (

@@ -17,6 +17,7 @@ from edgesparse.checkpoint import (
     open_checkpoint,
     read_rows,
     row_chunks,
+    ternary_chunks,
     ternary_codes,
     ternary_rows,
 )
@@ -75,3 +76,47 @@ def test_chunks_tile_the_rows(n_rows: int, n_cols: int) -> None:
     assert [row for begin, end in chunks for row in range(begin, end)] == list(range(n_rows))
     assert all(begin % 4 == 0 for begin, _ in chunks)
     assert all((end - begin) * n_cols * 8 <= 1 << 20 or end - begin <= 4 for begin, end in chunks)
+
+
+def test_streams_of_rows_that_are_not_ternary_say_so(tmp_path: Path) -> None:
+    file = w.base().tensor("x", 35, (8, 512), quantised_blocks())
+    file.tensor("y", 0, (8, 512), w.f32(8, 512))
+    (tmp_path / "model.gguf").write_bytes(file.build())
+    with open_checkpoint(tmp_path / "model.gguf") as c:
+        for name in ("x", "y"):
+            chunks = list(ternary_chunks(c, name, 1))
+            assert len(chunks) == 2
+            assert all(chunk is None for chunk in chunks)
+
+
+def quantised_blocks() -> bytes:
+    """Give 8 rows of TQ2_0 whose two blocks have scales 1 and 2, every code +1."""
+    ones = b"\xaa" * 64
+    return (ones + np.float16(1).tobytes() + ones + np.float16(2).tobytes()) * 8
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_masters_that_are_not_finite_are_refused(tmp_path: Path, bad: float) -> None:
+    values = np.ones((96, 64), dtype=np.float32)
+    values[50, 3] = bad
+    name = "model.layers.0.mlp.up_proj.weight"
+    config = w.llama_config(model_type="bitnet")
+    w.write_folder(tmp_path / "m", {name: ("F32", (96, 64), values.tobytes())}, config)
+    with open_checkpoint(tmp_path / "m") as c, pytest.raises(ModelFormatError) as caught:
+        list(ternary_chunks(c, "blk.0.ffn_up.weight", 4_096))
+    assert caught.value.kind == "value"
+
+
+def test_masters_of_zeros_and_of_ternary_values(tmp_path: Path) -> None:
+    codes = np.random.default_rng(0).integers(-1, 2, size=(96, 64)).astype(np.float32)
+    up, gate = "model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.gate_proj.weight"
+    tensors = {
+        up: ("F32", (96, 64), bytes(96 * 64 * 4)),
+        gate: ("F32", (96, 64), (codes * 0.5).tobytes()),
+    }
+    w.write_folder(tmp_path / "m", tensors, w.llama_config(model_type="bitnet"))
+    with open_checkpoint(tmp_path / "m") as c:
+        for name, scale, expected in (("up", 0.0, codes * 0), ("gate", 0.5, codes)):
+            chunks = [x for x in ternary_chunks(c, f"blk.0.ffn_{name}.weight", 4_096) if x]
+            np.testing.assert_array_equal(np.concatenate([x[2] for x in chunks]), expected)
+            assert {float(x[3]) for x in chunks} == {scale}

@@ -18,6 +18,7 @@ from edgesparse.checkpoint import (
     affine_blocks,
     check_scales,
     dequantize,
+    ternarize,
     ternary_codes,
 )
 from edgesparse.checkpoint.source import shown
@@ -94,10 +95,9 @@ def _ternary_rows(
     info = target.info
     if info.ternarize:
         check_scales(info.type, raw, shape, name=info.name)
-        scale = np.float32(target.src_scale)
         values = dequantize(info.type, raw, shape, name=info.name)
-        ratio = values / scale if scale > 0 else np.zeros_like(values)
-        return np.clip(np.rint(ratio), -1, 1).astype(np.int8), np.full(shape[0], scale)
+        codes, scale = ternarize(values, scale=target.src_scale)
+        return codes, np.broadcast_to(scale, shape[:1])
     found = ternary_codes(info.type, raw, shape, target.src_scale, name=info.name)
     if found is None:
         raise NotUniform

@@ -42,6 +42,7 @@ __all__ = ["load_vector", "load_weights"]
 
 _CHUNK_BYTES = 1 << 20
 _I32_MAX = 2**31 - 1
+_F32_MAX = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,7 @@ class _Loader:
             if info.type is TensorType.HF_T2 or info.type.name.startswith("I2_S"):
                 raise ModelFormatError("missing", shown(info.name), "the tensor has no scale")
             return 1.0
-        if not np.isfinite(np.float32(info.scale)):
+        if not abs(info.scale) <= _F32_MAX:
             raise ModelFormatError("value", shown(info.name), f"the scale is {info.scale}")
         return info.scale
 

@@ -155,6 +155,8 @@ def test_gemma3_has_its_own_names_and_offset(tmp_path: Path) -> None:
         hidden_act=...,
         hidden_activation="gelu_pytorch_tanh",
         sliding_window=512,
+        final_logit_softcapping=30.0,
+        hidden_act_param=0.01,
         rope_parameters={
             "full_attention": {"rope_type": "default", "rope_theta": 1e6},
             "sliding_attention": {"rope_type": "default", "rope_theta": 2e4},
@@ -163,6 +165,8 @@ def test_gemma3_has_its_own_names_and_offset(tmp_path: Path) -> None:
     assert found["gemma3.rope.freq_base"] == 1e6
     assert found["gemma3.rope.freq_base_swa"] == 2e4
     assert found["gemma3.attention.sliding_window"] == 512
+    assert found["gemma3.final_logit_softcapping"] == 30.0
+    assert found["gemma3.hidden_activation_param"] == 0.01
     assert found["edgesparse.norm_offset"] == 1.0
     layer = "model.layers.3.post_attention_layernorm.weight"
     assert gguf_name(layer, "gemma3") == "blk.3.post_attention_norm.weight"

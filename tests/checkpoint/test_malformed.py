@@ -382,6 +382,30 @@ FOLDER_CASES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "rope type unknown": ("unsupported", config(rope_scaling={"type": "longrope", "factor": 2})),
     "rope without factor": ("missing", config(rope_scaling={"rope_type": "linear"})),
     "rope factor 0": ("range", config(rope_scaling={"rope_type": "linear", "factor": 0})),
+    "llama3 factors reversed": (
+        "range",
+        config(
+            rope_scaling={
+                "rope_type": "llama3",
+                "factor": 8,
+                "low_freq_factor": 4,
+                "high_freq_factor": 1,
+            }
+        ),
+    ),
+    "66 stop ids": ("limit", config(eos_token_id=list(range(66)))),
+    "tied is a number": ("type", config(tie_word_embeddings=1)),
+    "architectures of numbers": ("type", config(architectures=[1])),
+    "rope_scaling a list": ("type", config(rope_scaling=[1])),
+    "linear_class unknown": (
+        "unsupported",
+        config(quantization_config={"quant_method": "bitnet", "linear_class": "x"}),
+    ),
+    "quantization_mode unknown": (
+        "unsupported",
+        config(quantization_config={"quant_method": "bitnet", "quantization_mode": "x"}),
+    ),
+    "template too long": ("limit", side("tokenizer_config.json", {"chat_template": "x" * 300_000})),
     "eos of a string": ("type", config(eos_token_id="2")),
     "eos 2^31-1": ("range", config(eos_token_id=2**31 - 1)),
     "generation eos": ("range", side("generation_config.json", {"eos_token_id": [-7]})),

@@ -33,6 +33,9 @@ enum {
 #else
 #define ES_UNROLL _Pragma("unroll")
 #endif
+/* Keeps GCC from copying every accumulator of a loop to another register and back: pins `v` to the
+ * register it is in, of the class `constraint`. Up to 40 % faster, no instruction of its own. */
+#define ES_PIN(constraint, v) __asm__("" : "+" constraint(v))
 #define ES_INLINE static inline __attribute__((always_inline))
 
 /* The primitives of one format on one instruction set. "panel": panel_rows rows, unpacked to one code

@@ -13,7 +13,9 @@
 #define ES_PANEL_MIN_TOKENS 4
 
 ES_INLINE es_vec es_quad_dot(es_vec acc_i16, es_vec w_u8, es_vec x_i8) {
-    return _mm256_add_epi16(acc_i16, _mm256_maddubs_epi16(w_u8, x_i8));
+    acc_i16 = _mm256_add_epi16(acc_i16, _mm256_maddubs_epi16(w_u8, x_i8));
+    ES_PIN("x", acc_i16);
+    return acc_i16;
 }
 
 ES_INLINE es_vec es_quad_sums(es_vec acc_i16) {

@@ -69,8 +69,7 @@ ES_INLINE es_vec es_unpackhi64(es_vec a, es_vec b) {
 
 ES_INLINE es_vec es_quad_dot(es_vec acc_i32, es_vec w_u8, es_vec x_i8) {
     acc_i32 = _mm512_dpbusd_epi32(acc_i32, w_u8, x_i8);
-    /* Keeps GCC from copying every accumulator of a loop to another register and back. */
-    __asm__("" : "+v"(acc_i32));
+    ES_PIN("v", acc_i32);
     return acc_i32;
 }
 

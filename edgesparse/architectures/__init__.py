@@ -1,0 +1,82 @@
+"""Model families: one file each turns a configuration and the tensors' names into an op list.
+
+A new family is a new file here with a ``build`` function and a line in `ARCHITECTURES`; it needs no
+C as long as it is made of the existing ops. ``blocks.py`` holds what decoders have in common.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+from typing import TypeAlias
+
+from edgesparse.architectures import bitnet, llama
+from edgesparse.architectures.blocks import ROPE
+from edgesparse.config import ModelConfig
+from edgesparse.errors import UnsupportedArchitecture
+from edgesparse.plan.builder import PlanBuilder
+from edgesparse.plan.plan import Plan
+
+__all__ = ["ARCHITECTURES", "ROPE_TABLE", "build_plan"]
+
+Build: TypeAlias = Callable[[PlanBuilder, ModelConfig, Container[str]], None]
+
+ROPE_TABLE = ROPE
+"""Name of the rotary table that plans refer to."""
+
+ARCHITECTURES: dict[str, Build] = {
+    "bitnet": bitnet.build,
+    "bitnet-25": bitnet.build,
+    "bitnet-b1.58": bitnet.build,
+    "llama": llama.build,
+}
+
+
+def build_plan(
+    config: ModelConfig,
+    tensors: Container[str],
+    *,
+    n_ctx: int,
+    max_tokens: int,
+    fused: bool = True,
+    path: str = "",
+) -> Plan:
+    """Write the plan of a model.
+
+    Parameters
+    ----------
+    config : ModelConfig
+    tensors : container of str
+        Names of the tensors in the file; optional ones (biases, a separate head) are used if there.
+    n_ctx : int
+        Positions of the rotary table.
+    max_tokens : int
+        Tokens in one step, at most.
+    fused : bool
+        See `PlanBuilder`.
+    path : str
+        File, for messages.
+
+    Raises
+    ------
+    UnsupportedArchitecture
+    """
+    build = ARCHITECTURES.get(config.architecture)
+    if build is None:
+        raise UnsupportedArchitecture(
+            "unsupported",
+            "general.architecture",
+            f"{config.architecture!r} is not a family that this version runs",
+            path=path,
+            advice=f"It runs {', '.join(sorted(ARCHITECTURES))}.",
+        )
+    builder = PlanBuilder(fused=fused)
+    build(builder, config, tensors)
+    return builder.finish(
+        architecture=config.architecture,
+        n_layers=config.n_layers,
+        n_kv_heads=config.n_kv_heads,
+        head_dim=config.head_dim,
+        n_vocab=config.n_vocab,
+        n_ctx=n_ctx,
+        max_tokens=max_tokens,
+    )

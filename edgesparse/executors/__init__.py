@@ -1,0 +1,40 @@
+"""Three executors of one plan that give the same bits, and one that compares two of them."""
+
+from __future__ import annotations
+
+from edgesparse.errors import UsageError
+from edgesparse.executors.base import Executor, Parameters
+from edgesparse.plan.plan import Plan
+
+__all__ = ["EXECUTORS", "make_executor"]
+
+EXECUTORS = ("native", "portable", "reference")
+
+
+def make_executor(
+    name: str, plan: Plan, parameters: Parameters, *, threads: int, isa: str | None = None
+) -> Executor:
+    """Build the executor called `name` (one of `EXECUTORS`).
+
+    Raises
+    ------
+    UsageError
+        No such executor, or an `isa` that this machine cannot run.
+    NativeUnavailable
+        ``native`` was asked for and the compiled module is missing.
+    """
+    if name == "native":
+        from edgesparse.executors.native import NativeExecutor
+
+        return NativeExecutor(plan, parameters, threads=threads, isa=isa)
+    if name == "portable":
+        from edgesparse.executors.portable import PortableExecutor
+
+        return PortableExecutor(plan, parameters, threads=threads)
+    if name == "reference":
+        from edgesparse.executors.reference import ReferenceExecutor
+
+        return ReferenceExecutor(plan, parameters)
+    raise UsageError(
+        f"There is no executor called {name!r}.", advice=f"Choose one of {', '.join(EXECUTORS)}."
+    )

@@ -1,0 +1,207 @@
+"""`ModelConfig`: the numbers of a model, read from metadata and checked once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from edgesparse.errors import ModelFormatError
+from edgesparse.plan.op import GluKind, RopeStyle
+
+if TYPE_CHECKING:
+    from edgesparse.checkpoint import Checkpoint
+
+__all__ = ["ModelConfig", "RopeScaling", "read_config"]
+
+_MAX_WIDTH = 1 << 17
+_MAX_LAYERS = 1 << 10
+_MAX_CONTEXT = 1 << 22
+_GLU_KINDS = {"silu": GluKind.SILU, "relu2": GluKind.RELU2}
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """How rotary frequencies differ from the plain ones.
+
+    Attributes
+    ----------
+    kind : str
+        ``none``, ``linear``, ``llama3`` or ``yarn``.
+    factor : float
+        Stretch of the context.
+    original_ctx : int
+        Context length of the original training (``llama3``, ``yarn``).
+    low, high : float
+        ``llama3``: low and high frequency factors; ``yarn``: slow and fast betas.
+    magnitude : float
+        Factor on cosines and sines (``yarn``), else 1.
+    """
+
+    kind: str = "none"
+    factor: float = 1.0
+    original_ctx: int = 0
+    low: float = 1.0
+    high: float = 1.0
+    magnitude: float = 1.0
+
+    def divisors(self, rope_dim: int, theta: float) -> npt.NDArray[np.float64] | None:
+        """Return what to divide each of the rope_dim / 2 frequencies by; None: nothing."""
+        pairs = np.arange(rope_dim // 2, dtype=np.float64)
+        if self.kind == "linear":
+            return np.full(rope_dim // 2, self.factor)
+        if self.kind == "llama3":
+            wavelength = 2 * math.pi * theta ** (2 * pairs / rope_dim)
+            t = (self.original_ctx / wavelength - self.low) / (self.high - self.low)
+            # t <= 0: long waves, fully stretched; t >= 1: short waves, left alone.
+            t = np.clip(t, 0, 1)
+            return np.asarray(1 / ((1 - t) / self.factor + t))
+        if self.kind == "yarn":
+            low = max(0, math.floor(self._yarn_corner(rope_dim, theta, self.high)))
+            high = min(rope_dim - 1, math.ceil(self._yarn_corner(rope_dim, theta, self.low)))
+            r = 1 - np.clip((pairs - low) / max(0.001, high - low), 0, 1)
+            return np.asarray(1 / (r + (1 - r) / self.factor))
+        return None
+
+    def _yarn_corner(self, rope_dim: int, theta: float, beta: float) -> float:
+        """Return the pair that turns `beta` times within the original context."""
+        turns = math.log(self.original_ctx / (2 * math.pi * beta))
+        return rope_dim * turns / (2 * math.log(theta))
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape and rules of a decoder-only transformer.
+
+    Attributes
+    ----------
+    architecture, name : str
+        Family and the file's own name for the model.
+    n_layers, width, feed_forward, n_heads, n_kv_heads, head_dim, n_vocab : int
+        Sizes.
+    n_ctx : int
+        Positions the model was made for.
+    eps : float
+        RMSNorm epsilon.
+    glu : GluKind
+        Gate of the feed-forward.
+    rope_dim, rope_theta, rope_style, rope_scaling
+        Rotary embedding.
+    """
+
+    architecture: str
+    name: str
+    n_layers: int
+    width: int
+    feed_forward: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    n_vocab: int
+    n_ctx: int
+    eps: float
+    glu: GluKind
+    rope_dim: int
+    rope_theta: float
+    rope_style: RopeStyle
+    rope_scaling: RopeScaling
+
+
+def read_config(checkpoint: Checkpoint) -> ModelConfig:
+    """Read a checkpoint's metadata.
+
+    Raises
+    ------
+    ModelFormatError
+        A key is missing, of another type, out of range, or contradicts another.
+    """
+    a = checkpoint.get_str("general.architecture")
+    width = checkpoint.get_int(f"{a}.embedding_length", lo=1, hi=_MAX_WIDTH)
+    n_heads = checkpoint.get_int(f"{a}.attention.head_count", lo=1, hi=_MAX_WIDTH)
+    n_kv_heads = checkpoint.get_int(f"{a}.attention.head_count_kv", n_heads, lo=1, hi=n_heads)
+    if n_heads % n_kv_heads:
+        raise _error(
+            checkpoint,
+            f"{a}.attention.head_count_kv",
+            f"expected a divisor of the {n_heads} heads, found {n_kv_heads}",
+        )
+    head_dim = checkpoint.get_int(f"{a}.attention.key_length", width // n_heads, lo=2, hi=1024)
+    value_dim = checkpoint.get_int(f"{a}.attention.value_length", head_dim, lo=2, hi=1024)
+    if value_dim != head_dim or head_dim % 2:
+        raise _error(
+            checkpoint,
+            f"{a}.attention.value_length",
+            f"expected the even key length {head_dim}, found {value_dim}",
+        )
+    rope_dim = checkpoint.get_int(f"{a}.rope.dimension_count", head_dim, lo=2, hi=head_dim)
+    if rope_dim % 2:
+        raise _error(checkpoint, f"{a}.rope.dimension_count", f"expected even, found {rope_dim}")
+    n_layers = checkpoint.get_int(f"{a}.block_count", lo=1, hi=_MAX_LAYERS)
+    n_vocab = checkpoint.info("token_embd.weight").shape[0]
+    style = checkpoint.get_str("edgesparse.rope_style", "neox")
+    theta = checkpoint.get_float(f"{a}.rope.freq_base", 10_000.0, lo=1e-3, hi=1e12)
+    return ModelConfig(
+        architecture=a,
+        name=checkpoint.get_str("general.name", a),
+        n_layers=n_layers,
+        width=width,
+        feed_forward=checkpoint.get_int(f"{a}.feed_forward_length", lo=1, hi=_MAX_WIDTH),
+        n_heads=n_heads,
+        n_kv_heads=n_kv_heads,
+        head_dim=head_dim,
+        n_vocab=n_vocab,
+        n_ctx=checkpoint.get_int(f"{a}.context_length", 2048, lo=1, hi=_MAX_CONTEXT),
+        eps=checkpoint.get_float(f"{a}.attention.layer_norm_rms_epsilon", lo=0.0, hi=0.1),
+        glu=_glu_kind(checkpoint, a, n_layers, n_vocab),
+        rope_dim=rope_dim,
+        rope_theta=theta,
+        rope_style=RopeStyle.NORM if style == "norm" else RopeStyle.NEOX,
+        rope_scaling=_rope_scaling(checkpoint, a),
+    )
+
+
+def _glu_kind(checkpoint: Checkpoint, a: str, n_layers: int, n_vocab: int) -> GluKind:
+    """Apply the rule for files that do not say: BitNet 2B-4T carries no activation key."""
+    name = checkpoint.get_str(f"{a}.hidden_activation", "")
+    if name:
+        if name not in _GLU_KINDS:
+            known = ", ".join(_GLU_KINDS)
+            detail = f"expected one of {known}, found {name!r}"
+            raise _error(checkpoint, f"{a}.hidden_activation", detail)
+        return _GLU_KINDS[name]
+    if a in ("bitnet-b1.58", "bitnet-25"):
+        return GluKind.RELU2
+    if a == "bitnet":
+        small = n_layers in (24, 26) and not (n_vocab == 128_256 and n_layers == 30)
+        return GluKind.SILU if small else GluKind.RELU2
+    return GluKind.SILU
+
+
+def _rope_scaling(checkpoint: Checkpoint, a: str) -> RopeScaling:
+    prefix = f"{a}.rope.scaling."
+    kind = checkpoint.get_str(prefix + "type", "none")
+    factor = checkpoint.get_float(prefix + "factor", 1.0, lo=1e-3, hi=1e6)
+    if kind == "none":
+        old = checkpoint.get_float(f"{a}.rope.scale_linear", 1.0, lo=1e-3, hi=1e6)
+        return RopeScaling("linear", old) if old != 1.0 else RopeScaling()
+    if kind == "linear":
+        return RopeScaling("linear", factor)
+    original = checkpoint.get_int(prefix + "original_context_length", lo=1, hi=_MAX_CONTEXT)
+    if kind == "llama3":
+        low = checkpoint.get_float(prefix + "low_freq_factor", lo=1e-3, hi=1e4)
+        high = checkpoint.get_float(prefix + "high_freq_factor", lo=low * 1.0001, hi=1e4)
+        return RopeScaling("llama3", factor, original, low, high)
+    if kind == "yarn":
+        slow = checkpoint.get_float(prefix + "yarn_beta_slow", 1.0, lo=1e-3, hi=1e4)
+        fast = checkpoint.get_float(prefix + "yarn_beta_fast", 32.0, lo=1e-3, hi=1e4)
+        attention = checkpoint.get_float(prefix + "attn_factor", 1.0, lo=1e-3, hi=1e3)
+        magnitude = attention * (1.0 + 0.1 * math.log(factor))
+        return RopeScaling("yarn", factor, original, slow, fast, magnitude)
+    raise _error(checkpoint, prefix + "type", f"scaling {kind!r} is not supported")
+
+
+def _error(checkpoint: Checkpoint, field: str, detail: str) -> ModelFormatError:
+    return ModelFormatError("range", field, detail, path=checkpoint.path)

@@ -1,0 +1,39 @@
+"""Checks of a step that every Python executor makes before it touches memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from edgesparse.errors import UsageError
+from edgesparse.executors.base import Step
+from edgesparse.plan.plan import Plan
+
+__all__ = ["check_step"]
+
+
+def check_step(plan: Plan, step: Step, begin: int, end: int) -> None:
+    """Raise `UsageError` when an index of `step` or the op range is out of bounds."""
+    n = len(step.tokens)
+    if not 0 <= begin <= end <= len(plan.ops):
+        raise UsageError(f"Ops [{begin}, {end}) are not within the plan's {len(plan.ops)}.")
+    if not 1 <= n <= plan.max_tokens:
+        raise UsageError(f"A step holds 1 to {plan.max_tokens} tokens, not {n}.")
+    if len(step.positions) != n or len(step.sequences) != n:
+        raise UsageError("A step's tokens, positions and sequences differ in length.")
+    _check_range("token", step.tokens, plan.n_vocab)
+    _check_range("sequence", step.sequences, len(step.caches))
+    _check_range("output", step.outputs, n)
+    for index, cache in enumerate(step.caches):
+        limit = min(plan.n_ctx, cache.capacity)
+        _check_range("position", step.positions[step.sequences == index], limit)
+    if step.logits.shape != (len(step.outputs), plan.n_vocab):
+        raise UsageError(
+            f"Logits must have shape {(len(step.outputs), plan.n_vocab)}, not {step.logits.shape}."
+        )
+
+
+def _check_range(what: str, values: npt.NDArray[np.int32], limit: int) -> None:
+    bad = values[(values < 0) | (values >= limit)]
+    if bad.size:
+        raise UsageError(f"A step's {what} {int(bad[0])} is not in [0, {limit}).")

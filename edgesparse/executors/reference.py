@@ -1,0 +1,144 @@
+"""The reference executor: the numpy truth of every op, one after the other. Slow and plain."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import numpy.typing as npt
+
+from edgesparse.errors import Cancelled
+from edgesparse.executors.base import Parameters, Step
+from edgesparse.executors.checks import check_step
+from edgesparse.ops.add import add
+from edgesparse.ops.attention import attention
+from edgesparse.ops.embed import embed
+from edgesparse.ops.glu import glu
+from edgesparse.ops.linear import product
+from edgesparse.ops.norm import rmsnorm
+from edgesparse.ops.rope_kv import rotate, store
+from edgesparse.plan.op import (
+    LOGITS,
+    Add,
+    Attention,
+    Embed,
+    Glu,
+    GluKind,
+    Linear,
+    Norm,
+    Op,
+    RopeKV,
+)
+from edgesparse.plan.plan import Plan
+
+__all__ = ["ReferenceExecutor"]
+
+Float32 = npt.NDArray[np.float32]
+
+
+class ReferenceExecutor:
+    """Runs a plan in numpy; the other executors are compared with it bit by bit."""
+
+    name = "reference"
+
+    def __init__(self, plan: Plan, parameters: Parameters) -> None:
+        self.plan = plan
+        self._parameters = parameters
+        self._lock = threading.Lock()
+        self._buffers = {
+            name: np.zeros((plan.max_tokens, width), np.float32) for name, width in plan.buffers
+        }
+
+    def run(self, step: Step, begin: int = 0, end: int | None = None) -> None:
+        """Run ops [begin, end); see `Executor.run`."""
+        end = len(self.plan.ops) if end is None else end
+        check_step(self.plan, step, begin, end)
+        with self._lock:
+            for i in range(begin, end):
+                if step.cancel is not None and step.cancel.is_set():
+                    raise Cancelled("The step was cancelled.")
+                start = time.perf_counter_ns()
+                self._run_op(self.plan.ops[i], step)
+                if step.op_ns is not None:
+                    step.op_ns[i] += np.uint64(time.perf_counter_ns() - start)
+
+    def buffer(self, name: str, n_tokens: int) -> Float32:
+        """Return a view of an activation buffer; see `Executor.buffer`."""
+        return self._buffers[name][:n_tokens]
+
+    def close(self) -> None:
+        """Release the buffers."""
+        self._buffers = {}
+
+    def _run_op(self, op: Op, step: Step) -> None:
+        n = len(step.tokens)
+        match op:
+            case Embed():
+                weight = self._parameters.weights[op.weight]
+                self.buffer(op.dst, n)[:, : weight.k] = embed(weight, step.tokens, op.scale)
+            case Linear():
+                self._run_linear(op, step)
+            case RopeKV():
+                self._run_rope(op, step)
+            case Attention():
+                self._run_attention(op, step)
+            case Norm():
+                weight_vector = self._parameters.vectors[op.weight]
+                self.buffer(op.dst, n)[:] = rmsnorm(self.buffer(op.src, n), weight_vector, op.eps)
+            case Glu():
+                self.buffer(op.dst, n)[:] = glu(
+                    op.kind, self.buffer(op.gate, n), self.buffer(op.up, n)
+                )
+            case Add():
+                add(self.buffer(op.dst, n), self.buffer(op.src, n))
+
+    def _run_linear(self, op: Linear, step: Step) -> None:
+        rows = step.outputs if op.outputs_only else np.arange(len(step.tokens))
+        if not len(rows):
+            return
+        k = self._parameters.weights[op.outputs[0].weight].k
+        n = len(step.tokens)
+        h = self.buffer(op.src, n)[rows, :k]
+        if op.glu is not GluKind.NONE:
+            h = glu(op.glu, h, self.buffer(op.src2 or "", n)[rows, :k])
+        if op.norm is not None:
+            h = rmsnorm(h, self._parameters.vectors[op.norm], op.eps)
+        for out in op.outputs:
+            y = product(self._parameters.weights[out.weight], h)
+            if out.bias is not None:
+                y = y + self._parameters.vectors[out.bias]
+            if out.dst == LOGITS:
+                dst = step.logits
+            else:
+                dst = self.buffer(out.dst, len(rows))[:, : y.shape[1]]
+            dst[:] = dst + y if out.add else y
+
+    def _run_rope(self, op: RopeKV, step: Step) -> None:
+        n = len(step.tokens)
+        q = self._heads(op.q, n, op.n_heads, op.head_dim)
+        k = self._heads(op.k, n, op.n_kv_heads, op.head_dim)
+        v = self._heads(op.v, n, op.n_kv_heads, op.head_dim)
+        table = self._parameters.tables[op.table][step.positions]
+        vectors = self._parameters.vectors
+        rotate(q, table, op.style, vectors[op.norm_q] if op.norm_q else None, op.eps)
+        rotate(k, table, op.style, vectors[op.norm_k] if op.norm_k else None, op.eps)
+        for index, cache in enumerate(step.caches):
+            mine = step.sequences == index
+            store(cache.data[op.layer, 0], k[mine], step.positions[mine])
+            store(cache.data[op.layer, 1], v[mine], step.positions[mine])
+
+    def _run_attention(self, op: Attention, step: Step) -> None:
+        n = len(step.tokens)
+        q = self._heads(op.q, n, op.n_heads, op.head_dim)
+        out = self._heads(op.dst, n, op.n_heads, op.head_dim)
+        for index, cache in enumerate(step.caches):
+            mine = step.sequences == index
+            keys, values = cache.data[op.layer]
+            out[mine] = attention(
+                q[mine], keys, values, step.positions[mine], op.scale, op.window
+            )
+
+    def _heads(self, name: str, n_tokens: int, n_heads: int, head_dim: int) -> Float32:
+        rows = self.buffer(name, n_tokens)[:, : n_heads * head_dim]
+        return rows.reshape(n_tokens, n_heads, head_dim)

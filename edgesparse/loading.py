@@ -1,0 +1,121 @@
+"""From a checkpoint to a plan with its parameters: which tensors a plan needs, loaded once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgesparse.architectures import ROPE_TABLE
+from edgesparse.config import ModelConfig
+from edgesparse.errors import ModelFormatError
+from edgesparse.executors.base import Float32, Parameters
+from edgesparse.formats.load import load_vector, load_weights
+from edgesparse.ops.rope_kv import rope_table
+from edgesparse.plan.op import LOGITS, Embed, Linear, Norm, RopeKV
+from edgesparse.plan.plan import Plan
+
+if TYPE_CHECKING:
+    from edgesparse.checkpoint import Checkpoint
+
+__all__ = ["load_parameters", "vector_names", "weight_names"]
+
+
+def weight_names(plan: Plan) -> list[str]:
+    """Name the matrices that a plan reads, in the order in which it first reads them."""
+    names: dict[str, None] = {}
+    for op in plan.ops:
+        if isinstance(op, Embed):
+            names[op.weight] = None
+        elif isinstance(op, Linear):
+            names.update((out.weight, None) for out in op.outputs)
+    return list(names)
+
+
+def vector_names(plan: Plan) -> dict[str, int]:
+    """Name the vectors that a plan reads, with the length that each must have (0: any)."""
+    widths = dict(plan.buffers)
+    widths[LOGITS] = plan.n_vocab
+    names: dict[str, int] = {}
+    for op in plan.ops:
+        if isinstance(op, Linear):
+            if op.norm is not None:
+                names[op.norm] = widths[op.src]
+            names.update((out.bias, widths[out.dst]) for out in op.outputs if out.bias)
+        elif isinstance(op, Norm):
+            names[op.weight] = widths[op.src]
+        elif isinstance(op, RopeKV):
+            names.update((norm, op.head_dim) for norm in (op.norm_q, op.norm_k) if norm)
+    return names
+
+
+def load_parameters(
+    checkpoint: Checkpoint,
+    config: ModelConfig,
+    plan: Plan,
+    *,
+    native: bool | None = None,
+    threads: int | None = None,
+) -> Parameters:
+    """Read and convert everything that `plan` names.
+
+    Raises
+    ------
+    ModelFormatError
+        A tensor is missing, malformed, or of another shape than the plan needs.
+    MemoryBudgetError
+        The weights do not fit.
+    """
+    _check_shapes(checkpoint, plan)
+    weights = load_weights(checkpoint, weight_names(plan), native=native, threads=threads)
+    offset = np.float32(checkpoint.get_float("edgesparse.norm_offset", 0.0))
+    vectors: dict[str, Float32] = {}
+    for name in vector_names(plan):
+        vector = load_vector(checkpoint, name)
+        vectors[name] = np.ascontiguousarray(
+            vector + offset if offset and name.endswith("norm.weight") else vector
+        )
+    return Parameters(weights, vectors, {ROPE_TABLE: _rope(checkpoint, config, plan)})
+
+
+def _rope(checkpoint: Checkpoint, config: ModelConfig, plan: Plan) -> Float32:
+    scaling = config.rope_scaling
+    divisors = scaling.divisors(config.rope_dim, config.rope_theta)
+    if "rope_freqs.weight" in checkpoint.tensors:
+        stored = load_vector(checkpoint, "rope_freqs.weight").astype(np.float64)
+        if stored.shape != (config.rope_dim // 2,) or not (stored > 0).all():
+            raise ModelFormatError(
+                "shape",
+                "rope_freqs.weight",
+                f"expected {config.rope_dim // 2} positive numbers, found shape {stored.shape}",
+                path=checkpoint.path,
+            )
+        divisors = stored
+    table = rope_table(plan.n_ctx, config.rope_dim, config.rope_theta, divisors)
+    return table if scaling.magnitude == 1.0 else table * np.float32(scaling.magnitude)
+
+
+def _check_shapes(checkpoint: Checkpoint, plan: Plan) -> None:
+    """Compare every tensor's shape with the buffers that it connects, before anything is loaded."""
+    widths = dict(plan.buffers)
+    widths[LOGITS] = plan.n_vocab
+    for op in plan.ops:
+        if isinstance(op, Embed):
+            _check_shape(checkpoint, op.weight, (plan.n_vocab, widths[op.dst]))
+        elif isinstance(op, Linear):
+            for out in op.outputs:
+                _check_shape(checkpoint, out.weight, (widths[out.dst], widths[op.src]))
+    for name, length in vector_names(plan).items():
+        _check_shape(checkpoint, name, (length,))
+
+
+def _check_shape(checkpoint: Checkpoint, name: str, expected: tuple[int, ...]) -> None:
+    found = checkpoint.info(name).shape
+    if tuple(found) != expected:
+        raise ModelFormatError(
+            "shape",
+            name,
+            f"expected shape {expected}, found {tuple(found)}",
+            path=checkpoint.path,
+            advice="The metadata and the tensors of this file contradict each other.",
+        )

@@ -1,0 +1,289 @@
+"""`Model`: a loaded model with its tokenizer, and `load`, which makes one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgesparse.architectures import build_plan
+from edgesparse.checkpoint import open_checkpoint
+from edgesparse.config import ModelConfig, read_config
+from edgesparse.default_model import default_model_path
+from edgesparse.engine import Engine
+from edgesparse.errors import ContextOverflow, UsageError
+from edgesparse.executors import make_executor
+from edgesparse.executors.base import Parameters
+from edgesparse.loading import load_parameters
+from edgesparse.tokenizer import Tokenizer, load_tokenizer
+
+if TYPE_CHECKING:
+    from edgesparse.answer import Chunk, Result
+    from edgesparse.cancel import CancelToken
+    from edgesparse.chat import Session
+
+__all__ = ["Model", "ModelInfo", "load"]
+
+MAX_STEP_TOKENS = 512
+DEFAULT_N_CTX = 4096
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Facts about a loaded model.
+
+    Attributes
+    ----------
+    path, name, architecture : str
+    file_bytes, weight_bytes : int
+        Size of the files, and of the weights as they lie in memory.
+    n_parameters : int
+        Elements of all matrices that are used.
+    formats : str
+        Storage formats with their bytes, largest first.
+    warnings : tuple of str
+        What the reader and the tokenizer noticed.
+    """
+
+    path: str
+    name: str
+    architecture: str
+    file_bytes: int
+    weight_bytes: int
+    n_parameters: int
+    formats: str
+    warnings: tuple[str, ...]
+
+
+class Model:
+    """A loaded model. Thread-safe: threads share weights and take turns step by step.
+
+    Attributes
+    ----------
+    engine : Engine
+    tokenizer : Tokenizer
+    config : ModelConfig
+    parameters : Parameters
+    info : ModelInfo
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        config: ModelConfig,
+        parameters: Parameters,
+        info: ModelInfo,
+    ) -> None:
+        self.engine = engine
+        self.tokenizer = tokenizer
+        self.config = config
+        self.parameters = parameters
+        self.info = info
+
+    def tokenize(
+        self, text: str, *, add_special: bool = False, parse_special: bool = False
+    ) -> list[int]:
+        """Turn text into token ids.
+
+        Parameters
+        ----------
+        text : str
+        add_special : bool
+            Add BOS where the model wants one.
+        parse_special : bool
+            Read literals such as ``<|im_end|>`` as control tokens instead of text.
+        """
+        return self.tokenizer.encode(text, add_special=add_special, parse_special=parse_special)
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """Turn token ids into text; control tokens are left out."""
+        return self.tokenizer.decode(ids)
+
+    def logits(self, ids: Sequence[int] | npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+        """Compute the logits at every position of a fresh sequence.
+
+        Returns
+        -------
+        float32 ndarray, shape (n_tokens, n_vocab)
+
+        Raises
+        ------
+        ContextOverflow
+            More ids than `n_ctx`.
+        UsageError
+            No ids, or an id outside the vocabulary.
+        """
+        if len(ids) > self.engine.n_ctx:
+            raise ContextOverflow(
+                f"{len(ids)} tokens do not fit into a context of {self.engine.n_ctx}.",
+                advice="Shorten the text or load the model with a larger n_ctx.",
+            )
+        cache = self.engine.new_cache(max(1, len(ids)))
+        return self.engine.forward(cache, ids, 0, outputs="all")
+
+    def generate(
+        self, prompt: str | Sequence[int], *, cancel: CancelToken | None = None, **options: Any
+    ) -> Result:
+        """Continue a raw prompt (no chat template) and return the whole answer.
+
+        Parameters
+        ----------
+        prompt : str or sequence of int
+        cancel : CancelToken, optional
+        **options
+            max_tokens, temperature, top_k, top_p, min_p, seed, stop, …: see
+            `edgesparse.answer.GenerationOptions` and `edgesparse.sampling.SamplingOptions`.
+        """
+        from edgesparse.generate import generate
+
+        return generate(self.engine, self.tokenizer, prompt, cancel=cancel, **options)
+
+    def stream(
+        self, prompt: str | Sequence[int], *, cancel: CancelToken | None = None, **options: Any
+    ) -> Iterator[Chunk]:
+        """Continue a raw prompt, chunk by chunk; parameters as in `generate`."""
+        from edgesparse.generate import stream
+
+        return stream(self.engine, self.tokenizer, prompt, cancel=cancel, **options)
+
+    def chat(self, system: str | None = None, **options: Any) -> Session:
+        """Start a conversation that keeps its own history and cache."""
+        from edgesparse.chat import Session
+
+        return Session(self.engine, self.tokenizer, system=system, **options)
+
+    def close(self) -> None:
+        """Stop the threads and free the buffers; the model is unusable afterwards."""
+        self.engine.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def load(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    threads: int | None = None,
+    n_ctx: int | None = None,
+    executor: str = "native",
+    isa: str | None = None,
+    i2s_layout: str = "auto",
+    fused: bool = True,
+) -> Model:
+    """Load a model from a GGUF file or a safetensors folder.
+
+    Parameters
+    ----------
+    path : path, optional
+        The default model when omitted.
+    threads : int, optional
+        Threads; by default one per CPU that this process may use.
+    n_ctx : int, optional
+        Context in tokens; by default the model's own, at most 4096. 0: the model's own.
+    executor : {"native", "portable", "reference"}
+    isa : str, optional
+        Instruction set for the native executor; by default the best of this machine.
+    i2s_layout : str
+        Packing of I2_S tensors, see `open_checkpoint`.
+    fused : bool
+        False runs norms, gates and additions as ops of their own (for comparisons).
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    ModelNotFound, ModelFormatError, UnsupportedTensorType, UnsupportedArchitecture
+        The file is missing, broken, or of a kind that is not read.
+    MemoryBudgetError
+        The weights do not fit.
+    NativeUnavailable
+        The native executor was asked for and is not there.
+    UsageError
+        An argument is out of range.
+    """
+    if threads is not None and not 1 <= threads <= 1024:
+        raise UsageError(f"threads must be between 1 and 1024, not {threads}.")
+    n_threads = threads or usable_cpus()
+    native = executor == "native"
+    if native:
+        from edgesparse import _native
+
+        _native.lib()
+    source = default_model_path() if path is None else Path(path)
+    with open_checkpoint(source, i2s_layout=i2s_layout) as checkpoint:
+        config = read_config(checkpoint)
+        plan = build_plan(
+            config,
+            checkpoint.tensors,
+            n_ctx=_context(config, n_ctx),
+            max_tokens=MAX_STEP_TOKENS,
+            fused=fused,
+            path=str(source),
+        )
+        parameters = load_parameters(
+            checkpoint, config, plan, native=native or None, threads=n_threads
+        )
+        tokenizer = load_tokenizer(checkpoint)
+        warnings = (*checkpoint.warnings, *tokenizer.warnings)
+        info = _describe(str(source), config, parameters, checkpoint.n_bytes, warnings)
+    made = make_executor(executor, plan, parameters, threads=n_threads, isa=isa)
+    return Model(Engine(made, n_threads=n_threads), tokenizer, config, parameters, info)
+
+
+def usable_cpus() -> int:
+    """Count the CPUs that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _context(config: ModelConfig, n_ctx: int | None) -> int:
+    if n_ctx is None:
+        return min(config.n_ctx, DEFAULT_N_CTX)
+    if n_ctx < 0 or n_ctx > config.n_ctx:
+        raise UsageError(
+            f"n_ctx must be between 0 and the model's {config.n_ctx}, not {n_ctx}.",
+            advice="0 stands for the model's own.",
+        )
+    return n_ctx or config.n_ctx
+
+
+def _describe(
+    path: str,
+    config: ModelConfig,
+    parameters: Parameters,
+    file_bytes: int,
+    warnings: tuple[str, ...],
+) -> ModelInfo:
+    totals: dict[str, int] = {}
+    for weight in parameters.weights.values():
+        name = weight.format.name.lower()
+        totals[name] = totals.get(name, 0) + weight.n_bytes
+    ordered = sorted(totals.items(), key=lambda item: -item[1])
+    return ModelInfo(
+        path=path,
+        name=config.name,
+        architecture=config.architecture,
+        file_bytes=file_bytes,
+        weight_bytes=sum(totals.values()),
+        n_parameters=sum(w.n_rows * w.k for w in parameters.weights.values()),
+        formats=", ".join(f"{name} {n_bytes / 1e6:.1f} MB" for name, n_bytes in ordered),
+        warnings=warnings,
+    )

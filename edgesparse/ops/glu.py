@@ -1,0 +1,21 @@
+"""Gated units: squared ReLU (BitNet b1.58 2B4T) and SiLU (Llama)."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from edgesparse.ops.numerics import exp
+from edgesparse.plan.op import GluKind
+
+__all__ = ["glu"]
+
+Float32 = npt.NDArray[np.float32]
+
+
+def glu(kind: GluKind, gate: Float32, up: Float32) -> Float32:
+    """Return activation(gate) * up, elementwise."""
+    if kind is GluKind.RELU2:
+        m = np.maximum(gate, np.float32(0))
+        return np.asarray((m * m) * up, np.float32)
+    return np.asarray((gate / (np.float32(1) + exp(-gate))) * up, np.float32)

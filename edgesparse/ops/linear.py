@@ -1,0 +1,89 @@
+"""Products of quantised activations with weights, for every storage format."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from edgesparse.formats.blocks import unpack_blocks
+from edgesparse.formats.floats import unpack_float, widen
+from edgesparse.formats.ternary import unpack_ternary
+from edgesparse.formats.weight import BLOCK, Weight
+from edgesparse.ops.numerics import quantize_i8, quantize_i16, sequential_sum
+
+__all__ = ["product"]
+
+Float32 = npt.NDArray[np.float32]
+_SLICE_BYTES = 64 << 20
+
+
+def product(weight: Weight, h: Float32) -> Float32:
+    """Multiply activations by one weight, quantising them as its format asks.
+
+    Parameters
+    ----------
+    weight : Weight
+        Shape (n_rows, k).
+    h : float32 ndarray, shape (n_tokens, k)
+
+    Returns
+    -------
+    float32 ndarray, shape (n_tokens, n_rows)
+    """
+    if weight.format.is_ternary:
+        return _ternary(weight, h)
+    if weight.format.is_block:
+        return _blocks(weight, h)
+    return _floats(weight, h)
+
+
+def _ternary(weight: Weight, h: Float32) -> Float32:
+    q, s = quantize_i8(h)
+    codes = unpack_ternary(weight)
+    # Integers in float arithmetic are exact while every partial sum stays below the mantissa.
+    dtype = np.float32 if weight.k * 128 < 1 << 24 else np.float64
+    sums = (q.astype(dtype) @ codes.astype(dtype).T).astype(np.float32)
+    return np.asarray(sums * (weight.scales[None, :] / s[:, None]), np.float32)
+
+
+def _blocks(weight: Weight, h: Float32) -> Float32:
+    q, dx = quantize_i16(h)
+    codes, dw, m = _block_codes(weight)
+    xsum = dx * q.astype(np.int32).sum(axis=-1).astype(np.float32)
+    y = np.zeros((h.shape[0], weight.n_rows), np.float32)
+    for b in range(codes.shape[1]):
+        # A block's sum stays below 32 * 128 * 32767 < 2**27: exact in float64.
+        sums = q[:, b].astype(np.float64) @ codes[:, b].astype(np.float64).T
+        y += sums.astype(np.float32) * (dw[None, :, b] * dx[:, None, b])
+        if m is not None:
+            y += m[None, :, b] * xsum[:, None, b]
+    return y
+
+
+def _block_codes(
+    weight: Weight,
+) -> tuple[npt.NDArray[np.int8], Float32, Float32 | None]:
+    """Return codes (n_rows, n_blocks, 32), steps and offsets (n_rows, n_blocks)."""
+    codes, d, m = unpack_blocks(weight)
+    padded = np.zeros((weight.n_rows, d.shape[1] * BLOCK), np.int8)
+    padded[:, : weight.k] = codes
+    offsets = None if m is None else m.astype(np.float32)
+    return padded.reshape(weight.n_rows, -1, BLOCK), d.astype(np.float32), offsets
+
+
+def _floats(weight: Weight, h: Float32) -> Float32:
+    w = widen(unpack_float(weight))
+    n_tokens, k = h.shape
+    width = -(-k // 4) * 4
+    x4 = np.zeros((n_tokens, width), np.float32)
+    x4[:, :k] = h
+    w4 = np.zeros((weight.n_rows, width), np.float32)
+    w4[:, :k] = w
+    y = np.empty((n_tokens, weight.n_rows), np.float32)
+    step = max(1, _SLICE_BYTES // (width * 4 * n_tokens))
+    for first in range(0, weight.n_rows, step):
+        rows = slice(first, first + step)
+        terms = x4[:, None, :] * w4[None, rows]
+        chains = sequential_sum(np.moveaxis(terms.reshape(*terms.shape[:2], -1, 4), 2, 0))
+        y[:, rows] = (chains[..., 0] + chains[..., 1]) + (chains[..., 2] + chains[..., 3])
+    return y

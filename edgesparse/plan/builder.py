@@ -1,0 +1,112 @@
+"""`PlanBuilder`: architectures describe layers once; this writes the op list, fused or not.
+
+An unfused list does norms, gates and residual additions as ops of their own. It computes the same
+bits, which is how fusion is tested.
+"""
+
+from __future__ import annotations
+
+from edgesparse.plan.op import (
+    LOGITS,
+    Add,
+    Attention,
+    Embed,
+    Glu,
+    GluKind,
+    Linear,
+    Norm,
+    Op,
+    Output,
+    RopeKV,
+)
+from edgesparse.plan.plan import Plan
+
+__all__ = ["PlanBuilder"]
+
+
+class PlanBuilder:
+    """Collects ops and activation buffers.
+
+    Parameters
+    ----------
+    fused : bool
+        False: every norm, gate and addition is an op of its own.
+    """
+
+    def __init__(self, *, fused: bool = True) -> None:
+        self._fused = fused
+        self._ops: list[Op] = []
+        self._buffers: dict[str, int] = {}
+
+    def buffer(self, name: str, width: int) -> str:
+        """Declare an activation buffer of `width` floats per token; return its name."""
+        if self._buffers.setdefault(name, width) != width:
+            raise ValueError(f"buffer {name!r} was declared with another width")
+        return name
+
+    def add(self, op: Embed | RopeKV | Attention) -> None:
+        """Append an op that is the same fused and unfused."""
+        self._ops.append(op)
+
+    def linear(
+        self,
+        name: str,
+        src: str,
+        outputs: tuple[Output, ...],
+        *,
+        up: str | None = None,
+        glu: GluKind = GluKind.NONE,
+        norm: str | None = None,
+        eps: float = 0.0,
+        outputs_only: bool = False,
+    ) -> None:
+        """Append products that share the input ``norm(glu(src, up))``."""
+        if self._fused:
+            self._ops.append(
+                Linear(name, src, outputs, up, glu, norm, eps if norm else 0.0, outputs_only)
+            )
+            return
+        width = self._buffers[src]
+        hidden = src
+        if glu is not GluKind.NONE:
+            hidden = self.buffer(f"glu{width}", width)
+            self._ops.append(Glu(f"{name}.glu", src, up or "", hidden, glu))
+        if norm is not None:
+            normed = self.buffer(f"norm{width}", width)
+            self._ops.append(Norm(f"{name}.norm", hidden, normed, norm, eps))
+            hidden = normed
+        plain = tuple(
+            Output(o.weight, self._product_buffer(o), bias=o.bias) if o.add else o for o in outputs
+        )
+        self._ops.append(Linear(name, hidden, plain, outputs_only=outputs_only))
+        for product, out in zip(plain, outputs, strict=True):
+            if out.add:
+                self._ops.append(Add(f"{name}.add", product.dst, out.dst))
+
+    def _product_buffer(self, out: Output) -> str:
+        width = self._buffers[out.dst]
+        return self.buffer(f"product{width}", width)
+
+    def finish(
+        self,
+        *,
+        architecture: str,
+        n_layers: int,
+        n_kv_heads: int,
+        head_dim: int,
+        n_vocab: int,
+        n_ctx: int,
+        max_tokens: int,
+    ) -> Plan:
+        """Freeze the list."""
+        return Plan(
+            architecture=architecture,
+            ops=tuple(self._ops),
+            buffers=tuple((n, w) for n, w in self._buffers.items() if n != LOGITS),
+            n_layers=n_layers,
+            n_kv_heads=n_kv_heads,
+            head_dim=head_dim,
+            n_vocab=n_vocab,
+            n_ctx=n_ctx,
+            max_tokens=max_tokens,
+        )

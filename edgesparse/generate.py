@@ -85,11 +85,18 @@ def stream(
     return stream_tokens(sequence, tokenizer, ids, settings, cancel=cancel, on_prefill=on_prefill)
 
 
-def prompt_tokens(tokenizer: Tokenizer, prompt: str | Sequence[int]) -> list[int]:
-    """Give the ids of a raw prompt: BOS where the model wants it, never EOS."""
+def prompt_tokens(
+    tokenizer: Tokenizer, prompt: str | Sequence[int], *, parse_special: bool = False
+) -> list[int]:
+    """Give the ids of a raw prompt: one BOS where the model wants it, never EOS.
+
+    `parse_special` reads literals of control tokens as those tokens.
+    """
     if not isinstance(prompt, str):
         return [int(token) for token in prompt]
-    ids = tokenizer.encode(prompt)
+    ids = tokenizer.encode(prompt, parse_special=parse_special)
+    if ids[:1] == [tokenizer.bos_id]:
+        return ids
     if tokenizer.add_bos and tokenizer.bos_id is not None:
         ids.insert(0, tokenizer.bos_id)
     return ids

@@ -6,8 +6,9 @@ Nothing heavy is imported here: building a parser must cost milliseconds.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ __all__ = [
     "apply_environment",
     "generation_changes",
     "load_model",
+    "model_path",
+    "print_warnings",
     "read_prompt_file",
 ]
 
@@ -169,23 +172,43 @@ def load_model(args: argparse.Namespace) -> Model:
     UsageError
         Two models are named.
     """
-    if args.model and args.model_flag and args.model != args.model_flag:
-        raise UsageError("two models are named.", advice="Give either MODEL or -m MODEL.")
+    path = model_path(args)
     import edgesparse
 
     model: Model = edgesparse.load(
-        args.model or args.model_flag,
+        path,
         threads=getattr(args, "threads", None),
         n_ctx=getattr(args, "ctx_size", None),
         executor=getattr(args, "executor", "native"),
         isa=getattr(args, "isa", None),
     )
-    if not args.quiet:
-        from edgesparse.cli.terminal import printable
-
-        for warning in dict.fromkeys([*model.info.warnings, *model.tokenizer.warnings]):
-            print(f"edgesparse: warning: {printable(warning)}", file=sys.stderr)
+    print_warnings([*model.info.warnings, *model.tokenizer.warnings], args)
     return model
+
+
+def model_path(args: argparse.Namespace) -> str | None:
+    """Give the model that the flags name; None means the default one.
+
+    Raises
+    ------
+    UsageError
+        Two models are named.
+    """
+    named: str | None = args.model
+    flag: str | None = args.model_flag
+    if named and flag and named != flag and flag != os.environ.get("EDGESPARSE_MODEL"):
+        raise UsageError("two models are named.", advice="Give either MODEL or -m MODEL.")
+    return named or flag
+
+
+def print_warnings(warnings: Iterable[str], args: argparse.Namespace) -> None:
+    """Put what is odd about a model on stderr, each sentence once."""
+    if args.quiet:
+        return
+    from edgesparse.cli.terminal import printable
+
+    for warning in dict.fromkeys(warnings):
+        print(f"edgesparse: warning: {printable(warning)}", file=sys.stderr)
 
 
 def read_prompt_file(name: str) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 
 from edgesparse.errors import Cancelled, UsageError
 from edgesparse.executors.base import Float32, Parameters, Step
+from edgesparse.executors.checks import check_step
 from edgesparse.plan.op import Add, Attention, Embed, Glu, Linear, Norm, Op, RopeKV
 from edgesparse.plan.plan import Plan
 from edgesparse.portable import add, attention, embed, glu, linear, norm, rope_kv
@@ -68,15 +69,7 @@ class PortableExecutor:
         }
         max_k = max((weight.k for weight in parameters.weights.values()), default=1)
         workspace = Workspace(plan.max_tokens, max_k, self._pool.n_threads)
-        bindings = Bindings(self._buffers, parameters, self._pool, workspace)
-        self._n_embeddings = min(
-            (parameters.weights[op.weight].n_rows for op in plan.ops if isinstance(op, Embed)),
-            default=plan.n_vocab,
-        )
-        self._n_positions = min(
-            (len(parameters.tables[op.table]) for op in plan.ops if isinstance(op, RopeKV)),
-            default=plan.n_ctx,
-        )
+        bindings = Bindings(plan, self._buffers, parameters, self._pool, workspace)
         self._runners = [BINDERS[type(op)](op, bindings) for op in plan.ops]
 
     @property
@@ -95,16 +88,14 @@ class PortableExecutor:
             A token, position, sequence, output or op index is out of range, or the executor is
             closed.
         """
-        n_ops = len(self._runners)
-        end = n_ops if end is None else end
-        if not 0 <= begin <= end <= n_ops:
-            raise UsageError(f"ops [{begin}, {end}) are not within the plan's {n_ops}.")
+        end = len(self.plan.ops) if end is None else end
         with self._lock:
             self._check_open()
-            self._check_step(step)
+            check_step(self.plan, step, begin, end)
+            self._check_arrays(step)
             for index in range(begin, end):
                 if step.cancel is not None and step.cancel.is_set():
-                    raise Cancelled(f"The step was cancelled before op {index} of {n_ops}.")
+                    raise Cancelled(f"The step was cancelled before op {index}.")
                 started = time.perf_counter_ns()
                 self._runners[index](step)
                 if step.op_ns is not None:
@@ -137,39 +128,20 @@ class PortableExecutor:
         if self._closed:
             raise UsageError("The executor is closed.")
 
-    def _check_step(self, step: Step) -> None:
-        """Check every index and shape of a step."""
+    def _check_arrays(self, step: Step) -> None:
+        """Check what kernels take for granted beyond the ranges of the indices."""
         plan = self.plan
-        n_tokens, n_outputs = len(step.tokens), len(step.outputs)
-        if not 1 <= n_tokens <= plan.max_tokens:
-            raise UsageError(f"A step has {n_tokens} tokens; it must have 1 to {plan.max_tokens}.")
         for name in ("tokens", "positions", "sequences", "outputs"):
             array = getattr(step, name)
-            n = n_outputs if name == "outputs" else n_tokens
-            if array.dtype != np.int32 or array.shape != (n,) or not array.flags.c_contiguous:
-                raise UsageError(f"step.{name} must be a contiguous int32 array of {n}.")
-        _check_range("token", step.tokens, self._n_embeddings)
-        _check_range("position", step.positions, min(plan.n_ctx, self._n_positions))
-        _check_range("sequence", step.sequences, len(step.caches))
-        _check_range("output", step.outputs, n_tokens)
+            if array.dtype != np.int32 or array.ndim != 1 or not array.flags.c_contiguous:
+                raise UsageError(f"step.{name} must be a contiguous vector of int32.")
         if np.any(step.outputs[1:] <= step.outputs[:-1]):
             raise UsageError("step.outputs must ascend.")
         for cache in step.caches:
             shape = (plan.n_layers, 2, plan.n_kv_heads, cache.capacity, plan.head_dim)
             if cache.data.shape != shape or cache.data.dtype != np.float16:
                 raise UsageError(f"A cache holds {cache.data.shape}, not float16 {shape}.")
-        capacities = np.array([cache.capacity for cache in step.caches])[step.sequences]
-        if np.any(step.positions >= capacities):
-            raise UsageError(f"Position {step.positions.max()} does not fit its cache.")
-        wanted, logits = (n_outputs, plan.n_vocab), step.logits
-        if logits.dtype != np.float32 or logits.shape != wanted or not logits.flags.c_contiguous:
-            raise UsageError(f"step.logits must be a contiguous float32 array of shape {wanted}.")
-        if step.op_ns is not None and step.op_ns.shape != (len(self._runners),):
+        if step.logits.dtype != np.float32 or not step.logits.flags.c_contiguous:
+            raise UsageError("step.logits must be contiguous float32.")
+        if step.op_ns is not None and step.op_ns.shape != (len(plan.ops),):
             raise UsageError(f"step.op_ns must have one entry for each of {len(plan.ops)} ops.")
-
-
-def _check_range(what: str, values: np.ndarray[Any, np.dtype[np.int32]], limit: int) -> None:
-    """Refuse an index below 0 or from `limit` on."""
-    bad = values[(values < 0) | (values >= limit)]
-    if len(bad):
-        raise UsageError(f"{what} {bad[0]} is out of range: there are {limit}.")

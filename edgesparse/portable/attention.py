@@ -9,7 +9,16 @@ import numpy as np
 
 from edgesparse.executors.base import Step
 from edgesparse.plan.op import Attention
-from edgesparse.portable.bind import Bindings, Float32, Halfs, Int32, Runner, require, tokens_of
+from edgesparse.portable.bind import (
+    Bindings,
+    Float32,
+    Halfs,
+    Int32,
+    Runner,
+    require,
+    require_cache,
+    tokens_of,
+)
 from edgesparse.portable.jit import njit
 from edgesparse.portable.numerics import ONE, ZERO, dot16, exp, halfs_to_floats, sum16
 
@@ -84,7 +93,7 @@ def attention_items(
 
     Parameters
     ----------
-    dst, q : (max_tokens, n_heads * head_dim) float32
+    dst, q : (max_tokens, >= n_heads * head_dim) float32
         Result and queries.
     keys, values : (n_kv_heads, capacity, head_dim) uint16
         The layer's cache of one sequence.
@@ -123,7 +132,8 @@ def bind(op: Attention, bindings: Bindings) -> Runner:
     group = n_heads // op.n_kv_heads
     require(n_heads == group * op.n_kv_heads, op.name, "n_heads is no multiple of n_kv_heads")
     width = n_heads * op.head_dim
-    require(q.shape[1] == width == dst.shape[1], op.name, "q or dst is not n_heads * head_dim wide")
+    require_cache(op, bindings.plan)
+    require(min(q.shape[1], dst.shape[1]) >= width, op.name, "q or dst is narrower than its heads")
 
     def run(step: Step) -> None:
         for indices, cache in tokens_of(step):

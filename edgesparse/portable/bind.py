@@ -11,10 +11,24 @@ import numpy.typing as npt
 
 from edgesparse.errors import UsageError
 from edgesparse.executors.base import KVCache, Parameters, Step
+from edgesparse.formats.weight import Weight, storage_bytes
+from edgesparse.plan.op import Attention, RopeKV
+from edgesparse.plan.plan import Plan
 from edgesparse.portable.pool import Pool
 from edgesparse.portable.workspace import Workspace
 
-__all__ = ["Bindings", "Bytes", "Float32", "Halfs", "Int32", "Runner", "require", "tokens_of"]
+__all__ = [
+    "Bindings",
+    "Bytes",
+    "Float32",
+    "Halfs",
+    "Int32",
+    "Runner",
+    "require",
+    "require_bytes",
+    "require_cache",
+    "tokens_of",
+]
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 Halfs: TypeAlias = npt.NDArray[np.uint16]
@@ -31,6 +45,8 @@ class Bindings:
 
     Attributes
     ----------
+    plan : Plan
+        Shapes of cache, tables and logits.
     buffers : mapping of str to float32 ndarray, shape (max_tokens, width)
         Activations.
     parameters : Parameters
@@ -41,6 +57,7 @@ class Bindings:
         Scratch that the ops share, one after the other.
     """
 
+    plan: Plan
     buffers: Mapping[str, Float32]
     parameters: Parameters
     pool: Pool
@@ -57,6 +74,21 @@ def require(condition: bool, op: str, what: str) -> None:
     """
     if not condition:
         raise UsageError(f"The plan does not fit its parameters: op {op}: {what}.")
+
+
+def require_bytes(op: str, weight: Weight) -> None:
+    """Refuse a weight whose arrays are not as long as its shape says."""
+    n_bytes = storage_bytes(weight.format, weight.n_rows, weight.k)
+    n_scales = weight.n_rows if weight.format.is_ternary else 0
+    require(weight.data.nbytes == n_bytes, op, f"{weight.name} has not {n_bytes} bytes")
+    require(weight.scales.size == n_scales, op, f"{weight.name} has not {n_scales} scales")
+
+
+def require_cache(op: RopeKV | Attention, plan: Plan) -> None:
+    """Refuse an op whose layer or heads are not those of the plan's cache."""
+    require(0 <= op.layer < plan.n_layers, op.name, f"there is no layer {op.layer}")
+    same = (op.n_kv_heads, op.head_dim) == (plan.n_kv_heads, plan.head_dim)
+    require(same, op.name, "its kv heads differ from the cache's")
 
 
 def tokens_of(step: Step) -> list[tuple[Int32, KVCache]]:

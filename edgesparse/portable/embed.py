@@ -11,7 +11,7 @@ import numpy.typing as npt
 from edgesparse.executors.base import Step
 from edgesparse.formats.weight import Format, Weight
 from edgesparse.plan.op import Embed
-from edgesparse.portable.bind import Bindings, Bytes, Float32, Int32, Runner, require
+from edgesparse.portable.bind import Bindings, Bytes, Float32, Int32, Runner, require, require_bytes
 from edgesparse.portable.blocks import row_from_tile, tiles_of, unpack_tile
 from edgesparse.portable.floats import float_tiles_of, widen_tile
 from edgesparse.portable.jit import njit
@@ -34,13 +34,14 @@ def embed_ternary(
     scales: Float32,
     five: bool,
     n_codes: int,
+    k: int,
 ) -> None:
     """Look up rows of t2 or t5."""
     codes = np.empty(n_codes, np.uint8)
     for t in range(begin, end):
         token = tokens[t]
         unpack_row(codes, rows[token], five)
-        for i in range(dst.shape[1]):
+        for i in range(k):
             dst[t, i] = (np.float32(np.int32(codes[i]) - 1) * scales[token]) * scale
 
 
@@ -53,6 +54,7 @@ def embed_blocks(
     end: int,
     tiles: npt.NDArray[np.uint16],
     kind: int,
+    k: int,
 ) -> None:
     """Look up rows of a block format."""
     n_blocks = tiles.shape[1]
@@ -62,8 +64,8 @@ def embed_blocks(
     for t in range(begin, end):
         token = tokens[t]
         unpack_tile(tiles[token // 8], kind, codes, d, m)
-        row_from_tile(dst[t], codes, d, m, kind, token % 8)
-        for i in range(dst.shape[1]):
+        row_from_tile(dst[t, :k], codes, d, m, kind, token % 8)
+        for i in range(k):
             dst[t, i] = dst[t, i] * scale
 
 
@@ -82,21 +84,23 @@ def embed_floats(
     for t in range(begin, end):
         token = tokens[t]
         widen_tile(wide, tiles[token // 8], kind)
-        for i in range(dst.shape[1]):
+        for i in range(tiles.shape[1] // 8):
             dst[t, i] = wide[i * 8 + token % 8] * scale
 
 
 def _lookup(weight: Weight, dst: Float32, scale: np.float32) -> Lookup:
     """Return the kernel of the weight's format with all but the tokens filled in."""
-    kind = int(weight.format)
+    kind, k = int(weight.format), weight.k
     if weight.format.is_ternary:
         rows, five, n_codes = rows_of(weight), weight.format == Format.T5, padded_k(weight)
         return lambda tokens, begin, end: embed_ternary(
-            dst, tokens, scale, begin, end, rows, weight.scales, five, n_codes
+            dst, tokens, scale, begin, end, rows, weight.scales, five, n_codes, k
         )
     if weight.format.is_block:
         tiles = tiles_of(weight)
-        return lambda tokens, begin, end: embed_blocks(dst, tokens, scale, begin, end, tiles, kind)
+        return lambda tokens, begin, end: embed_blocks(
+            dst, tokens, scale, begin, end, tiles, kind, k
+        )
     columns = float_tiles_of(weight)
     return lambda tokens, begin, end: embed_floats(dst, tokens, scale, begin, end, columns, kind)
 
@@ -104,7 +108,9 @@ def _lookup(weight: Weight, dst: Float32, scale: np.float32) -> Lookup:
 def bind(op: Embed, bindings: Bindings) -> Runner:
     """Return the op as a function of the step."""
     weight, dst = bindings.parameters.weights[op.weight], bindings.buffers[op.dst]
-    require(dst.shape[1] == weight.k, op.name, "the buffer and the embedding differ in width")
+    require_bytes(op.name, weight)
+    require(weight.n_rows >= bindings.plan.n_vocab, op.name, "the embedding has too few rows")
+    require(dst.shape[1] >= weight.k, op.name, "the buffer is narrower than the embedding")
     lookup = _lookup(weight, dst, np.float32(op.scale))
 
     def run(step: Step) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edgesparse.executors.base import Step
 from edgesparse.plan.op import Glu, GluKind
-from edgesparse.portable.bind import Bindings, Float32, Runner
+from edgesparse.portable.bind import Bindings, Float32, Runner, require
 from edgesparse.portable.jit import njit
 from edgesparse.portable.numerics import ONE, ZERO, exp
 
@@ -37,6 +37,10 @@ def bind(op: Glu, bindings: Bindings) -> Runner:
     """Return the op as a function of the step."""
     buffers, kind = bindings.buffers, int(op.kind)
     dst, gate, up = buffers[op.dst], buffers[op.gate], buffers[op.up]
+    require(op.kind != GluKind.NONE, op.name, "it names no gate")
+    require(
+        dst.shape[1] == gate.shape[1] == up.shape[1], op.name, "gate, up and dst differ in width"
+    )
 
     def work(begin: int, end: int, worker: int) -> None:
         glu_tokens(dst, gate, up, kind, begin, end)

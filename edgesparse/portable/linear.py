@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesparse.executors.base import Step
-from edgesparse.formats.weight import TILE, Format, Weight, row_tiles, storage_bytes
+from edgesparse.formats.weight import TILE, Format, Weight, row_tiles
 from edgesparse.plan.op import LOGITS, GluKind, Linear, Output
-from edgesparse.portable.bind import Bindings, Float32, Int32, Runner, require
+from edgesparse.portable.bind import Bindings, Float32, Int32, Runner, require, require_bytes
 from edgesparse.portable.blocks import block_product, tiles_of
 from edgesparse.portable.floats import float_product, float_tiles_of
 from edgesparse.portable.glu import glu_row
@@ -133,7 +133,7 @@ def _bind_prologue(op: Linear, bindings: Bindings) -> Callable[[Int32, int, int]
     none = np.empty(0, np.float32)
     norm = none if op.norm is None else bindings.parameters.vectors[op.norm]
     require(all(weight.k == k for weight in weights), op.name, "its weights differ in k")
-    require(src.shape[1] == k == src2.shape[1], op.name, "an input is not k wide")
+    require(min(src.shape[1], src2.shape[1]) >= k, op.name, "an input is narrower than k")
     require(op.glu == GluKind.NONE or op.src2 is not None, op.name, "a gate needs two inputs")
     require(norm.size in (0, k), op.name, "the norm is not k long")
     any_ternary = any(weight.format.is_ternary for weight in weights)
@@ -158,10 +158,10 @@ def _bind_output(op: Linear, output: Output, bindings: Bindings) -> BoundOutput:
     if output.bias is not None:
         bias = bindings.parameters.vectors[output.bias]
     dst = None if output.dst == LOGITS else bindings.buffers[output.dst]
-    n_bytes = storage_bytes(weight.format, weight.n_rows, weight.k)
-    require(weight.data.nbytes == n_bytes, op.name, f"{weight.name} has not {n_bytes} bytes")
+    require_bytes(op.name, weight)
     require(bias.size in (0, weight.n_rows), op.name, f"{output.bias} is not n_rows long")
-    require(dst is None or dst.shape[1] == weight.n_rows, op.name, "dst is not n_rows wide")
+    width = bindings.plan.n_vocab if dst is None else dst.shape[1]
+    require(width >= weight.n_rows, op.name, "its destination is narrower than n_rows")
     require(dst is not None or op.outputs_only, op.name, "logits are written for outputs only")
     return BoundOutput(dst, weight.n_rows, _product(weight, output.add, bias, bindings))
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from edgesparse.executors.base import Step
 from edgesparse.plan.op import Norm
-from edgesparse.portable.bind import Bindings, Float32, Runner
+from edgesparse.portable.bind import Bindings, Float32, Runner, require
 from edgesparse.portable.jit import njit
 from edgesparse.portable.numerics import ONE, dot16
 
@@ -37,6 +37,9 @@ def bind(op: Norm, bindings: Bindings) -> Runner:
     """Return the op as a function of the step."""
     dst, src = bindings.buffers[op.dst], bindings.buffers[op.src]
     weight, eps = bindings.parameters.vectors[op.weight], np.float32(op.eps)
+    require(
+        dst.shape[1] == src.shape[1] == weight.size, op.name, "src, dst and weight differ in width"
+    )
 
     def work(begin: int, end: int, worker: int) -> None:
         norm_tokens(dst, src, weight, eps, begin, end)

@@ -6,7 +6,16 @@ import numpy as np
 
 from edgesparse.executors.base import Step
 from edgesparse.plan.op import RopeKV, RopeStyle
-from edgesparse.portable.bind import Bindings, Float32, Halfs, Int32, Runner, require, tokens_of
+from edgesparse.portable.bind import (
+    Bindings,
+    Float32,
+    Halfs,
+    Int32,
+    Runner,
+    require,
+    require_cache,
+    tokens_of,
+)
 from edgesparse.portable.jit import njit
 from edgesparse.portable.norm import norm_row
 from edgesparse.portable.numerics import float_to_half
@@ -45,6 +54,7 @@ def rope_kv_tokens(
     norm_q: Float32,
     norm_k: Float32,
     eps: np.float32,
+    n_heads: int,
     begin: int,
     end: int,
 ) -> None:
@@ -52,8 +62,8 @@ def rope_kv_tokens(
 
     Parameters
     ----------
-    q, k, v : (max_tokens, heads * head_dim) float32
-        q is rotated in place.
+    q, k, v : (max_tokens, >= heads * head_dim) float32
+        q and k are normed and rotated in place.
     keys, values : (n_kv_heads, capacity, head_dim) uint16
         The layer's cache.
     table : (n_ctx, rope_dim) float32
@@ -63,17 +73,16 @@ def rope_kv_tokens(
     """
     head_dim = keys.shape[2]
     lanes = np.empty(16, np.float32)
-    head = np.empty(head_dim, np.float32)
     for index in range(begin, end):
         t = indices[index]
         position = positions[t]
-        for h in range(q.shape[1] // head_dim):
+        for h in range(n_heads):
             x = q[t, h * head_dim : (h + 1) * head_dim]
             if norm_q.shape[0] > 0:
                 norm_row(x, x, norm_q, eps, lanes)
             rotate(x, table[position], style)
         for h in range(keys.shape[0]):
-            head[:] = k[t, h * head_dim : (h + 1) * head_dim]
+            head = k[t, h * head_dim : (h + 1) * head_dim]
             if norm_k.shape[0] > 0:
                 norm_row(head, head, norm_k, eps, lanes)
             rotate(head, table[position], style)
@@ -87,12 +96,15 @@ def bind(op: RopeKV, bindings: Bindings) -> Runner:
     buffers, vectors = bindings.buffers, bindings.parameters.vectors
     q, k, v = buffers[op.q], buffers[op.k], buffers[op.v]
     table, style, eps = bindings.parameters.tables[op.table], int(op.style), np.float32(op.eps)
+    n_heads = op.n_heads
     none = np.empty(0, np.float32)
     norm_q = none if op.norm_q is None else vectors[op.norm_q]
     norm_k = none if op.norm_k is None else vectors[op.norm_k]
     kv_dim = op.n_kv_heads * op.head_dim
-    require(q.shape[1] == op.n_heads * op.head_dim, op.name, "q's width is not that of its heads")
-    require(k.shape[1] == kv_dim and v.shape[1] == kv_dim, op.name, "k or v is not n_kv_heads wide")
+    require_cache(op, bindings.plan)
+    require(q.shape[1] >= n_heads * op.head_dim, op.name, "q is narrower than its heads")
+    require(min(k.shape[1], v.shape[1]) >= kv_dim, op.name, "k or v is narrower than its heads")
+    require(len(table) >= bindings.plan.n_ctx, op.name, "the rotary table is shorter than n_ctx")
     require(
         table.shape[1] == op.rope_dim <= op.head_dim and op.rope_dim % 2 == 0,
         op.name,
@@ -114,7 +126,7 @@ def bind(op: RopeKV, bindings: Bindings) -> Runner:
                 indices: Int32 = indices,
             ) -> None:
                 data = (q, k, v, keys, values, indices, step.positions)
-                rope_kv_tokens(*data, table, style, norm_q, norm_k, eps, begin, end)
+                rope_kv_tokens(*data, table, style, norm_q, norm_k, eps, n_heads, begin, end)
 
             bindings.pool.run(work, len(indices))
 

@@ -1,16 +1,18 @@
 /* How far ahead of a kernel's read position weights are asked for.
  *
- * One core's hardware prefetchers leave about half of its memory bandwidth unused in a
- * matrix-vector product; one request per cache line, some kilobytes ahead, recovers it. */
+ * One core's hardware prefetchers leave up to half of its memory bandwidth unused in a
+ * matrix-vector product; one request per cache line, some kilobytes ahead, recovers most of it. */
 #ifndef ES_PREFETCH_H
 #define ES_PREFETCH_H
 
 #include <stddef.h>
 #include <stdint.h>
 
-/* Bytes ahead; other machines may like another distance: -DES_PREFETCH_BYTES=… at build time. */
+/* Bytes ahead. On a Sapphire Rapids server one thread's q8 product over 40 MB runs at 17 GB/s with
+ * 2 KiB, 13 with 4 KiB and 14 with none (a bare read: 20); q4 at 15, 15 and 8. Other machines may like
+ * another distance: -DES_PREFETCH_BYTES=... at build time. */
 #ifndef ES_PREFETCH_BYTES
-#define ES_PREFETCH_BYTES 4096
+#define ES_PREFETCH_BYTES 2048
 #endif
 
 enum { ES_CACHE_LINE = 64 };

@@ -4,7 +4,10 @@
 #include <immintrin.h>
 
 ES_INLINE __m256i es_madd256(__m256i acc, __m256i a, __m256i b) {
-    return _mm256_add_epi32(acc, _mm256_madd_epi16(a, b));
+    acc = _mm256_add_epi32(acc, _mm256_madd_epi16(a, b));
+    /* Keeps the chain a chain: GCC would add the products as a tree and spill most of them. */
+    __asm__("" : "+x"(acc));
+    return acc;
 }
 
 #include "kernels/dense/block256.h"

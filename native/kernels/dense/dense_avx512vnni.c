@@ -13,7 +13,7 @@ ES_INLINE __m256i es_madd256(__m256i acc, __m256i a, __m256i b) {
 #include "kernels/dense/block256.h"
 #include "kernels/dense/block512.h"
 #include "kernels/dense/dense_table.h"
-#include "kernels/dense/float256.h"
+#include "kernels/dense/float512.h"
 
 ES_INLINE void block_dot(float *y, size_t y_stride, const uint8_t *w, int32_t n_tiles, const es_q16 *x,
                          int32_t n_tokens, int32_t n_blocks, const int format) {
@@ -29,7 +29,20 @@ ES_INLINE void block_dot(float *y, size_t y_stride, const uint8_t *w, int32_t n_
     es_block_dot256(y, y_stride, w, n_tiles - tile, x, n_tokens, n_blocks, format);
 }
 
-#define float_dot es_float_dot256
+ES_INLINE void float_dot(float *y, size_t y_stride, const uint8_t *w, int32_t n_tiles, const float *x,
+                         size_t x_stride, int32_t n_tokens, int32_t k, const int format) {
+    int32_t tile = 0;
+    if (n_tokens > 1) {
+        const size_t tile_bytes = (size_t)k * ES_TILE * es_element_bytes(format);
+        for (; tile + 2 <= n_tiles; tile += 2) {
+            es_float_pair512(y, y_stride, w, w + tile_bytes, x, x_stride, (size_t)n_tokens,
+                             (size_t)k, format);
+            y += 2 * ES_TILE;
+            w += 2 * tile_bytes;
+        }
+    }
+    es_float_dot256(y, y_stride, w, n_tiles - tile, x, x_stride, n_tokens, k, format);
+}
 
 ES_DENSE_BLOCK_KERNELS
 ES_DENSE_FLOAT_KERNELS

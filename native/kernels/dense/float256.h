@@ -7,12 +7,8 @@
 
 #include <immintrin.h>
 
-/* Tokens that share one widened column: 4 chains each have to stay in registers. */
-#ifdef __AVX512VL__
-enum { ES_FLOAT_TOKENS = 4 };
-#else
+/* Tokens that share one widened column: the 4 chains of each have to stay in 16 registers. */
 enum { ES_FLOAT_TOKENS = 2 };
-#endif
 
 /* The eight rows of one column. */
 ES_INLINE __m256 es_load_column256(const uint8_t *p, const int format) {

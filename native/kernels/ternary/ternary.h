@@ -38,6 +38,11 @@ enum {
 #define ES_PIN(constraint, v) __asm__("" : "+" constraint(v))
 #define ES_INLINE static inline __attribute__((always_inline))
 
+/* Requests the cache line `ahead` bytes beyond p; the address need not exist. */
+ES_INLINE void es_prefetch(const void *p, size_t ahead) {
+    __builtin_prefetch((const void *)((uintptr_t)p + ahead), 0, 3);
+}
+
 /* The primitives of one format on one instruction set. "panel": panel_rows rows, unpacked to one code
  * per byte in an order that only the pair (unpack, tile) knows. */
 typedef struct es_ternary_ops {
@@ -51,9 +56,10 @@ typedef struct es_ternary_ops {
     /* Reorders n_blocks blocks of one token's activations for `dot`; NULL: `dot` reads them as they
      * are. `a` is 64-byte aligned and holds n_blocks rounded up to even. */
     void (*arrange)(int8_t *a, const int8_t *q, size_t n_blocks);
-    /* sums[r] of n_rows <= dot_rows rows and one token over n_blocks blocks. */
+    /* sums[r] of n_rows <= dot_rows rows and one token over n_blocks blocks. For every cache
+     * line it reads, it requests the one `ahead` bytes beyond. */
     void (*dot)(int32_t *sums, const uint8_t *w, size_t row_bytes, size_t n_rows, const int8_t *a,
-                size_t n_blocks);
+                size_t n_blocks, size_t ahead);
     /* Unpacks n_rows <= panel_rows rows; the codes of missing rows are any. */
     void (*unpack)(uint8_t *panel, const uint8_t *w, size_t row_bytes, size_t n_rows,
                    size_t n_blocks);

@@ -21,10 +21,14 @@ static void es_ternary_gemv(const es_ternary_ops *ops, int32_t *sums, const uint
         ops->arrange(arranged, q, n_blocks);
         q = arranged;
     }
+    /* The rows of a group are read side by side, so the stream moves on group by group: asking for
+     * the same place in a later group keeps every line at the full distance, however long the rows. */
+    const size_t group_bytes = ops->dot_rows * row_bytes;
+    const size_t ahead = (ES_PREFETCH_BYTES + group_bytes - 1) / group_bytes * group_bytes;
     for (size_t r = 0; r < n_rows; r += ops->dot_rows) {
         const size_t n = es_min_size(ops->dot_rows, n_rows - r);
         int32_t group[ES_TERNARY_MAX_DOT_ROWS];
-        ops->dot(group, w + r * row_bytes, row_bytes, n, q, n_blocks);
+        ops->dot(group, w + r * row_bytes, row_bytes, n, q, n_blocks, ahead);
         for (size_t i = 0; i < n; i++) {
             sums[r + i] = accumulate ? sums[r + i] + group[i] : group[i];
         }
@@ -55,11 +59,11 @@ static void es_ternary_strips(const es_ternary_ops *ops, int32_t *sums, size_t s
     }
 }
 
-/* Requests n_bytes of each of n_rows rows; the addresses need not exist. */
+/* Requests n_bytes of each of n_rows rows. */
 static void es_ternary_prefetch(const uint8_t *w, size_t row_bytes, size_t n_rows, size_t n_bytes) {
     for (size_t r = 0; r < n_rows; r++) {
         for (size_t i = 0; i < n_bytes; i += ES_CACHE_LINE) {
-            __builtin_prefetch((const void *)((uintptr_t)w + r * row_bytes + i), 0, 3);
+            es_prefetch(w, r * row_bytes + i);
         }
     }
 }

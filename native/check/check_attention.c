@@ -24,8 +24,8 @@ static uint16_t random_half(uint64_t *random, int wild) {
 }
 
 /* Whether `out` is softmax(scale * K q) V, in double precision, within float rounding. */
-static int truth(const float *out, const float *q, const uint16_t *k, const uint16_t *v, int32_t dim,
-                 int32_t n_pos, float scale) {
+static int truth(const float *out, const float *q, const uint16_t *k, const uint16_t *v,
+                 int32_t dim, int32_t n_pos, float scale) {
     static double weight[MAX_POSITIONS], total[MAX_DIM];
     double top = -INFINITY, sum = 0;
     for (int32_t j = 0; j < n_pos; j++) {
@@ -53,8 +53,9 @@ static int truth(const float *out, const float *q, const uint16_t *k, const uint
     return 1;
 }
 
-static void one_case(bench *m, check_count *count, const es_kernels *table, const es_kernels *scalar,
-                     int held_to_truth, int32_t dim, int32_t n_pos, int pattern) {
+static void one_case(bench *m, check_count *count, const es_kernels *table,
+                     const es_kernels *scalar, int held_to_truth, int32_t dim, int32_t n_pos,
+                     int pattern) {
     const size_t rows = (size_t)n_pos * (size_t)dim, out_bytes = (size_t)dim * sizeof(float);
     float *q = check_tail(&m->q, out_bytes);
     uint16_t *k = check_tail(&m->k, rows * 2), *v = check_tail(&m->v, rows * 2);
@@ -79,8 +80,8 @@ static void one_case(bench *m, check_count *count, const es_kernels *table, cons
 
 static void attention_cases(check_count *count, const es_kernels *table, const es_kernels *scalar,
                             int32_t isa) {
-    static const int32_t dims[] = {1, 2, 7, 8, 9, 15, 16, 17, 24, 31, 32, 40, 48, 63, 64, 72, 80, 96,
-                                   100, 112, 128, 160, 192, 256};
+    static const int32_t dims[] = {1,  2,  7,  8,  9,  15, 16,  17,  24,  31,  32,  40,
+                                   48, 63, 64, 72, 80, 96, 100, 112, 128, 160, 192, 256};
     static const int32_t long_runs[] = {33, 63, 64, 65, 100, 257};
     bench m = {.random = 1729};
     m.q = check_buffer_new(MAX_DIM * 4);

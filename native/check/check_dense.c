@@ -20,13 +20,14 @@ typedef struct bench {
 } bench;
 
 static int block_bytes(int format) {
-    static const int bytes[] = {[ES_FORMAT_Q8] = 272, [ES_FORMAT_Q4] = 144, [ES_FORMAT_Q8M] = 288,
-                                [ES_FORMAT_Q4M] = 160};
+    static const int bytes[] = {
+        [ES_FORMAT_Q8] = 272, [ES_FORMAT_Q4] = 144, [ES_FORMAT_Q8M] = 288, [ES_FORMAT_Q4M] = 160};
     return bytes[format];
 }
 
 static uint16_t scale_bits(uint64_t *random, int pattern) {
-    static const uint16_t edges[] = {0x7bff, 0xfbff, 0x0001, 0x8001, 0x03ff, 0x0400, 0x0000, 0x8000};
+    static const uint16_t edges[] = {0x7bff, 0xfbff, 0x0001, 0x8001,
+                                     0x03ff, 0x0400, 0x0000, 0x8000};
     if (pattern == ZERO) {
         return 0;
     }
@@ -63,12 +64,14 @@ static es_q16 fill_q16(bench *m, int32_t n_tokens, int32_t k, size_t stride, int
         const int16_t extreme = (int16_t)(check_random(&m->random) & 1 ? 32767 : -32767);
         sum[b] = 0;
         for (int32_t i = 0; i < 32; i++) {
-            const int32_t any = pattern == EXTREME ? extreme : check_range(&m->random, -32767, 32767);
+            const int32_t any =
+                pattern == EXTREME ? extreme : check_range(&m->random, -32767, 32767);
             q[b * 32 + (size_t)i] = (int16_t)(i >= left || pattern == ZERO ? 0 : any);
             sum[b] += q[b * 32 + (size_t)i];
         }
-        d[b] = pattern == WILD ? ldexpf(check_uniform(&m->random), check_range(&m->random, -130, 60))
-                               : check_uniform(&m->random) * 1e-4f;
+        d[b] = pattern == WILD
+                   ? ldexpf(check_uniform(&m->random), check_range(&m->random, -130, 60))
+                   : check_uniform(&m->random) * 1e-4f;
         xsum[b] = d[b] * (float)sum[b];
     }
     return (es_q16){.q = q, .d = d, .sum = sum, .xsum = xsum, .stride_blocks = stride};
@@ -86,8 +89,8 @@ static int code_at(const uint8_t *codes, int format, int row, int column) {
 }
 
 /* Whether y is the row's dot product, in double precision, within float rounding. */
-static int block_truth(float y, const uint8_t *w, int format, int row, const es_q16 *x, size_t token,
-                       int32_t n_blocks) {
+static int block_truth(float y, const uint8_t *w, int format, int row, const es_q16 *x,
+                       size_t token, int32_t n_blocks) {
     const int minimum = format == ES_FORMAT_Q8M || format == ES_FORMAT_Q4M;
     double total = 0, magnitude = 0;
     for (size_t b = 0; b < (size_t)n_blocks; b++, w += block_bytes(format)) {
@@ -101,7 +104,8 @@ static int block_truth(float y, const uint8_t *w, int format, int row, const es_
             q_sum += q;
         }
         const double term = check_half(halfs[row]) * (double)x->d[block] * sum;
-        const double offset = minimum ? check_half(halfs[8 + row]) * (double)x->d[block] * q_sum : 0;
+        const double offset =
+            minimum ? check_half(halfs[8 + row]) * (double)x->d[block] * q_sum : 0;
         total += term + offset;
         magnitude += fabs(term) + fabs(offset);
     }
@@ -122,7 +126,8 @@ static void block_case(bench *m, const es_kernels *table, const es_kernels *scal
     const size_t stride = (size_t)n_blocks + check_random(&m->random) % 3;
     const size_t n_all = (size_t)n_tiles * (size_t)n_blocks;
     const size_t y_stride = (size_t)n_tiles * 8 + check_random(&m->random) % 20;
-    const size_t y_bytes = ((size_t)(n_tokens - 1) * y_stride + (size_t)n_tiles * 8) * sizeof(float);
+    const size_t y_bytes =
+        ((size_t)(n_tokens - 1) * y_stride + (size_t)n_tiles * 8) * sizeof(float);
     uint8_t *w = check_tail(&m->w, n_all * (size_t)block_bytes(format));
     float *y = check_tail(&m->y, y_bytes), *expected = check_tail(&m->expected, y_bytes);
     fill_blocks(w, n_all, format, pattern, &m->random);
@@ -134,9 +139,10 @@ static void block_case(bench *m, const es_kernels *table, const es_kernels *scal
     int passed = memcmp(y, expected, y_bytes) == 0;
     for (int32_t row = 0; truth && passed && row < 8 * n_tiles; row++) {
         const size_t tile = (size_t)(row / 8) * (size_t)n_blocks * (size_t)block_bytes(format);
-        const size_t token = (size_t)row % (size_t)n_tokens; /* every token and row, not every pair */
-        passed = block_truth(y[token * y_stride + (size_t)row], w + tile, format, row % 8, &x, token,
-                             n_blocks);
+        const size_t token =
+            (size_t)row % (size_t)n_tokens; /* every token and row, not every pair */
+        passed = block_truth(y[token * y_stride + (size_t)row], w + tile, format, row % 8, &x,
+                             token, n_blocks);
     }
     check_case(m->count, passed, "format * 10 + pattern, tiles * 100 + tokens, k",
                format * 10 + pattern, n_tiles * 100 + n_tokens, k);
@@ -179,7 +185,8 @@ static void float_case(bench *m, const es_kernels *table, const es_kernels *scal
     const size_t columns = (size_t)k, n_all = (size_t)n_tiles * 8 * columns;
     const size_t x_stride = (columns + 15) / 16 * 16;
     const size_t y_stride = (size_t)n_tiles * 8 + check_random(&m->random) % 20;
-    const size_t y_bytes = ((size_t)(n_tokens - 1) * y_stride + (size_t)n_tiles * 8) * sizeof(float);
+    const size_t y_bytes =
+        ((size_t)(n_tokens - 1) * y_stride + (size_t)n_tiles * 8) * sizeof(float);
     uint8_t *w = check_tail(&m->w, n_all * element);
     float *y = check_tail(&m->y, y_bytes), *expected = check_tail(&m->expected, y_bytes);
     float *x = check_tail(&m->x, (size_t)n_tokens * x_stride * sizeof(float));
@@ -212,7 +219,8 @@ static void float_case(bench *m, const es_kernels *table, const es_kernels *scal
 }
 
 /* A level that silently kept the scalar pointers would pass every comparison. */
-static void override_case(bench *m, const es_kernels *table, const es_kernels *scalar, int32_t isa) {
+static void override_case(bench *m, const es_kernels *table, const es_kernels *scalar,
+                          int32_t isa) {
 #if defined(__x86_64__)
     const int kept = table->q8_dot == scalar->q8_dot || table->q4_dot == scalar->q4_dot ||
                      table->q8m_dot == scalar->q8m_dot || table->q4m_dot == scalar->q4m_dot ||

@@ -35,8 +35,8 @@ typedef struct check_count {
 /* Counts one case; says which one when it failed (the first few of a check only). */
 void check_case(check_count *count, int passed, const char *what, int64_t a, int64_t b, int64_t c);
 
-/* Runs a family's cases on every instruction set this machine has, the scalar kernels first; those are
- * also held against the truth. Reports each; returns 0 if all was well. */
+/* Runs a family's cases on every instruction set this machine has, the scalar kernels first; those
+ * are also held against the truth. Reports each; returns 0 if all was well. */
 int check_each_isa(const char *family, void (*cases)(check_count *count, const es_kernels *table,
                                                      const es_kernels *scalar, int32_t isa));
 

@@ -76,7 +76,8 @@ static void norm_case(bench *m) {
 static void i8_case(bench *m) {
     const int32_t n = m->n, padded = (n + 127) / 128 * 128;
     const float *x = filled(m, &m->x, n);
-    int8_t *q = check_tail(&m->q, (size_t)padded), *expected = check_tail(&m->q_expected, (size_t)padded);
+    int8_t *q = check_tail(&m->q, (size_t)padded),
+           *expected = check_tail(&m->q_expected, (size_t)padded);
     int32_t sum = 0, expected_sum = 0, total = 0;
     memset(q, 0x55, (size_t)padded);
     const float s = m->table->quantize_i8(q, &sum, x, n, padded);

@@ -20,7 +20,8 @@ static inline uint32_t es_bits_from_float(float x) {
     return bits;
 }
 
-/* Exact. The exponent is rebased by a multiplication with 2^112, which also normalises subnormals. */
+/* Exact. The exponent is rebased by a multiplication with 2^112, which also normalises subnormals.
+ */
 static inline float es_half_to_float(uint16_t h) {
     const uint32_t magnitude = (uint32_t)(h & 0x7fff) << 13;
     const float rebased = es_float_from_bits(magnitude) * 0x1p112f;
@@ -33,7 +34,8 @@ static inline float es_half_to_float(uint16_t h) {
 static inline uint16_t es_float_to_half(float x) {
     const uint32_t bits = es_bits_from_float(x);
     const uint32_t magnitude = bits & 0x7fffffffu;
-    /* Below 2^-14 the unit in the last place is 2^-24, which is that of 0.5f: the addition rounds. */
+    /* Below 2^-14 the unit in the last place is 2^-24, which is that of 0.5f: the addition rounds.
+     */
     const uint32_t small = es_bits_from_float(es_float_from_bits(magnitude) + 0.5f) - 0x3f000000u;
     const uint32_t normal = (magnitude + 0xfffu + ((magnitude >> 13) & 1u) - 0x38000000u) >> 13;
     const uint32_t special = magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u;

@@ -1,7 +1,7 @@
 /* Attention for AVX2 with F16C.
  *
- * Keys: eight positions at a time, so that their sums fold together instead of one by one. Values: up
- * to 64 elements of the result stay in registers over all positions. */
+ * Keys: eight positions at a time, so that their sums fold together instead of one by one. Values:
+ * up to 64 elements of the result stay in registers over all positions. */
 #include "kernels.h"
 #include "kernels/half.h"
 #include "kernels/prefetch.h"
@@ -49,8 +49,10 @@ ES_INLINE_AVX2 __m256 fold8(__m256 a, __m256 b) {
 
 /* The fold's last two steps for four pairs of products; position order 0, 2, 4, 6, 1, 3, 5, 7. */
 ES_INLINE_AVX2 __m256 fold4(__m256 p01, __m256 p23, __m256 p45, __m256 p67) {
-    const __m256 a = _mm256_add_ps(_mm256_shuffle_ps(p01, p23, 0x44), _mm256_shuffle_ps(p01, p23, 0xee));
-    const __m256 b = _mm256_add_ps(_mm256_shuffle_ps(p45, p67, 0x44), _mm256_shuffle_ps(p45, p67, 0xee));
+    const __m256 a =
+        _mm256_add_ps(_mm256_shuffle_ps(p01, p23, 0x44), _mm256_shuffle_ps(p01, p23, 0xee));
+    const __m256 b =
+        _mm256_add_ps(_mm256_shuffle_ps(p45, p67, 0x44), _mm256_shuffle_ps(p45, p67, 0xee));
     return _mm256_add_ps(_mm256_shuffle_ps(a, b, 0x88), _mm256_shuffle_ps(a, b, 0xdd));
 }
 
@@ -99,8 +101,8 @@ ES_INLINE_AVX2 float exponentials(float *s, int32_t n_pos, float top) {
     return es_fold16_avx2(lane[0], lane[1]);
 }
 
-/* Elements [0, 8 * n_registers) of the weighted sum of rows `row` halfs apart; `left` elements of the
- * rows exist from v on. */
+/* Elements [0, 8 * n_registers) of the weighted sum of rows `row` halfs apart; `left` elements of
+ * the rows exist from v on. */
 ES_INLINE_AVX2 void values(float *out, const float *e, const uint16_t *v, size_t row, int32_t n_pos,
                            float inverse, const int n_registers, const int32_t left) {
     __m256 acc[8];
@@ -111,7 +113,8 @@ ES_INLINE_AVX2 void values(float *out, const float *e, const uint16_t *v, size_t
         const __m256 weight = _mm256_set1_ps(e[j]);
         es_prefetch_ahead(v, (size_t)n_registers * 16);
         for (int r = 0; r < n_registers; r++) {
-            acc[r] = _mm256_add_ps(acc[r], _mm256_mul_ps(weight, load_row(v + 8 * r, left - 8 * r)));
+            acc[r] =
+                _mm256_add_ps(acc[r], _mm256_mul_ps(weight, load_row(v + 8 * r, left - 8 * r)));
         }
     }
     for (int r = 0; r < n_registers; r++) {

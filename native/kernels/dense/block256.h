@@ -1,9 +1,9 @@
 /* Block-quantised dot products in 256-bit registers, shared by AVX2, AVX-VNNI and AVX-512 VNNI.
  *
- * The including file defines es_madd256(acc, a, b): acc plus, in each 32-bit lane, the sum of the two
- * products of int16. A lane is a row of the tile, so a block needs no horizontal sum: one pair of
- * columns is broadcast to all rows. Integer sums are exact in any order; only the float line per block
- * has an order, and it is the same everywhere. */
+ * The including file defines es_madd256(acc, a, b): acc plus, in each 32-bit lane, the sum of the
+ * two products of int16. A lane is a row of the tile, so a block needs no horizontal sum: one pair
+ * of columns is broadcast to all rows. Integer sums are exact in any order; only the float line per
+ * block has an order, and it is the same everywhere. */
 #ifndef ES_BLOCK256_H
 #define ES_BLOCK256_H
 

@@ -10,9 +10,8 @@
 enum { ES_TOKENS512 = 8 };
 
 ES_INLINE __m256i es_load_two128(const uint8_t *low, const uint8_t *high) {
-    return _mm256_inserti128_si256(
-        _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)low)),
-        _mm_loadu_si128((const __m128i *)high), 1);
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)low)),
+                                   _mm_loadu_si128((const __m128i *)high), 1);
 }
 
 /* Two tiles for n_tokens (a compile-time 1 to ES_TOKENS512) tokens from `first` on. */

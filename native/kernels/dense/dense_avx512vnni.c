@@ -1,7 +1,7 @@
 /* Dense dot products for AVX-512 VNNI.
  *
- * One token is bound by memory, and one tile at a time reads one stream. Several tokens are bound by
- * arithmetic: two tiles share a 512-bit register, so one product serves sixteen rows. */
+ * One token is bound by memory, and one tile at a time reads one stream. Several tokens are bound
+ * by arithmetic: two tiles share a 512-bit register, so one product serves sixteen rows. */
 #include "kernels/dense/dense.h"
 
 #include <immintrin.h>
@@ -15,8 +15,8 @@ ES_INLINE __m256i es_madd256(__m256i acc, __m256i a, __m256i b) {
 #include "kernels/dense/dense_table.h"
 #include "kernels/dense/float512.h"
 
-ES_INLINE void block_dot(float *y, size_t y_stride, const uint8_t *w, int32_t n_tiles, const es_q16 *x,
-                         int32_t n_tokens, int32_t n_blocks, const int format) {
+ES_INLINE void block_dot(float *y, size_t y_stride, const uint8_t *w, int32_t n_tiles,
+                         const es_q16 *x, int32_t n_tokens, int32_t n_blocks, const int format) {
     int32_t tile = 0;
     if (n_tokens > 1) {
         const size_t tile_bytes = (size_t)n_blocks * es_block_bytes(format);
@@ -29,8 +29,9 @@ ES_INLINE void block_dot(float *y, size_t y_stride, const uint8_t *w, int32_t n_
     es_block_dot256(y, y_stride, w, n_tiles - tile, x, n_tokens, n_blocks, format);
 }
 
-ES_INLINE void float_dot(float *y, size_t y_stride, const uint8_t *w, int32_t n_tiles, const float *x,
-                         size_t x_stride, int32_t n_tokens, int32_t k, const int format) {
+ES_INLINE void float_dot(float *y, size_t y_stride, const uint8_t *w, int32_t n_tiles,
+                         const float *x, size_t x_stride, int32_t n_tokens, int32_t k,
+                         const int format) {
     int32_t tile = 0;
     if (n_tokens > 1) {
         const size_t tile_bytes = (size_t)k * ES_TILE * es_element_bytes(format);

@@ -34,8 +34,8 @@ ES_INLINE void unpack_halfs(float out[ES_TILE], const uint8_t *stored) {
 }
 
 /* One tile for `n` tokens from `first` on. */
-ES_INLINE void block_tile(float *y, size_t y_stride, const uint8_t *w, const es_q16 *x, size_t first,
-                          size_t n, int32_t n_blocks, int format) {
+ES_INLINE void block_tile(float *y, size_t y_stride, const uint8_t *w, const es_q16 *x,
+                          size_t first, size_t n, int32_t n_blocks, int format) {
     float acc[TOKENS][ES_TILE] = {{0}};
     for (size_t b = 0; b < (size_t)n_blocks; b++, w += es_block_bytes(format)) {
         int16_t codes[ES_BLOCK * ES_TILE];
@@ -68,8 +68,8 @@ ES_INLINE void block_tile(float *y, size_t y_stride, const uint8_t *w, const es_
     }
 }
 
-ES_INLINE void block_dot(float *y, size_t y_stride, const uint8_t *w, int32_t n_tiles, const es_q16 *x,
-                         int32_t n_tokens, int32_t n_blocks, int format) {
+ES_INLINE void block_dot(float *y, size_t y_stride, const uint8_t *w, int32_t n_tiles,
+                         const es_q16 *x, int32_t n_tokens, int32_t n_blocks, int format) {
     for (int32_t tile = 0; tile < n_tiles; tile++) {
         for (int32_t t = 0; t < n_tokens; t += TOKENS) {
             const int32_t left = n_tokens - t;
@@ -92,8 +92,8 @@ ES_INLINE float element(const uint8_t *w, size_t i, int format) {
     return format == ES_FORMAT_F16 ? es_half_to_float(narrow) : es_bfloat_to_float(narrow);
 }
 
-ES_INLINE void float_dot(float *y, size_t y_stride, const uint8_t *w, int32_t n_tiles, const float *x,
-                         size_t x_stride, int32_t n_tokens, int32_t k, int format) {
+ES_INLINE void float_dot(float *y, size_t y_stride, const uint8_t *w, int32_t n_tiles,
+                         const float *x, size_t x_stride, int32_t n_tokens, int32_t k, int format) {
     for (int32_t tile = 0; tile < n_tiles; tile++) {
         for (size_t t = 0; t < (size_t)n_tokens; t++) {
             const float *row = x + t * x_stride;

@@ -22,7 +22,8 @@ ES_INLINE __m256 es_load_column256(const uint8_t *p, const int format) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(narrow), 16));
 }
 
-/* One tile for n_tokens (a compile-time 1 to ES_FLOAT_TOKENS) tokens; y and x start at the first. */
+/* One tile for n_tokens (a compile-time 1 to ES_FLOAT_TOKENS) tokens; y and x start at the first.
+ */
 ES_INLINE void es_float_tile256(float *y, size_t y_stride, const uint8_t *w, const float *x,
                                 size_t x_stride, size_t k, const int format, const int n_tokens) {
     const size_t column = ES_TILE * es_element_bytes(format);

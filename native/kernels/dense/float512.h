@@ -1,5 +1,5 @@
-/* Float-weight dot products of two tiles at once in 512-bit registers: the low half of a register is
- * one tile, the high half its neighbour. */
+/* Float-weight dot products of two tiles at once in 512-bit registers: the low half of a register
+ * is one tile, the high half its neighbour. */
 #ifndef ES_FLOAT512_H
 #define ES_FLOAT512_H
 

@@ -102,7 +102,8 @@ static float quantize_i8(int8_t *q, int32_t *sum, const float *x, int32_t n, int
     return s;
 }
 
-static void quantize_i16(int16_t *q, float *d, int32_t *sum, float *xsum, const float *x, int32_t n) {
+static void quantize_i16(int16_t *q, float *d, int32_t *sum, float *xsum, const float *x,
+                         int32_t n) {
     for (int32_t b = 0; 32 * b < n; b++, q += 32) {
         __m256 v[4];
         __m256i code[4];
@@ -150,19 +151,19 @@ ES_INLINE_AVX2 __m256 sum(__m256 a, __m256 b) {
 }
 
 /* y[i] = function(a[i], b[i]) */
-#define EACH(function, y, a, b, n)                                                                 \
-    do {                                                                                           \
-        int32_t i = 0;                                                                             \
-        for (; i + 8 <= (n); i += 8) {                                                             \
-            _mm256_storeu_ps((y) + i,                                                              \
-                             function(_mm256_loadu_ps((a) + i), _mm256_loadu_ps((b) + i)));        \
-        }                                                                                          \
-        if (i < (n)) {                                                                             \
-            const int32_t left = (n)-i;                                                            \
-            es_store_first((y) + i,                                                                \
-                           function(es_load_first((a) + i, left), es_load_first((b) + i, left)),   \
-                           left);                                                                  \
-        }                                                                                          \
+#define EACH(function, y, a, b, n)                                                               \
+    do {                                                                                         \
+        int32_t i = 0;                                                                           \
+        for (; i + 8 <= (n); i += 8) {                                                           \
+            _mm256_storeu_ps((y) + i,                                                            \
+                             function(_mm256_loadu_ps((a) + i), _mm256_loadu_ps((b) + i)));      \
+        }                                                                                        \
+        if (i < (n)) {                                                                           \
+            const int32_t left = (n)-i;                                                          \
+            es_store_first((y) + i,                                                              \
+                           function(es_load_first((a) + i, left), es_load_first((b) + i, left)), \
+                           left);                                                                \
+        }                                                                                        \
     } while (0)
 
 static void glu_relu2(float *y, const float *gate, const float *up, int32_t n) {

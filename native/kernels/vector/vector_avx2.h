@@ -1,7 +1,7 @@
 /* The building blocks of edgesparse/ops/README.md for AVX2.
  *
- * Sixteen lanes are two registers. Where values run out, a masked load puts zeros: a lane that starts
- * at +0 and is only added to is never -0, so adding +0 leaves its bits alone. */
+ * Sixteen lanes are two registers. Where values run out, a masked load puts zeros: a lane that
+ * starts at +0 and is only added to is never -0, so adding +0 leaves its bits alone. */
 #ifndef ES_VECTOR_AVX2_H
 #define ES_VECTOR_AVX2_H
 
@@ -52,8 +52,9 @@ ES_INLINE_AVX2 __m256 es_exp_avx2(__m256 x) {
     x = _mm256_min_ps(_mm256_max_ps(x, _mm256_set1_ps(-87.0f)), _mm256_set1_ps(88.0f));
     const __m256i n = _mm256_cvtps_epi32(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)));
     const __m256 nf = _mm256_cvtepi32_ps(n);
-    const __m256 r = _mm256_sub_ps(_mm256_sub_ps(x, _mm256_mul_ps(nf, _mm256_set1_ps(0.693359375f))),
-                                   _mm256_mul_ps(nf, _mm256_set1_ps(-2.12194440e-4f)));
+    const __m256 r =
+        _mm256_sub_ps(_mm256_sub_ps(x, _mm256_mul_ps(nf, _mm256_set1_ps(0.693359375f))),
+                      _mm256_mul_ps(nf, _mm256_set1_ps(-2.12194440e-4f)));
     __m256 p = _mm256_set1_ps(1.9875691500e-4f);
     p = _mm256_add_ps(_mm256_mul_ps(p, r), _mm256_set1_ps(1.3981999507e-3f));
     p = _mm256_add_ps(_mm256_mul_ps(p, r), _mm256_set1_ps(8.3334519073e-3f));

@@ -69,7 +69,8 @@ static void quantize_block(int16_t *q, float *d, int32_t *sum, const float *x, i
     *sum = total;
 }
 
-static void quantize_i16(int16_t *q, float *d, int32_t *sum, float *xsum, const float *x, int32_t n) {
+static void quantize_i16(int16_t *q, float *d, int32_t *sum, float *xsum, const float *x,
+                         int32_t n) {
     for (int32_t b = 0; 32 * b < n; b++) {
         const int32_t left = n - 32 * b;
         quantize_block(q + 32 * b, d + b, sum + b, x + 32 * b, left < 32 ? left : 32);

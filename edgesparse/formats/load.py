@@ -238,8 +238,12 @@ class _Loader:
                 work()
             else:
                 with ThreadPoolExecutor(self._threads) as pool:
-                    for future in [pool.submit(work) for _ in range(self._threads)]:
-                        future.result()
+                    futures = [pool.submit(work) for _ in range(self._threads)]
+                    try:
+                        for future in futures:
+                            future.result()
+                    finally:  # also when Ctrl-C ends the wait
+                        stop.set()
         except MemoryError:
             raise MemoryBudgetError(
                 "no memory for the buffers of loading.",

@@ -11,6 +11,7 @@ import pytest
 from edgesparse import _native
 from edgesparse.checkpoint import Checkpoint, TensorInfo, open_checkpoint
 from edgesparse.checkpoint import dequantize as decode
+from edgesparse.checkpoint.rows import ternary_chunks
 from edgesparse.errors import (
     MemoryBudgetError,
     ModelFormatError,
@@ -27,6 +28,7 @@ from edgesparse.formats import (
     memory,
     storage_bytes,
 )
+from tests.checkpoint import writers
 from tests.formats.sources import (
     ENGINES,
     HALVES,
@@ -93,6 +95,32 @@ def test_chunks_of_any_size_give_the_same_bytes(monkeypatch: pytest.MonkeyPatch)
     assert all(bytes_ == found[0] for bytes_ in found)
     assert max(n_reads) == 5 * 26
     assert min(n_reads) == 5
+
+
+@pytest.mark.parametrize("online", [False, True])
+def test_folders_of_packed_and_of_master_weights(tmp_path: Path, online: bool) -> None:
+    config = writers.bitnet_config()
+    tensors = writers.packed_model(scale=0.25)
+    if online:
+        config["quantization_config"]["quantization_mode"] = "online"
+        rng = np.random.default_rng(4)
+        for module, (_, rows, cols) in writers.PROJECTIONS.items():
+            values = writers.bf16(rng.normal(size=(rows, cols)))
+            tensors[f"model.layers.0.{module}.weight"] = ("BF16", (rows, cols), values)
+            tensors.pop(f"model.layers.0.{module}.weight_scale", None)
+    n_matrices = 0
+    with open_checkpoint(writers.write_folder(tmp_path / "m", tensors, config)) as c:
+        for stem, _, _ in writers.PROJECTIONS.values():
+            name = f"blk.0.{stem}.weight"
+            assert c.tensors[name].type is (T.BF16 if online else T.HF_T2)
+            chunks = [chunk for chunk in ternary_chunks(c, name, 6_000) if chunk]
+            values = np.concatenate([codes * scales for _, _, codes, scales in chunks])
+            for native in ENGINES:
+                w = load_weights(c, [name], native=native, threads=2)[name]
+                assert w.format is F.T2
+                np.testing.assert_array_equal(dequantize(w), values)
+            n_matrices += 1
+    assert n_matrices == 7
 
 
 def test_keys_may_stand_for_tensors() -> None:

@@ -196,6 +196,7 @@ class CachedSequence:
             len(self.tokens),
             outputs="last" if is_last else "none",
             cancel=None if cancel is None else cancel.flag,
+            chunk=len(tokens),
         )
         self.tokens += tokens
         return logits

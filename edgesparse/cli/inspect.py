@@ -38,25 +38,22 @@ def run(args: argparse.Namespace) -> int:
     """Print the description; return the exit code."""
     from edgesparse.checkpoint import open_checkpoint
     from edgesparse.cli.terminal import Terminal
-    from edgesparse.errors import UsageError
+    from edgesparse.default_model import default_model_path
     from edgesparse.tokenizer import load_tokenizer
 
-    path = options.model_path(args)
-    if args.no_load and path is None:
-        raise UsageError("--no-load needs a MODEL.")
+    path = options.model_path(args) or default_model_path()
     weights: dict[str, Weight] = {}
     engine: dict[str, Any] = {}
     if not args.no_load:
         model = options.load_model(argparse.Namespace(**{**vars(args), "quiet": True}))
-        path = str(model.info.path)
-        weights = dict(model.info.weights)
+        weights = dict(model.parameters.weights)
         running = model.engine
         engine = {
             "executor": running.executor_name,
             "n_threads": running.n_threads,
             "n_ctx": running.n_ctx,
         }
-    with open_checkpoint(str(path)) as checkpoint:
+    with open_checkpoint(path) as checkpoint:
         tokenizer = load_tokenizer(checkpoint)
         data: dict[str, Any] = {
             "path": checkpoint.path,

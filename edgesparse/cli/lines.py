@@ -92,4 +92,4 @@ def _editor(words: Sequence[str]) -> ReadLine:
     session: PromptSession[str] = PromptSession(
         history=history, completer=completer, complete_while_typing=False
     )
-    return lambda prompt: session.prompt(prompt)
+    return session.prompt

@@ -81,7 +81,7 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("generation")
 
     def number(*names: str, kind: type, metavar: str, text: str, dest: str | None = None) -> None:
-        extra = {"dest": dest} if dest else {}
+        extra: dict[str, Any] = {"dest": dest} if dest else {}
         group.add_argument(*names, type=kind, metavar=metavar, help=text, **extra)
 
     number(
@@ -182,7 +182,7 @@ def load_model(args: argparse.Namespace) -> Model:
         executor=getattr(args, "executor", "native"),
         isa=getattr(args, "isa", None),
     )
-    print_warnings([*model.info.warnings, *model.tokenizer.warnings], args)
+    print_warnings(model.info.warnings, args)
     return model
 
 

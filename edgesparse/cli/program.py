@@ -97,8 +97,8 @@ def _overview() -> str:
         "usage: edgesparse VERB [MODEL] [options]\n\n"
         "Ternary and sparse language models on ordinary CPUs.\n\n"
         f"{rows}\n\n"
-        "Without MODEL the default model is used. 'edgesparse VERB --help' lists a verb's options;\n"
-        "'edgesparse --version' says what is installed."
+        "Without MODEL the default model is used. 'edgesparse VERB --help' lists the options of\n"
+        "a verb, 'edgesparse --version' says what is installed."
     )
 
 

@@ -15,9 +15,9 @@ __all__ = ["Terminal", "printable"]
 _REPLACEMENT = "\ufffd"
 _VISIBLE = {code: chr(0x2400 + code) for code in range(0x20) if code not in (0x09, 0x0A)}
 _VISIBLE[0x7F] = "\u2421"
-_VISIBLE |= {code: _REPLACEMENT for code in range(0x80, 0xA0)}
-_VISIBLE |= {code: _REPLACEMENT for code in (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F))}
-_VISIBLE |= {code: _REPLACEMENT for code in range(0x2066, 0x206A)}
+_VISIBLE |= dict.fromkeys(range(0x80, 0xA0), _REPLACEMENT)
+_VISIBLE |= dict.fromkeys((0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F)), _REPLACEMENT)
+_VISIBLE |= dict.fromkeys(range(0x2066, 0x206A), _REPLACEMENT)
 
 
 def printable(text: str) -> str:

@@ -55,9 +55,7 @@ def run(args: argparse.Namespace) -> int:
     if args.chat:
         ids = tokenizer.encode_chat([{"role": "user", "content": text}])
     else:
-        ids = tokenizer.encode(
-            text, add_special=args.add_special, parse_special=args.parse_special
-        )
+        ids = tokenizer.encode(text, add_special=args.add_special, parse_special=args.parse_special)
     pieces = [tokenizer.piece(token) for token in ids]
     if args.output == "json":
         shown = [piece.decode("utf-8", "backslashreplace") for piece in pieces]
@@ -69,14 +67,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _load(args: argparse.Namespace) -> Tokenizer:
-    """Load a named model's tokenizer without its weights."""
-    path = options.model_path(args)
-    if path is None:
-        return options.load_model(args).tokenizer
+    """Load the tokenizer alone, without weights."""
     from edgesparse.checkpoint import open_checkpoint
+    from edgesparse.default_model import default_model_path
     from edgesparse.tokenizer import load_tokenizer
 
-    with open_checkpoint(path) as checkpoint:
+    with open_checkpoint(options.model_path(args) or default_model_path()) as checkpoint:
         tokenizer = load_tokenizer(checkpoint)
         options.print_warnings([*checkpoint.warnings, *tokenizer.warnings], args)
         return tokenizer

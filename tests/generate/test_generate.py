@@ -5,13 +5,21 @@ import time
 
 import numpy as np
 import pytest
-from tests.generate.fakes import ASSISTANT, IM_END, N_CONTROL, N_VOCAB, ByteTokenizer, FakeEngine, speak
 
 from edgesparse.answer import GenerationOptions
 from edgesparse.cancel import CancelToken
 from edgesparse.errors import ContextOverflow, ModelFormatError, UsageError
 from edgesparse.generate import generate, stream, stream_tokens
 from edgesparse.session import CachedSequence
+from tests.generate.fakes import (
+    ASSISTANT,
+    IM_END,
+    N_CONTROL,
+    N_VOCAB,
+    ByteTokenizer,
+    FakeEngine,
+    speak,
+)
 
 TOKENIZER = ByteTokenizer()
 EMOJI = "né 🙂 日本"
@@ -57,7 +65,8 @@ def test_half_characters_are_never_emitted(max_tokens):
         )
     )
     text = "".join(item.text for item in items)
-    assert EMOJI.startswith(text) and "\ufffd" not in text
+    assert EMOJI.startswith(text)
+    assert "\ufffd" not in text
     assert text == EMOJI.encode()[:max_tokens].decode(errors="ignore")
     assert [item.token for item in items].count(None) == 1
     assert items[-1].finish_reason == "length"
@@ -185,7 +194,9 @@ def test_reuse_does_not_change_the_text():
     sequence = CachedSequence(FakeEngine())
     list(stream_tokens(sequence, TOKENIZER, list(range(10, 40)), options))
     warm = list(stream_tokens(sequence, TOKENIZER, [*range(10, 30), 7], options))
-    cold = list(stream_tokens(CachedSequence(FakeEngine()), TOKENIZER, [*range(10, 30), 7], options))
+    cold = list(
+        stream_tokens(CachedSequence(FakeEngine()), TOKENIZER, [*range(10, 30), 7], options)
+    )
     assert warm[0].stats.reused_tokens == 20
     assert [item.token for item in warm] == [item.token for item in cold]
 
@@ -194,11 +205,17 @@ def test_prefill_reports_progress_in_growing_chunks():
     engine = FakeEngine(n_ctx=2000, max_tokens=256)
     seen = []
     list(
-        stream(
-            engine, TOKENIZER, [9] * 1000, max_tokens=1, on_prefill=lambda *at: seen.append(at)
-        )
+        stream(engine, TOKENIZER, [9] * 1000, max_tokens=1, on_prefill=lambda *at: seen.append(at))
     )
-    assert seen == [(0, 1000), (64, 1000), (192, 1000), (448, 1000), (704, 1000), (960, 1000), (1000, 1000)]
+    assert seen == [
+        (0, 1000),
+        (64, 1000),
+        (192, 1000),
+        (448, 1000),
+        (704, 1000),
+        (960, 1000),
+        (1000, 1000),
+    ]
 
 
 def test_cancel_during_the_answer_from_another_thread():
@@ -208,7 +225,8 @@ def test_cancel_during_the_answer_from_another_thread():
     begin = time.perf_counter()
     result = generate(engine, TOKENIZER, [ASSISTANT], temperature=0, cancel=token)
     assert time.perf_counter() - begin < 1.0
-    assert result.finish_reason == "cancelled" and token.cancelled
+    assert result.finish_reason == "cancelled"
+    assert token.cancelled
     assert 1 < len(result.ids) < 100
     assert len(result.text) == len(result.ids)
 
@@ -227,7 +245,8 @@ def test_cancel_during_the_prompt_from_another_thread():
     assert sequence.tokens == [9] * 64
     engine.token_s = 0
     items = list(stream_tokens(sequence, TOKENIZER, [9] * 1500, options))
-    assert items[-1].stats.reused_tokens == 64 and len(items) == 6
+    assert items[-1].stats.reused_tokens == 64
+    assert len(items) == 6
 
 
 def test_a_cancelled_token_stops_at_once():
@@ -252,5 +271,6 @@ def test_one_answer_at_a_time():
 
 def test_results_are_plain_data():
     data = say("hi").to_dict()
-    assert data["text"] == "hi" and data["finish_reason"] == "stop"
+    assert data["text"] == "hi"
+    assert data["finish_reason"] == "stop"
     assert {"prompt_tokens", "generation_tps", "seed"} <= set(data["stats"])

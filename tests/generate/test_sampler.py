@@ -25,7 +25,12 @@ def drawn_with(logits, tokens=(), **options):
 
 def test_defaults_are_those_of_the_documentation():
     options = SamplingOptions()
-    assert (options.temperature, options.top_k, options.top_p, options.min_p) == (0.8, 40, 0.95, 0.05)
+    assert (options.temperature, options.top_k, options.top_p, options.min_p) == (
+        0.8,
+        40,
+        0.95,
+        0.05,
+    )
     assert (options.repeat_penalty, options.repeat_last_n) == (1.0, 64)
     assert (options.presence_penalty, options.frequency_penalty, options.seed) == (0.0, 0.0, None)
 
@@ -101,7 +106,8 @@ def test_a_missing_seed_is_drawn_and_reported():
 
 def test_uniform_numbers_are_uniform():
     values = np.array([uniform(seed, at) for seed in range(40) for at in range(500)])
-    assert 0 <= values.min() and values.max() < 1
+    assert values.min() >= 0
+    assert values.max() < 1
     counts, _ = np.histogram(values, bins=20, range=(0, 1))
     assert len(values) == 20000
     assert ((counts - 1000) ** 2 / 1000).sum() < 50  # chi-square, 19 degrees of freedom

@@ -83,10 +83,13 @@ def row_from_tile(out: Float32, codes: Bytes, d: Float32, m: Float32, kind: int,
 
 
 @njit
-def dot32(codes: npt.NDArray[np.int8], q: npt.NDArray[np.int16]) -> np.int32:
-    """Return Σ code q over one block."""
+def dot(codes: npt.NDArray[np.int8], q: npt.NDArray[np.int16]) -> np.int32:
+    """Return Σ code q over one block.
+
+    A literal 32 as trip count would be unrolled before it could be vectorised, and run several times slower.
+    """
     total = np.int32(0)
-    for i in range(32):
+    for i in range(codes.shape[0]):
         total = np.int32(total + np.int32(codes[i]) * np.int32(q[i]))
     return total
 
@@ -136,7 +139,7 @@ def block_product(
                 y = ZERO
                 for block in range(n_blocks):
                     i = block * 32
-                    total = dot32(row[i : i + 32], x[i : i + 32])
+                    total = dot(row[i : i + 32], x[i : i + 32])
                     total = np.int32(total - offset * q_sum[t, block])
                     y = y + np.float32(total) * np.float32(d[r, block] * d_x[t, block])
                     if has_minimum:

@@ -69,11 +69,16 @@ def test_a_native_call_does_not_delay_the_stop():
 def test_the_second_press_ends_the_program():
     token = CancelToken()
     cancelled = []
-    with pytest.raises(KeyboardInterrupt), cancel_on_interrupt(token):
-        for _ in range(2):
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.01)
-            cancelled.append(token.cancelled)
+
+    def press_twice():
+        with cancel_on_interrupt(token):
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.01)
+                cancelled.append(token.cancelled)
+
+    with pytest.raises(KeyboardInterrupt):
+        press_twice()
     assert cancelled == [True]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 def python(*argv, **environment):
     return subprocess.run(
         [sys.executable, *argv],
+        check=False,
         capture_output=True,
         text=True,
         timeout=60,

@@ -86,7 +86,8 @@ def row_from_tile(out: Float32, codes: Bytes, d: Float32, m: Float32, kind: int,
 def dot(codes: npt.NDArray[np.int8], q: npt.NDArray[np.int16]) -> np.int32:
     """Return Σ code q over one block.
 
-    A literal 32 as trip count would be unrolled before it could be vectorised, and run several times slower.
+    A literal 32 as trip count would be unrolled before it could be vectorised, and run several
+    times slower.
     """
     total = np.int32(0)
     for i in range(codes.shape[0]):

@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesparse.executors.base import Step
-from edgesparse.formats.weight import Format, Weight
+from edgesparse.formats.weight import Weight
 from edgesparse.plan.op import Embed
 from edgesparse.portable.bind import Bindings, Bytes, Float32, Int32, Runner, require, require_bytes
 from edgesparse.portable.blocks import row_from_tile, tiles_of, unpack_tile
 from edgesparse.portable.floats import float_tiles_of, widen_tile
 from edgesparse.portable.jit import njit
-from edgesparse.portable.ternary import padded_k, rows_of, unpack_row
+from edgesparse.portable.ternary import n_planes_of, rows_of, unpack_row
 
 __all__ = ["bind"]
 
@@ -32,17 +32,18 @@ def embed_ternary(
     end: int,
     rows: Bytes,
     scales: Float32,
-    five: bool,
-    n_codes: int,
+    n_planes: int,
     k: int,
 ) -> None:
     """Look up rows of t2 or t5."""
-    codes = np.empty(n_codes, np.uint8)
+    n, group = rows.shape[1], 32 * n_planes
+    codes = np.empty(n * n_planes, np.uint8)
     for t in range(begin, end):
         token = tokens[t]
-        unpack_row(codes, rows[token], five)
+        unpack_row(codes, rows[token], n_planes)
         for i in range(k):
-            dst[t, i] = (np.float32(np.int32(codes[i]) - 1) * scales[token]) * scale
+            place = i % group // 32 * n + i // group * 32 + i % 32
+            dst[t, i] = (np.float32(np.int32(codes[place]) - 1) * scales[token]) * scale
 
 
 @njit
@@ -92,9 +93,9 @@ def _lookup(weight: Weight, dst: Float32, scale: np.float32) -> Lookup:
     """Return the kernel of the weight's format with all but the tokens filled in."""
     kind, k = int(weight.format), weight.k
     if weight.format.is_ternary:
-        rows, five, n_codes = rows_of(weight), weight.format == Format.T5, padded_k(weight)
+        rows, n_planes = rows_of(weight), n_planes_of(weight)
         return lambda tokens, begin, end: embed_ternary(
-            dst, tokens, scale, begin, end, rows, weight.scales, five, n_codes, k
+            dst, tokens, scale, begin, end, rows, weight.scales, n_planes, k
         )
     if weight.format.is_block:
         tiles = tiles_of(weight)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesparse.executors.base import Step
-from edgesparse.formats.weight import TILE, Format, Weight, row_tiles
+from edgesparse.formats.weight import TILE, Weight, row_tiles
 from edgesparse.plan.op import LOGITS, GluKind, Linear, Output
 from edgesparse.portable.bind import Bindings, Float32, Int32, Runner, require, require_bytes
 from edgesparse.portable.blocks import block_product, tiles_of
@@ -24,7 +24,7 @@ from edgesparse.portable.glu import glu_row
 from edgesparse.portable.jit import njit
 from edgesparse.portable.norm import norm_row
 from edgesparse.portable.numerics import quantize_i8, quantize_i16
-from edgesparse.portable.ternary import padded_k, rows_of, ternary_product
+from edgesparse.portable.ternary import n_planes_of, padded_k, rows_of, ternary_product, to_planes
 
 __all__ = ["bind"]
 
@@ -61,11 +61,19 @@ def prepare(
 
 @njit
 def quantize_i8_tokens(
-    q: npt.NDArray[np.int8], s: Float32, q_sum: Int32, h: Float32, begin: int, end: int
+    q: npt.NDArray[np.int8],
+    s: Float32,
+    q_sum: Int32,
+    n_planes: int,
+    h: Float32,
+    begin: int,
+    end: int,
 ) -> None:
-    """Quantise rows [begin, end) to int8 per token."""
+    """Quantise rows [begin, end) to int8 per token, q in plane order."""
+    row = np.empty(h.shape[1], np.int8)
     for j in range(begin, end):
-        s[j], q_sum[j] = quantize_i8(q[j], h[j])
+        s[j], q_sum[j] = quantize_i8(row, h[j])
+        to_planes(q[j], row, n_planes)
 
 
 @njit
@@ -136,15 +144,16 @@ def _bind_prologue(op: Linear, bindings: Bindings) -> Callable[[Int32, int, int]
     require(min(src.shape[1], src2.shape[1]) >= k, op.name, "an input is narrower than k")
     require(op.glu == GluKind.NONE or op.src2 is not None, op.name, "a gate needs two inputs")
     require(norm.size in (0, k), op.name, "the norm is not k long")
-    any_ternary = any(weight.format.is_ternary for weight in weights)
+    ternary = {n_planes_of(weight) for weight in weights if weight.format.is_ternary}
     any_block = any(weight.format.is_block for weight in weights)
     h = bindings.workspace.floats(k)
-    int8, int16 = bindings.workspace.int8(k), bindings.workspace.int16(k)
+    int8 = [(*bindings.workspace.int8(k, n_planes), n_planes) for n_planes in sorted(ternary)]
+    int16 = bindings.workspace.int16(k)
 
     def prologue(indices: Int32, begin: int, end: int) -> None:
         prepare(h, src, src2, glu, norm, eps, indices, begin, end)
-        if any_ternary:
-            quantize_i8_tokens(*int8, h, begin, end)
+        for q, s, q_sum, n_planes in int8:
+            quantize_i8_tokens(q, s, q_sum, n_planes, h, begin, end)
         if any_block:
             quantize_i16_tokens(*int16, h, begin, end)
 
@@ -172,11 +181,12 @@ def _product(weight: Weight, add: bool, bias: Float32, bindings: Bindings) -> Pr
     scratch = [workspace.unpacked(worker) for worker in range(n_workers)]
     kind = int(weight.format)
     if weight.format.is_ternary:
-        q, s, q_sum = workspace.int8(weight.k)
-        rows, scales, five = rows_of(weight), weight.scales, weight.format == Format.T5
+        n_planes = n_planes_of(weight)
+        q, s, q_sum = workspace.int8(weight.k, n_planes)
+        rows, scales = rows_of(weight), weight.scales
         codes = [flat.view(np.uint8)[: padded_k(weight)] for flat in scratch]
         return lambda dst, n_tokens, begin, end, worker: ternary_product(
-            *(dst, add, bias, rows, scales, five, q, s, q_sum),
+            *(dst, add, bias, rows, scales, n_planes, q, s, q_sum),
             *(n_tokens, begin, end, codes[worker]),
         )
     if weight.format.is_block:

@@ -1,6 +1,8 @@
 """Ternary × int8 products over t2 and t5 rows (bytes: ``edgesparse/formats/README.md``).
 
-A row is unpacked once into codes 0, 1, 2 and multiplied with every token. Σ (code − 1) q is
+A row is unpacked once into codes 0, 1, 2 and multiplied with every token. Codes stand in plane
+order, first the top digit of every byte of the row, then the next one, so that unpacking is four or
+five long plain loops; activations are brought into the same order once per token. Σ (code − 1) q is
 Σ code q − Σ q, and Σ q comes with the quantised activation. |Σ code q| ≤ 256 k fits int32 while
 k < 2²³.
 """
@@ -14,14 +16,19 @@ from edgesparse.formats.weight import Format, Weight
 from edgesparse.portable.bind import Bytes, Float32, Int32
 from edgesparse.portable.jit import njit
 
-__all__ = ["padded_k", "rows_of", "ternary_product", "unpack_row"]
+__all__ = ["n_planes_of", "padded_k", "rows_of", "ternary_product", "to_planes", "unpack_row"]
 
-ONE_OF_THREE = np.uint16(3)
+THREE = np.uint16(3)
+
+
+def n_planes_of(weight: Weight) -> int:
+    """Codes in one stored byte."""
+    return 5 if weight.format == Format.T5 else 4
 
 
 def padded_k(weight: Weight) -> int:
     """Codes in one stored row, padding included."""
-    group = 160 if weight.format == Format.T5 else 128
+    group = 32 * n_planes_of(weight)
     return -(-weight.k // group) * group
 
 
@@ -32,41 +39,50 @@ def rows_of(weight: Weight) -> Bytes:
 
 @njit
 def unpack_t2(codes: Bytes, row: Bytes) -> None:
-    """Write the codes of one t2 row; `codes` has four elements per byte."""
-    for block in range(row.shape[0] // 32):
-        packed = row[block * 32 : block * 32 + 32]
-        out = codes[block * 128 : block * 128 + 128]
-        for j in range(32):
-            out[j] = packed[j] >> 6
-        for j in range(32):
-            out[32 + j] = (packed[j] >> 4) & 3
-        for j in range(32):
-            out[64 + j] = (packed[j] >> 2) & 3
-        for j in range(32):
-            out[96 + j] = packed[j] & 3
+    """Write the codes of one t2 row in plane order."""
+    n = row.shape[0]
+    for plane in range(4):
+        shift = np.uint8(6 - 2 * plane)
+        out = codes[plane * n : plane * n + n]
+        for j in range(n):
+            out[j] = (row[j] >> shift) & 3
 
 
 @njit
 def unpack_t5(codes: Bytes, row: Bytes) -> None:
-    """Write the codes of one t5 row; `codes` has five elements per byte."""
-    for block in range(row.shape[0] // 32):
-        packed = row[block * 32 : block * 32 + 32]
-        power = np.uint8(1)
-        for digit in range(5):
-            begin = block * 160 + digit * 32
-            out = codes[begin : begin + 32]
-            for j in range(32):
-                out[j] = (np.uint16(np.uint8(packed[j] * power)) * ONE_OF_THREE) >> 8
-            power = np.uint8(power * 3)
+    """Write the codes of one t5 row in plane order."""
+    n = row.shape[0]
+    power = np.uint8(1)
+    for plane in range(5):
+        out = codes[plane * n : plane * n + n]
+        for j in range(n):
+            out[j] = (np.uint16(np.uint8(row[j] * power)) * THREE) >> 8
+        power = np.uint8(power * 3)
 
 
 @njit
-def unpack_row(codes: Bytes, row: Bytes, five: bool) -> None:
-    """Write the codes 0, 1, 2 of one row, padding included."""
-    if five:
+def unpack_row(codes: Bytes, row: Bytes, n_planes: int) -> None:
+    """Write the codes 0, 1, 2 of one row in plane order, padding included."""
+    if n_planes == 5:
         unpack_t5(codes, row)
     else:
         unpack_t2(codes, row)
+
+
+@njit
+def to_planes(out: npt.NDArray[np.int8], q: npt.NDArray[np.int8], n_planes: int) -> None:
+    """Write q in plane order, zeros where the stored row is padded."""
+    k, n = q.shape[0], out.shape[0] // n_planes
+    begin = 0
+    for block in range(n // 32):
+        for plane in range(n_planes):
+            first = plane * n + block * 32
+            filled = min(32, max(0, k - begin))
+            for j in range(filled):
+                out[first + j] = q[begin + j]
+            for j in range(filled, 32):
+                out[first + j] = 0
+            begin += 32
 
 
 @njit
@@ -85,7 +101,7 @@ def ternary_product(
     bias: Float32,
     rows: Bytes,
     scales: Float32,
-    five: bool,
+    n_planes: int,
     q: npt.NDArray[np.int8],
     s: Float32,
     q_sum: Int32,
@@ -103,15 +119,15 @@ def ternary_product(
     bias : (n_rows,) or (0,) float32
         Empty for none.
     rows : (n_rows, row_bytes) uint8
-        Weight bytes; t5 when `five`, else t2.
-    q, s, q_sum : (>= n_tokens, k) int8, (>= n_tokens,) float32, (>= n_tokens,) int32
-        Quantised activations.
-    codes : (>= padded k,) uint8
+        Weight bytes; t2 has 4 planes, t5 has 5.
+    q, s, q_sum : (>= n_tokens, padded k) int8, (>= n_tokens,) float32, (>= n_tokens,) int32
+        Quantised activations, q in plane order.
+    codes : (padded k,) uint8
         Scratch.
     """
     has_bias = bias.shape[0] > 0
     for r in range(row_begin, row_end):
-        unpack_row(codes, rows[r], five)
+        unpack_row(codes, rows[r], n_planes)
         for t in range(n_tokens):
             total = np.int32(dot(codes, q[t]) - q_sum[t])
             y = np.float32(total) * np.float32(scales[r] / s[t])

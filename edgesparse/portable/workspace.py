@@ -28,7 +28,7 @@ class Workspace:
         columns = -(-max(1, max_k) // GROUP) * GROUP
         self.max_tokens = max_tokens
         self._x = _aligned(max_tokens * columns, np.float32)
-        self._q8 = _aligned(max_tokens * columns, np.int8)
+        self._q8 = {n: _aligned(max_tokens * columns, np.int8) for n in (4, 5)}
         self._q16 = _aligned(max_tokens * columns, np.int16)
         self._per_block = [_aligned(max_tokens * columns // 32, np.float32) for _ in range(3)]
         self._per_token = [_aligned(max_tokens, np.float32) for _ in range(2)]
@@ -41,11 +41,13 @@ class Workspace:
         return _shaped(self._x, (self.max_tokens, k))
 
     def int8(
-        self, k: int
+        self, k: int, n_planes: int
     ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32], npt.NDArray[np.int32]]:
-        """Return q (max_tokens, k) int8, and scale and sum of q (max_tokens,)."""
+        """Return q (max_tokens, padded k) int8, and scale and sum of q (max_tokens,)."""
         scale, total = self._per_token
-        return _shaped(self._q8, (self.max_tokens, k)), scale, total.view(np.int32)
+        group = 32 * n_planes
+        q = _shaped(self._q8[n_planes], (self.max_tokens, -(-k // group) * group))
+        return q, scale, total.view(np.int32)
 
     def int16(
         self, k: int

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgesparse.formats.weight import Format, Weight
+from edgesparse.formats.weight import Weight
 
 F32 = np.float32
 Array = npt.NDArray[Any]
@@ -118,6 +118,3 @@ def attention(q: Array, keys: Array, values: Array, scale: float) -> Array:
     for weight, v in zip(e, values, strict=True):
         acc = acc + weight * v.astype(F32)
     return acc * (F32(1) / sum16(e))
-
-
-FORMATS = tuple(Format)

@@ -30,7 +30,8 @@ def run(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     try:
-        for stream in (sys.stdout, sys.stderr):
+        # Bytes that are no text, on the way in or out, are shown as such: they are no failure.
+        for stream in (sys.stdin, sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="replace")
         code = _dispatch(arguments)
@@ -49,6 +50,8 @@ def run(argv: Sequence[str] | None = None) -> int:
         return _fail(MemoryBudgetError("there is not enough memory."), debug)
     except EdgesparseError as error:
         return _fail(error, debug)
+    except OSError as error:  # a full disk behind stdout, for one
+        return _fail(EdgesparseError(f"{error.filename or 'output'}: {error.strerror}."), debug)
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -24,7 +24,8 @@ class Cli:
         return self.model
 
     def __call__(self, *argv, stdin=""):
-        self._monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        data = io.BytesIO(stdin.encode(errors="surrogateescape"))
+        self._monkeypatch.setattr("sys.stdin", io.TextIOWrapper(data, encoding="utf-8"))
         code = main([str(item) for item in argv])
         captured = self._capsys.readouterr()
         return SimpleNamespace(code=code, out=captured.out, err=captured.err)

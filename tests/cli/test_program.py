@@ -115,6 +115,7 @@ def test_a_near_miss_is_suggested(cli):
         (Cancelled("c"), 130),
         (KeyboardInterrupt(), 130),
         (BrokenPipeError(), 141),
+        (OSError(28, "No space left on device"), 1),
     ],
 )
 def test_errors_become_exit_codes(monkeypatch, capfd, error, code):

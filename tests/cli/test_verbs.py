@@ -73,6 +73,11 @@ def test_chat_in_a_pipe_prints_answers_only(cli):
     assert len(cli.loaded) == 1
 
 
+def test_chat_reads_bytes_that_are_no_text(cli):
+    done = cli("chat", "--temp", "0", "-q", stdin="\udcff\udcfe hello\n")
+    assert (done.code, done.out) == (0, "Paris.\n")
+
+
 def test_chat_first_prompt_and_single_turn(cli):
     assert cli("chat", "-p", "x", "-st", "--temp", "0", "-q", stdin="y\n").out == "Paris.\n"
     assert cli("chat", "-p", "-", "--temp", "0", "-q", stdin="a\nb\n").out == "Paris.\n"

@@ -274,3 +274,10 @@ def test_results_are_plain_data():
     assert data["text"] == "hi"
     assert data["finish_reason"] == "stop"
     assert {"prompt_tokens", "generation_tps", "seed"} <= set(data["stats"])
+
+
+@pytest.mark.parametrize("max_tokens", [0, 1, 3])
+def test_nothing_is_computed_that_is_not_used(max_tokens):
+    engine = FakeEngine(speak(b"abcdef"))
+    generate(engine, TOKENIZER, [ASSISTANT], temperature=0, max_tokens=max_tokens)
+    assert len(engine.steps) == max(1, max_tokens)

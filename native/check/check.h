@@ -12,6 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+int check_pool(void);    /* every chunk of every job runs once */
 int check_ternary(void); /* t2 and t5 products */
 int check_dense(void);   /* block and float formats */
 int check_vector(void);  /* norms, quantisers, activations, rotations, halfs */

@@ -1,6 +1,10 @@
-/* The pool's state is one 64-bit ticket: the job's number above, the next free chunk below. A worker
- * takes a chunk with a compare-and-swap on the whole ticket, so one that wakes up late can never take a
- * chunk of a newer job with an older function: its ticket no longer matches. */
+/* The pool's state is one 64-bit ticket: a generation above, the next free chunk below. A worker takes a
+ * chunk with a compare-and-swap on the whole ticket, so one that wakes up late can never take a chunk of a
+ * newer job with an older function: its ticket no longer matches.
+ *
+ * A job's fields may only change while no ticket admits a chunk. So the caller first closes the ticket (next
+ * generation, no chunk free), then writes the fields, then opens the one after. Without the closing step a
+ * late worker could read the finished job's ticket together with the new job's larger number of chunks. */
 #include "pool.h"
 
 #include "cpu.h"
@@ -8,6 +12,8 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+
+#define CLOSED 0xffffffffu /* a chunk number that no job has */
 
 enum {
     WORKER_SPINS = 4000, /* about 50–100 µs: longer than any gap inside a step */
@@ -41,23 +47,23 @@ static uint32_t job_of(uint64_t ticket) {
     return (uint32_t)(ticket >> 32);
 }
 
-/* Takes chunks of job `job` until none is left; the fields read are valid whenever the swap succeeds,
- * because nobody rewrites them before every chunk is taken and done. */
+/* Takes chunks of one generation until none is left. The fields are valid whenever the swap succeeds: a
+ * worker that saw a newer field (acquire) also sees the ticket that was closed before it was written. */
 static void take_chunks(es_pool *pool, uint32_t job, int32_t thread) {
     uint64_t ticket = atomic_load_explicit(&pool->ticket, memory_order_acquire);
     while (job_of(ticket) == job) {
-        const int32_t chunk = (int32_t)(uint32_t)ticket;
-        const int32_t n_chunks = atomic_load_explicit(&pool->n_chunks, memory_order_relaxed);
-        es_chunk_fn *fn = atomic_load_explicit(&pool->fn, memory_order_relaxed);
-        void *context = atomic_load_explicit(&pool->context, memory_order_relaxed);
-        if (chunk >= n_chunks) {
+        const uint32_t chunk = (uint32_t)ticket;
+        const int32_t n_chunks = atomic_load_explicit(&pool->n_chunks, memory_order_acquire);
+        es_chunk_fn *fn = atomic_load_explicit(&pool->fn, memory_order_acquire);
+        void *context = atomic_load_explicit(&pool->context, memory_order_acquire);
+        if (chunk >= (uint32_t)n_chunks) {
             return;
         }
         if (!atomic_compare_exchange_weak_explicit(&pool->ticket, &ticket, ticket + 1,
                                                    memory_order_acq_rel, memory_order_acquire)) {
             continue;
         }
-        fn(context, chunk, thread);
+        fn(context, (int32_t)chunk, thread);
         const int32_t done = atomic_fetch_add(&pool->n_done, 1) + 1;
         if (done == n_chunks && thread != 0 && atomic_load(&pool->caller_sleeps)) {
             pthread_mutex_lock(&pool->lock);
@@ -168,14 +174,14 @@ void es_pool_run(es_pool *pool, es_chunk_fn *fn, void *context, int32_t n_chunks
         }
         return;
     }
-    atomic_store_explicit(&pool->fn, fn, memory_order_relaxed);
-    atomic_store_explicit(&pool->context, context, memory_order_relaxed);
-    atomic_store_explicit(&pool->n_chunks, n_chunks, memory_order_relaxed);
-    atomic_store_explicit(&pool->n_done, 0, memory_order_relaxed);
-    /* Only the caller starts jobs, so the number above the ticket is its own to advance. Job 0 is
-     * never used: it is what idle workers have seen at the start. */
+    /* Only the caller moves generations. Generation 0 is what idle workers have seen at the start. */
     uint32_t job = job_of(atomic_load_explicit(&pool->ticket, memory_order_relaxed)) + 1;
-    job += job == 0;
+    atomic_store(&pool->ticket, ((uint64_t)job << 32) | CLOSED);
+    atomic_store_explicit(&pool->fn, fn, memory_order_release);
+    atomic_store_explicit(&pool->context, context, memory_order_release);
+    atomic_store_explicit(&pool->n_chunks, n_chunks, memory_order_release);
+    atomic_store_explicit(&pool->n_done, 0, memory_order_release);
+    job++;
     atomic_store(&pool->ticket, (uint64_t)job << 32);
     if (atomic_load(&pool->n_sleeping) > 0) {
         pthread_mutex_lock(&pool->lock);

@@ -40,9 +40,7 @@ def decoder(
     )
 
 
-def _output(
-    tensors: Container[str], stem: str, dst: str, *, add: bool = False
-) -> Output:
+def _output(tensors: Container[str], stem: str, dst: str, *, add: bool = False) -> Output:
     bias = f"{stem}.bias"
     return Output(f"{stem}.weight", dst, add, bias if bias in tensors else None)
 

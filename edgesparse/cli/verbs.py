@@ -22,6 +22,11 @@ VERBS = (
     Verb("chat", "talk to a model", ("cli",)),
     Verb("run", "answer one prompt", ("generate", "completion")),
     Verb("inspect", "show what is in a model file and how it is stored", ("info", "show")),
+    Verb("plan", "show the ops a model runs, with their bytes and their limit"),
+    Verb("verify", "run two executors in lockstep and name the first op that differs"),
+    Verb("bench", "measure tokens per second beside the machine's own limit"),
+    Verb("perplexity", "measure how well a model predicts a text", ("ppl",)),
+    Verb("doctor", "show what this machine and this build can do"),
     Verb("tokenize", "show the tokens of a text, or the text of tokens", ("detokenize",)),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import Any
 
@@ -42,15 +43,13 @@ def isa_names() -> dict[str, int]:
 
 
 def choose_isa(isa: str | None) -> str:
-    """Return `isa`, or the one in ``EDGESPARSE_ISA``, or the best, after checking that it runs here.
+    """Return `isa`, or ``EDGESPARSE_ISA``'s, or the best, after checking that it runs here.
 
     Raises
     ------
     UsageError
         The machine or the build does not have it.
     """
-    import os
-
     wanted = isa or os.environ.get("EDGESPARSE_ISA") or None
     names = isa_names()
     if wanted is None:
@@ -92,9 +91,7 @@ class NativeExecutor:
         self._buffer_ids = {name: i for i, (name, _) in enumerate(plan.buffers)}
         self._keep: list[Any] = []
         status = self._ffi.new("int32_t *")
-        raw = self._lib.es_engine_create(
-            self._c_plan(), threads, isa_names()[self.isa], status
-        )
+        raw = self._lib.es_engine_create(self._c_plan(), threads, isa_names()[self.isa], status)
         if raw == self._ffi.NULL:
             if status[0] == self._lib.ES_E_MEMORY:
                 raise MemoryBudgetError(

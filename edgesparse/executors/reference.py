@@ -135,9 +135,7 @@ class ReferenceExecutor:
         for index, cache in enumerate(step.caches):
             mine = step.sequences == index
             keys, values = cache.data[op.layer]
-            out[mine] = attention(
-                q[mine], keys, values, step.positions[mine], op.scale, op.window
-            )
+            out[mine] = attention(q[mine], keys, values, step.positions[mine], op.scale, op.window)
 
     def _heads(self, name: str, n_tokens: int, n_heads: int, head_dim: int) -> Float32:
         rows = self.buffer(name, n_tokens)[:, : n_heads * head_dim]

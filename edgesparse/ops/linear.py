@@ -41,8 +41,10 @@ def _ternary(weight: Weight, h: Float32) -> Float32:
     q, s = quantize_i8(h)
     codes = unpack_ternary(weight)
     # Integers in float arithmetic are exact while every partial sum stays below the mantissa.
-    dtype = np.float32 if weight.k * 128 < 1 << 24 else np.float64
-    sums = (q.astype(dtype) @ codes.astype(dtype).T).astype(np.float32)
+    if weight.k * 128 < 1 << 24:
+        sums = q.astype(np.float32) @ codes.astype(np.float32).T
+    else:
+        sums = (q.astype(np.float64) @ codes.astype(np.float64).T).astype(np.float32)
     return np.asarray(sums * (weight.scales[None, :] / s[:, None]), np.float32)
 
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from edgesparse.ops.norm import rmsnorm
 from edgesparse.plan.op import RopeStyle
 
-__all__ = ["rotate", "rope_table", "store"]
+__all__ = ["rope_table", "rotate", "store"]
 
 Float32 = npt.NDArray[np.float32]
 
@@ -68,9 +68,7 @@ def rotate(
     second[...] = b * c + a * s
 
 
-def store(
-    plane: npt.NDArray[np.float16], x: Float32, positions: npt.NDArray[np.int32]
-) -> None:
+def store(plane: npt.NDArray[np.float16], x: Float32, positions: npt.NDArray[np.int32]) -> None:
     """Write x (n_tokens, n_kv_heads, head_dim) as halfs into (n_kv_heads, capacity, head_dim)."""
     with np.errstate(over="ignore"):
         plane[:, positions] = x.transpose(1, 0, 2).astype(np.float16)

@@ -191,7 +191,7 @@ enum {
 };
 
 /* Rows [row_begin, row_end) of one file tensor, converted into one weight's storage.
- * `src` holds exactly those rows, except for the planar types (see es_repack_is_planar), where it holds
+ * `src` holds exactly those rows, except for the planar types (HF_T2), where it holds
  * the whole tensor. Tiled formats need row_begin to be a multiple of 8. Thread-safe for disjoint rows. */
 typedef struct es_repack_job {
     int32_t src_type;   /* edgesparse.checkpoint.TensorType value */

@@ -41,8 +41,8 @@ static int create_scratch(es_engine *engine, int32_t n_threads) {
     }
     for (int32_t i = 0; i < n_threads; i++) {
         es_scratch *scratch = &engine->scratch[i];
-        scratch->scores = es_aligned_zeroed(((size_t)engine->plan.n_ctx + 32) * sizeof(float));
-        scratch->sums = es_aligned_zeroed(ES_ROW_BLOCK * ES_TOKEN_BLOCK * sizeof(float));
+        scratch->scores = es_aligned(((size_t)engine->plan.n_ctx + 32) * sizeof(float));
+        scratch->sums = es_aligned(ES_ROW_BLOCK * ES_TOKEN_BLOCK * sizeof(float));
         if (!es_input_create(&scratch->input, 1, k) || scratch->scores == NULL ||
             scratch->sums == NULL) {
             return 0;
@@ -59,7 +59,7 @@ static int create_buffers(es_engine *engine) {
     }
     for (int32_t i = 0; i < plan->n_buffers; i++) {
         engine->buffers[i] =
-            es_aligned_zeroed((size_t)plan->max_tokens * (size_t)plan->widths[i] * sizeof(float));
+            es_aligned((size_t)plan->max_tokens * (size_t)plan->widths[i] * sizeof(float));
         if (engine->buffers[i] == NULL) {
             return 0;
         }

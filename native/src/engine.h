@@ -9,7 +9,7 @@
 /* Linear inputs after glu and norm, in every form that weights ask for; `capacity` tokens. */
 typedef struct es_input {
     float *h;     /* [capacity][h_stride] */
-    int8_t *q8;   /* [capacity][q8_stride], zero beyond k */
+    int8_t *q8;   /* [capacity][q8_stride], zero beyond k: quantize_i8 pads */
     float *s;     /* [capacity]: int8 scale, q = x * s */
     int32_t *sum; /* [capacity]: sum of q8 */
     int16_t *q16; /* [capacity][n_blocks * 32] */

@@ -1,0 +1,88 @@
+"""What a plan costs: the bytes that one token must move, and the time that takes at best."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgesparse.executors.base import Parameters
+from edgesparse.plan.op import Attention, Embed, Linear, Op, RopeKV
+from edgesparse.plan.plan import Plan
+
+__all__ = ["OpCost", "bytes_per_token", "op_bytes", "plan_costs"]
+
+_HALF = 2
+
+
+@dataclass(frozen=True)
+class OpCost:
+    """One op's share.
+
+    Attributes
+    ----------
+    op : Op
+    n_bytes : int
+        Weight and cache bytes that decoding one token moves.
+    multiply_adds : int
+        Multiplications with weights or cache entries for one token.
+    formats : tuple of str
+        Storage formats of its weights.
+    """
+
+    op: Op
+    n_bytes: int
+    multiply_adds: int
+    formats: tuple[str, ...]
+
+
+def op_bytes(op: Op, parameters: Parameters, plan: Plan, position: int) -> int:
+    """Bytes of weights and cache that `op` moves to decode the token at `position`.
+
+    Activations are left out: they stay in the cache of the core.
+    """
+    weights = parameters.weights
+    match op:
+        case Embed():
+            weight = weights[op.weight]
+            return weight.n_bytes // weight.n_rows
+        case Linear():
+            return sum(weights[out.weight].n_bytes for out in op.outputs)
+        case RopeKV():
+            return 2 * plan.kv_dim * _HALF
+        case Attention():
+            n_rows = position + 1
+            if op.window:
+                n_rows = min(n_rows, op.window)
+            return 2 * n_rows * plan.kv_dim * _HALF
+        case _:
+            return 0
+
+
+def _multiply_adds(op: Op, parameters: Parameters, position: int) -> int:
+    if isinstance(op, Linear):
+        weights = [parameters.weights[out.weight] for out in op.outputs]
+        return sum(w.n_rows * w.k for w in weights)
+    if isinstance(op, Attention):
+        return 2 * op.n_heads * op.head_dim * (position + 1)
+    return 0
+
+
+def plan_costs(plan: Plan, parameters: Parameters, position: int) -> list[OpCost]:
+    """Cost every op for decoding the token at `position`."""
+    costs = []
+    for op in plan.ops:
+        names = [out.weight for out in op.outputs] if isinstance(op, Linear) else []
+        formats = dict.fromkeys(parameters.weights[n].format.name.lower() for n in names)
+        costs.append(
+            OpCost(
+                op,
+                op_bytes(op, parameters, plan, position),
+                _multiply_adds(op, parameters, position),
+                tuple(formats),
+            )
+        )
+    return costs
+
+
+def bytes_per_token(plan: Plan, parameters: Parameters, position: int) -> int:
+    """Bytes that decoding the token at `position` must move through the memory bus."""
+    return sum(op_bytes(op, parameters, plan, position) for op in plan.ops)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,9 @@ from edgesparse.engine import Engine
 from edgesparse.errors import ContextOverflow, UsageError
 from edgesparse.executors import make_executor
 from edgesparse.executors.base import Parameters
+from edgesparse.formats.memory import release_freed
 from edgesparse.loading import load_parameters
+from edgesparse.sampling.recommended import Recommended, read_recommended
 from edgesparse.tokenizer import Tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
@@ -49,6 +51,8 @@ class ModelInfo:
         Storage formats with their bytes, largest first.
     warnings : tuple of str
         What the reader and the tokenizer noticed.
+    recommended : Recommended
+        Sampling settings that the model's files name; they are the defaults of its answers.
     """
 
     path: str
@@ -59,6 +63,7 @@ class ModelInfo:
     n_parameters: int
     formats: str
     warnings: tuple[str, ...]
+    recommended: Recommended = field(default_factory=Recommended)
 
 
 class Model:
@@ -140,9 +145,12 @@ class Model:
         **options
             max_tokens, temperature, top_k, top_p, min_p, seed, stop, …: see
             `edgesparse.answer.GenerationOptions` and `edgesparse.sampling.SamplingOptions`.
+            What is not given is as the model recommends (`ModelInfo.recommended`), else the
+            default.
         """
         from edgesparse.generate import generate
 
+        options = self.info.recommended.under(options)
         return generate(self.engine, self.tokenizer, prompt, cancel=cancel, **options)
 
     def stream(
@@ -151,12 +159,14 @@ class Model:
         """Continue a raw prompt, chunk by chunk; parameters as in `generate`."""
         from edgesparse.generate import stream
 
+        options = self.info.recommended.under(options)
         return stream(self.engine, self.tokenizer, prompt, cancel=cancel, **options)
 
     def chat(self, system: str | None = None, **options: Any) -> Session:
         """Start a conversation that keeps its own history and cache."""
         from edgesparse.chat import Session
 
+        options = self.info.recommended.under(options)
         return Session(self.engine, self.tokenizer, system=system, **options)
 
     def close(self) -> None:
@@ -237,12 +247,16 @@ def load(
             fused=fused,
             path=str(source),
         )
+        # Before the weights: what making a tokenizer allocates in passing is freed again by then,
+        # so it does not add to the peak.
+        tokenizer = load_tokenizer(checkpoint)
+        release_freed()
         parameters = load_parameters(
             checkpoint, config, plan, native=native or None, threads=n_threads
         )
-        tokenizer = load_tokenizer(checkpoint)
-        warnings = (*checkpoint.warnings, *tokenizer.warnings)
-        info = _describe(str(source), config, parameters, checkpoint.n_bytes, warnings)
+        recommended = read_recommended(checkpoint)
+        warnings = (*checkpoint.warnings, *tokenizer.warnings, *recommended.warnings)
+        info = _describe(str(source), config, parameters, checkpoint.n_bytes, warnings, recommended)
     made = make_executor(executor, plan, parameters, threads=n_threads, isa=isa)
     return Model(Engine(made, n_threads=n_threads), tokenizer, config, parameters, info)
 
@@ -271,6 +285,7 @@ def _describe(
     parameters: Parameters,
     file_bytes: int,
     warnings: tuple[str, ...],
+    recommended: Recommended,
 ) -> ModelInfo:
     totals: dict[str, int] = {}
     for weight in parameters.weights.values():
@@ -286,4 +301,5 @@ def _describe(
         n_parameters=sum(w.n_rows * w.k for w in parameters.weights.values()),
         formats=", ".join(f"{name} {n_bytes / 1e6:.1f} MB" for name, n_bytes in ordered),
         warnings=warnings,
+        recommended=recommended,
     )

@@ -115,7 +115,29 @@ class TemplateError(EdgesparseError):
 
 
 class ContextOverflow(EdgesparseError):
-    """More tokens than the context window holds."""
+    """More tokens than the context window holds.
+
+    Parameters
+    ----------
+    message, advice : str
+        As in `EdgesparseError`.
+    n_prompt : int, optional
+        Tokens that were to be held.
+    n_ctx : int, optional
+        Tokens that can be held.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        advice: str = "",
+        n_prompt: int | None = None,
+        n_ctx: int | None = None,
+    ) -> None:
+        super().__init__(message, advice=advice)
+        self.n_prompt = n_prompt
+        self.n_ctx = n_ctx
 
 
 class MemoryBudgetError(EdgesparseError):

@@ -129,6 +129,8 @@ class Model:
             raise ContextOverflow(
                 f"{len(ids)} tokens do not fit into a context of {self.engine.n_ctx}.",
                 advice="Shorten the text or load the model with a larger n_ctx.",
+                n_prompt=len(ids),
+                n_ctx=self.engine.n_ctx,
             )
         cache = self.engine.new_cache(max(1, len(ids)))
         return self.engine.forward(cache, ids, 0, outputs="all")

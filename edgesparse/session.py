@@ -148,6 +148,8 @@ class CachedSequence:
                 f"the prompt has {len(prompt)} tokens and the context holds {self.capacity}, "
                 "one of which the answer needs.",
                 advice="Shorten the prompt, clear the conversation, or ask for a larger context.",
+                n_prompt=len(prompt),
+                n_ctx=self.capacity,
             )
         n_reused = min(_common_prefix(self.tokens, prompt), len(prompt) - 1)
         del self.tokens[n_reused:]
@@ -179,7 +181,11 @@ class CachedSequence:
             The sequence is full.
         """
         if len(self.tokens) >= self.capacity:
-            raise ContextOverflow(f"the context of {self.capacity} tokens is full.")
+            raise ContextOverflow(
+                f"the context of {self.capacity} tokens is full.",
+                n_prompt=len(self.tokens) + 1,
+                n_ctx=self.capacity,
+            )
         logits: Float32 = self._run([token], True, cancel)[0]
         return logits
 

@@ -1,6 +1,7 @@
 """Logits → one token: `options` says how (and imports no numpy), `sampler` does it.
 
-`recommended` reads what a model asks for. The order is fixed: penalties → top-k → top-p → min-p → temperature → a seeded draw.
+`recommended` reads what a model's files ask for. The order is fixed: penalties → top-k → top-p →
+min-p → temperature → a seeded draw.
 """
 
 from __future__ import annotations

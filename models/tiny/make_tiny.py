@@ -58,7 +58,28 @@ def vocabulary() -> tuple[list[str], list[str]]:
     tokens = [*CONTROL, *(alphabet[byte] for byte in range(256))]
     merges = []
     space = alphabet[32]
-    pairs = "th he in er an re on at en nd es or te of ed is it al ar st".split()
+    pairs = [
+        "th",
+        "he",
+        "in",
+        "er",
+        "an",
+        "re",
+        "on",
+        "at",
+        "en",
+        "nd",
+        "es",
+        "or",
+        "te",
+        "of",
+        "ed",
+        "is",
+        "it",
+        "al",
+        "ar",
+        "st",
+    ]
     for left, right in [*pairs, *((space, letter) for letter in "taoiswcbpfmdhnler")]:
         merges.append(f"{left} {right}")
         tokens.append(left + right)
@@ -181,8 +202,8 @@ def bitnet_parts(seed: int, sizes: Mapping[str, int]) -> tuple[np.ndarray, dict,
     return embedding, ternary_layers(source, sizes), bitnet_norms(source, sizes)
 
 
-BITNET = dict(width=256, ff=256, layers=2, heads=4, kv_heads=2, head_dim=64)
-SMALL_BITNET = dict(width=128, ff=256, layers=2, heads=4, kv_heads=2, head_dim=32)
+BITNET = {"width": 256, "ff": 256, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 64}
+SMALL_BITNET = {"width": 128, "ff": 256, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 32}
 
 
 def make_bitnet(path: Path, kind: Type | int, embedding_kind: Type, sizes: dict, seed: int) -> None:
@@ -211,7 +232,7 @@ def make_llama(
     rope_freqs: bool = False,
     linear_rope: float = 0.0,
 ) -> None:
-    """Write a Llama; `kinds` gives each matrix one type per layer; no "output" means a tied head."""
+    """Write a Llama; `kinds` gives each matrix one type per layer; no "output": tied head."""
     source = Source(seed)
     writer = new_writer(path, "llama", path.stem, **sizes)
     if linear_rope:
@@ -240,7 +261,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, tuple[str, tuple, bytes]
     """Write name -> (dtype, shape, bytes)."""
     header, at = {}, 0
     for name, (dtype, shape, data) in tensors.items():
-        header[name] = dict(dtype=dtype, shape=list(shape), data_offsets=[at, at + len(data)])
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + len(data)]}
         at += len(data)
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
@@ -334,9 +355,11 @@ def make_bitnet_folder(folder: Path, sizes: dict, seed: int) -> None:
         packed = quarters[0] | quarters[1] << 2 | quarters[2] << 4 | quarters[3] << 6
         tensors[hf_name(name)] = ("U8", packed.shape, packed.tobytes())
         tensors[hf_name(name) + "_scale"] = ("BF16", (1,), bf16(np.array([scale])))
-    quantization = dict(
-        quant_method="bitnet", linear_class="autobitlinear", quantization_mode="offline"
-    )
+    quantization = {
+        "quant_method": "bitnet",
+        "linear_class": "autobitlinear",
+        "quantization_mode": "offline",
+    }
     config = hf_config("bitnet", sizes, hidden_act="relu2", rope_theta=100_000.0)
     write_folder(folder, config | {"quantization_config": quantization}, tensors)
 
@@ -362,13 +385,13 @@ def make_llama_folder(folder: Path, sizes: dict, seed: int) -> None:
             values = source.bell(n_rows, k) / np.float32(np.sqrt(k))
             name = hf_name(f"blk.{layer}.{stem}.weight")
             tensors[name] = ("BF16", values.shape, bf16(values))
-    scaling = dict(
-        rope_type="llama3",
-        factor=8.0,
-        low_freq_factor=1.0,
-        high_freq_factor=4.0,
-        original_max_position_embeddings=64,
-    )
+    scaling = {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }
     config = hf_config("llama", sizes, hidden_act="silu", rope_theta=10_000.0)
     config |= {"rope_scaling": scaling, "tie_word_embeddings": False}
     write_folder(folder, config, tensors)
@@ -383,34 +406,46 @@ def make_all(folder: Path) -> None:
     make_bitnet_folder(folder / "bitnet-packed", SMALL_BITNET, 2)
     floats = (Type.F32, Type.F16), (Type.F16, Type.BF16), (Type.BF16, Type.F32)
     a, b, c = floats
-    ragged = dict(width=60, ff=100, layers=2, heads=3, kv_heads=1, head_dim=20, rope_dim=16)
+    ragged = {
+        "width": 60,
+        "ff": 100,
+        "layers": 2,
+        "heads": 3,
+        "kv_heads": 1,
+        "head_dim": 20,
+        "rope_dim": 16,
+    }
     make_llama(
         folder / "llama-floats.gguf",
         ragged,
-        dict(token_embd=b, output=c, attn_q=a, attn_k=b, attn_v=c, attn_output=b)
-        | dict(ffn_gate=c, ffn_up=a, ffn_down=b),
+        {"token_embd": b, "output": c, "attn_q": a, "attn_k": b, "attn_v": c, "attn_output": b}
+        | {"ffn_gate": c, "ffn_up": a, "ffn_down": b},
         3,
     )
     make_llama(
         folder / "llama-blocks.gguf",
-        dict(width=128, ff=160, layers=2, heads=4, kv_heads=2, head_dim=32),
-        dict(token_embd=(Type.Q5_1,), attn_q=(Type.Q8_0, Type.Q4_1), attn_k=(Type.Q4_0, Type.Q5_0))
-        | dict(attn_v=(Type.Q4_1, Type.Q8_0), attn_output=(Type.Q5_0, Type.Q5_1))
-        | dict(ffn_gate=(Type.Q5_1, Type.Q4_0), ffn_up=(Type.Q4_0,), ffn_down=(Type.Q4_1,)),
+        {"width": 128, "ff": 160, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 32},
+        {
+            "token_embd": (Type.Q5_1,),
+            "attn_q": (Type.Q8_0, Type.Q4_1),
+            "attn_k": (Type.Q4_0, Type.Q5_0),
+        }
+        | {"attn_v": (Type.Q4_1, Type.Q8_0), "attn_output": (Type.Q5_0, Type.Q5_1)}
+        | {"ffn_gate": (Type.Q5_1, Type.Q4_0), "ffn_up": (Type.Q4_0,), "ffn_down": (Type.Q4_1,)},
         4,
         biases=True,
         linear_rope=2.0,
     )
     make_llama(
         folder / "llama-k.gguf",
-        dict(width=256, ff=256, layers=1, heads=8, kv_heads=1, head_dim=32),
-        dict(token_embd=(Type.Q4_K,), output=(Type.Q6_K,), attn_q=(Type.Q4_K,))
-        | dict(attn_k=(Type.Q5_K,), attn_v=(Type.Q6_K,), attn_output=(Type.Q5_K,))
-        | dict(ffn_gate=(Type.Q4_K,), ffn_up=(Type.Q5_K,), ffn_down=(Type.Q6_K,)),
+        {"width": 256, "ff": 256, "layers": 1, "heads": 8, "kv_heads": 1, "head_dim": 32},
+        {"token_embd": (Type.Q4_K,), "output": (Type.Q6_K,), "attn_q": (Type.Q4_K,)}
+        | {"attn_k": (Type.Q5_K,), "attn_v": (Type.Q6_K,), "attn_output": (Type.Q5_K,)}
+        | {"ffn_gate": (Type.Q4_K,), "ffn_up": (Type.Q5_K,), "ffn_down": (Type.Q6_K,)},
         5,
         rope_freqs=True,
     )
-    small = dict(width=48, ff=64, layers=2, heads=4, kv_heads=2, head_dim=16)
+    small = {"width": 48, "ff": 64, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16}
     make_llama_folder(folder / "llama-bf16", small, 6)
 
 

@@ -18,8 +18,10 @@ print(total, sum(dot.stats.cache_hits.values()), sum(dot.stats.cache_misses.valu
 
 
 def run(package: Path, cache: Path) -> list[int]:
-    environment = os.environ | {"NUMBA_CACHE_DIR": str(cache), "PYTHONPATH": str(package)}
-    command = [sys.executable, "-B", "-c", PROGRAM]
+    # Without `site` (-S), an editable install cannot put the checkout before the copy.
+    path = os.pathsep.join([str(package), *filter(None, sys.path)])
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(cache), "PYTHONPATH": path}
+    command = [sys.executable, "-B", "-S", "-c", PROGRAM]
     done = subprocess.run(
         command, cwd=package, env=environment, capture_output=True, text=True, check=True
     )

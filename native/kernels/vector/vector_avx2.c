@@ -159,7 +159,7 @@ ES_INLINE_AVX2 __m256 sum(__m256 a, __m256 b) {
                              function(_mm256_loadu_ps((a) + i), _mm256_loadu_ps((b) + i)));      \
         }                                                                                        \
         if (i < (n)) {                                                                           \
-            const int32_t left = (n)-i;                                                          \
+            const int32_t left = (n) - i;                                                        \
             es_store_first((y) + i,                                                              \
                            function(es_load_first((a) + i, left), es_load_first((b) + i, left)), \
                            left);                                                                \

@@ -76,8 +76,13 @@ class Recommended:
             return dict(options)
         return {**self.changes, **options}
 
-    def __str__(self) -> str:
-        return ", ".join(f"{name} {value:g}" for name, value in self.changes.items())
+    def describe(self, options: Mapping[str, Any]) -> str:
+        """Say what is recommended and not decided by explicit `options`; empty if nothing is."""
+        rest = {name: value for name, value in self.changes.items() if name not in options}
+        if not rest or "sampling" in options:
+            return ""
+        listed = ", ".join(f"{name} {value:g}" for name, value in rest.items())
+        return f"The model recommends ({self.source}): {listed}."
 
 
 def read_recommended(checkpoint: Checkpoint) -> Recommended:
@@ -130,7 +135,10 @@ def _from_values(values: Mapping[str, Any], warnings: list[str]) -> Iterator[tup
     for key, name in _JSON_KEYS.items():
         if do_sample is False and name != "repeat_penalty":
             continue  # settings of a draw that is not made
-        yield from _checked(name, values.get(key), f"{_JSON_NAME}: {key}", warnings).items()
+        checked = _checked(name, values.get(key), f"{_JSON_NAME}: {key}", warnings)
+        yield from checked.items()
+        if checked and name == "repeat_penalty":
+            yield "repeat_last_n", -1  # this file's penalty sees the whole text
     if do_sample is False:
         yield "temperature", 0.0
 

@@ -10,6 +10,9 @@ import numpy.typing as npt
 
 __all__ = ["StringArray"]
 
+_ITERATE = 4096
+"""Strings decoded together while iterating."""
+
 
 class StringArray(Sequence[str]):
     """Strings of a metadata array, decoded when asked for.
@@ -30,6 +33,14 @@ class StringArray(Sequence[str]):
         self._blob = blob
         self._starts = starts
         self._stops = stops
+
+    @classmethod
+    def pack(cls, strings: Sequence[str]) -> StringArray:
+        """Store strings in one buffer; what cannot be UTF-8 becomes a question mark."""
+        parts = [string.encode("utf-8", "replace") for string in strings]
+        stops = np.cumsum([len(part) for part in parts], dtype=np.int64)
+        starts = np.concatenate([np.zeros(1, np.int64), stops])[: len(parts)]
+        return cls(b"".join(parts), starts, stops)
 
     @property
     def n_bytes(self) -> int:
@@ -59,7 +70,8 @@ class StringArray(Sequence[str]):
         return self.raw(index).decode("utf-8")
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.to_list())
+        for begin in range(0, len(self), _ITERATE):
+            yield from self[begin : begin + _ITERATE].to_list()
 
     def __repr__(self) -> str:
         return f"StringArray({len(self)} strings, {len(self._blob)} bytes)"

@@ -69,7 +69,7 @@ def _load_bpe(meta: Metadata) -> Tokenizer:
     vocabulary = build_vocabulary(tokens, meta.token_types(len(tokens)), meta.warnings)
     pre = choose_pre(meta, vocabulary)
     backend = BpeBackend(vocabulary, meta.merges(), PRE_RULES[pre])
-    return _assemble(meta, backend, vocabulary, "bpe", pre, PRE_RULES[pre].add_bos)
+    return _assemble(meta, backend, backend.vocabulary, "bpe", pre, PRE_RULES[pre].add_bos)
 
 
 def _load_spm(meta: Metadata) -> Tokenizer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -121,9 +121,13 @@ class Metadata:
             raise TokenizerError(f"{key}: a token is longer than {MAX_TOKEN_CHARS} characters.")
         return tokens
 
-    def merges(self) -> list[str]:
-        """Give the merge rules, best first, each ``"left right"``."""
-        return self._strings("tokenizer.ggml.merges", MAX_MERGES)
+    def merges(self) -> Iterator[str]:
+        """Give the merge rules one after the other, best first, each ``"left right"``."""
+        key = "tokenizer.ggml.merges"
+        for merge in self._sequence(key, MAX_MERGES):
+            if not isinstance(merge, str):
+                raise TokenizerError(f"{key}: expected an array of strings.")
+            yield merge
 
     def token_types(self, n_vocab: int) -> NDArray[np.int64] | None:
         """Token types, shape ``(n_vocab,)``: 1 normal … 6 byte; ``None`` when absent."""
@@ -146,7 +150,7 @@ class Metadata:
             raise TokenizerError(f"{key}: a score is not finite.")
         return array.astype(np.float32)
 
-    def _strings(self, key: str, limit: int) -> list[str]:
+    def _sequence(self, key: str, limit: int) -> Sequence[object]:
         value = self.get(key)
         if value is None:
             return []
@@ -154,6 +158,10 @@ class Metadata:
             raise TokenizerError(f"{key}: expected an array of strings.")
         if len(value) > limit:
             raise TokenizerError(f"{key}: {len(value)} entries, at most {limit} are accepted.")
+        return value
+
+    def _strings(self, key: str, limit: int) -> list[str]:
+        value = self._sequence(key, limit)
         # A reader's lazy array decodes itself much faster than item by item.
         strings = value.to_list() if hasattr(value, "to_list") else list(value)
         if not set(map(type, strings)) <= {str}:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgesparse.checkpoint.strings import StringArray
 from edgesparse.tokenizer.metadata import Metadata
 
 __all__ = [
@@ -55,10 +56,10 @@ class Vocabulary:
 
     Attributes
     ----------
-    tokens : list[str]
+    tokens : sequence of str
         Piece of each id, as the file spells it.
     ids : dict[str, int]
-        Id of each piece; of equal pieces the first.
+        Id of each piece; of equal pieces the first. Empty once compacted.
     control : dict[str, int]
         Literals that text can contain only as text unless special tokens are parsed.
     user_defined : dict[str, int]
@@ -67,7 +68,7 @@ class Vocabulary:
         Ids that carry no text.
     """
 
-    tokens: list[str]
+    tokens: Sequence[str]
     ids: dict[str, int]
     control: dict[str, int]
     user_defined: dict[str, int]
@@ -75,6 +76,10 @@ class Vocabulary:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def compacted(self) -> Vocabulary:
+        """Return the same vocabulary without a Python object per token; `ids` is given up."""
+        return replace(self, tokens=StringArray.pack(self.tokens), ids={})
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,6 @@ class Net:
     names: frozenset[str]
     matrix: Callable[[str], tuple[np.ndarray, bool]]
     divisors: np.ndarray | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
 
     def inverse_frequencies(self) -> np.ndarray:
         plain = 1.0 / self.theta ** (np.arange(0, self.rope_dim, 2) / self.rope_dim)

@@ -1,0 +1,99 @@
+"""What the tiny models are made of: random arrays, a vocabulary, sizes and names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+N_VOCAB = 300
+CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+
+
+class Source:
+    """Reproducible random arrays."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = np.random.RandomState(seed)
+
+    def bell(self, *shape: int) -> np.ndarray:
+        """Sums of four 12-bit integers, scaled to unit variance; exact in float32."""
+        sums = self._random.randint(0, 4096, (4, *shape)).sum(axis=0) - 2 * 4095
+        return (sums / 2364.0).astype(np.float32)
+
+    def codes(self, n_rows: int, k: int) -> np.ndarray:
+        """Give -1, 0 and 1; two in five are zero."""
+        return self._random.choice(np.array([-1, 0, 0, 1, -1, 0, 0, 1, -1, 1]), (n_rows, k))
+
+    def norm(self, n: int) -> np.ndarray:
+        """Give norm weights between 0.5 and 1.5, exact in bfloat16."""
+        return (self._random.randint(64, 192, n) / 128).astype(np.float32)
+
+    def raw(self, *shape: int) -> np.ndarray:
+        """Give random bytes."""
+        return self._random.randint(0, 256, shape).astype(np.uint8)
+
+
+def vocabulary() -> tuple[list[str], list[str]]:
+    """Return tokens of a byte-level BPE and its merges."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    alphabet = dict(zip(printable, map(chr, printable), strict=True))
+    alphabet |= {byte: chr(256 + i) for i, byte in enumerate(others)}
+    tokens = [*CONTROL, *(alphabet[byte] for byte in range(256))]
+    merges = []
+    space = alphabet[32]
+    pairs = ("th", "he", "in", "er", "an", "re", "on", "at", "en", "nd")
+    pairs += ("es", "or", "te", "of", "ed", "is", "it", "al", "ar", "st")
+    for left, right in [*pairs, *((space, letter) for letter in "taoiswcbpfmdhnler")]:
+        merges.append(f"{left} {right}")
+        tokens.append(left + right)
+    tokens += [f"<|unused_{i}|>" for i in range(N_VOCAB - len(tokens))]
+    return tokens, merges
+
+
+def shapes(s: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    """Return the seven projections of a layer, (n_rows, k)."""
+    q, kv = s["heads"] * s["head_dim"], s["kv_heads"] * s["head_dim"]
+    width, ff = s["width"], s["ff"]
+    return {
+        "attn_q": (q, width),
+        "attn_k": (kv, width),
+        "attn_v": (kv, width),
+        "attn_output": (width, q),
+        "ffn_gate": (ff, width),
+        "ffn_up": (ff, width),
+        "ffn_down": (width, ff),
+    }
+
+
+def ternary_layers(source: Source, sizes: Mapping[str, int]) -> dict[str, tuple]:
+    """Return name -> (codes, scale) of every projection; scales are exact in bfloat16."""
+    layers = {}
+    for layer in range(sizes["layers"]):
+        for stem, (n_rows, k) in shapes(sizes).items():
+            gain = 1.0 if stem != "ffn_down" else 0.75
+            scale = round(256 * gain / np.sqrt(0.6 * k) * (1 + layer / 8)) / 256
+            layers[f"blk.{layer}.{stem}.weight"] = (source.codes(n_rows, k), scale)
+    return layers
+
+
+def bitnet_norms(source: Source, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+    norms = {"output_norm.weight": source.norm(sizes["width"])}
+    q_dim = sizes["heads"] * sizes["head_dim"]
+    for layer in range(sizes["layers"]):
+        norms[f"blk.{layer}.attn_norm.weight"] = source.norm(sizes["width"])
+        norms[f"blk.{layer}.attn_sub_norm.weight"] = source.norm(q_dim)
+        norms[f"blk.{layer}.ffn_norm.weight"] = source.norm(sizes["width"])
+        norms[f"blk.{layer}.ffn_sub_norm.weight"] = source.norm(sizes["ff"])
+    return norms
+
+
+def bitnet_parts(seed: int, sizes: Mapping[str, int]) -> tuple[np.ndarray, dict, dict]:
+    source = Source(seed)
+    embedding = source.bell(N_VOCAB, sizes["width"])
+    return embedding, ternary_layers(source, sizes), bitnet_norms(source, sizes)
+
+
+BITNET = {"width": 256, "ff": 256, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 64}
+SMALL_BITNET = {"width": 128, "ff": 256, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 32}

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from edgesparse.architectures import build_plan
 from edgesparse.checkpoint import open_checkpoint
 from edgesparse.config import ModelConfig, read_config
+from edgesparse.cpus import usable_cpus
 from edgesparse.default_model import default_model_path
 from edgesparse.engine import Engine
 from edgesparse.errors import ContextOverflow, UsageError
@@ -261,13 +262,6 @@ def load(
         info = _describe(str(source), config, parameters, checkpoint.n_bytes, warnings, recommended)
     made = make_executor(executor, plan, parameters, threads=n_threads, isa=isa)
     return Model(Engine(made, n_threads=n_threads), tokenizer, config, parameters, info)
-
-
-def usable_cpus() -> int:
-    """Count the CPUs that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _context(config: ModelConfig, n_ctx: int | None) -> int:

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         plan, n_threads = model.engine.plan, model.engine.n_threads
         if not 0 <= args.position < plan.n_ctx:
             raise UsageError(f"--position must be in [0, {plan.n_ctx}), not {args.position}.")
-        bandwidth = None if args.no_measure else read_bandwidth(n_threads)
+        bandwidth = None if args.no_measure else read_bandwidth(n_threads).gb_per_s
         costs = plan_costs(plan, model.parameters, args.position)
         terminal = Terminal(color=not args.no_color)
         if args.output == "json":

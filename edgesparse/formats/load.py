@@ -11,7 +11,6 @@ more, in another format, by a second pass with an arena of its own.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,6 +30,7 @@ from edgesparse.checkpoint import (
     layout_of,
 )
 from edgesparse.checkpoint.source import shown
+from edgesparse.cpus import usable_cpus
 from edgesparse.errors import MemoryBudgetError, ModelFormatError, NativeUnavailable, UsageError
 from edgesparse.formats.choose import BLOCK_SCALE_OFFSET, Choice, choose
 from edgesparse.formats.convert import NotUniform, Target, convert_native, convert_numpy
@@ -103,7 +103,7 @@ def load_weights(
     elif native and not _native.available():
         raise NativeUnavailable(f"the native engine is not available: {_native.why_not()}.")
     overrides = overrides or {}
-    loader = _Loader(checkpoint, native, threads or _cpu_count())
+    loader = _Loader(checkpoint, native, threads or usable_cpus())
     infos = {name: checkpoint.info(name) for name in dict.fromkeys(wanted.values())}
     choices: dict[str, Choice] = {}
     for name, info in infos.items():
@@ -137,12 +137,6 @@ def load_vector(checkpoint: Checkpoint, name: str) -> npt.NDArray[np.float32]:
     if not np.isfinite(values).all():
         raise ModelFormatError("value", shown(name), "a number is not finite")
     return values
-
-
-def _cpu_count() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _check_shape(info: TensorInfo) -> None:

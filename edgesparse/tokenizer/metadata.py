@@ -163,7 +163,7 @@ class Metadata:
     def _strings(self, key: str, limit: int) -> list[str]:
         value = self._sequence(key, limit)
         # A reader's lazy array decodes itself much faster than item by item.
-        strings = value.to_list() if hasattr(value, "to_list") else list(value)
+        strings: list[Any] = value.to_list() if hasattr(value, "to_list") else list(value)
         if not set(map(type, strings)) <= {str}:
             raise TokenizerError(f"{key}: expected an array of strings.")
         return strings

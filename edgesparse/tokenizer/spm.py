@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -107,14 +108,14 @@ def infer_types(tokens: list[str]) -> NDArray[np.int64]:
     return types
 
 
-def byte_pieces(tokens: list[str], types: NDArray[np.int64]) -> dict[int, bytes]:
+def byte_pieces(tokens: Sequence[str], types: NDArray[np.int64]) -> dict[int, bytes]:
     """Find the byte of each byte piece: none, or all 256 exactly once."""
     found: dict[int, bytes] = {}
-    for i in np.flatnonzero(types == BYTE):
+    for i in map(int, np.flatnonzero(types == BYTE)):
         match = _BYTE_PIECE.fullmatch(tokens[i])
         if match is None:
-            raise TokenizerError(f"token {int(i)}: {tokens[i][:16]!r} is not a byte piece <0xHH>.")
-        found[int(i)] = bytes.fromhex(match.group(1))
+            raise TokenizerError(f"token {i}: {tokens[i][:16]!r} is not a byte piece <0xHH>.")
+        found[i] = bytes.fromhex(match.group(1))
     if found and (len(found) != 256 or len(set(found.values())) != 256):
         raise TokenizerError(
             f"byte pieces: {len(set(found.values()))} different bytes in {len(found)} pieces, "

@@ -1,0 +1,93 @@
+"""``edgesparse perplexity``: how well a model predicts a text; definition and output as llama.cpp's.
+
+Progress and running values go to stderr, the final line to stdout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from edgesparse.cli import options
+
+if TYPE_CHECKING:
+    from edgesparse.model import Model
+    from edgesparse.perplexity import Estimate
+
+__all__ = ["add_arguments", "run"]
+
+_WINDOW = 512
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's flags."""
+    options.add_model(parser)
+    parser.add_argument("-f", "--file", metavar="FILE", help="the text; '-' for stdin")
+    parser.add_argument("--chunks", type=int, metavar="N", help="score only the first N windows")
+    parser.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    parser.add_argument("--json", action="store_const", const="json", dest="output")
+    options.add_engine(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Score the text; return the exit code."""
+    from edgesparse.cli.terminal import Terminal
+    from edgesparse.errors import UsageError
+
+    if args.file is None:
+        raise UsageError("there is no text.", advice="Name one with -f FILE, or -f - for stdin.")
+    if args.chunks is not None and args.chunks < 1:
+        raise UsageError(f"--chunks must be positive, not {args.chunks}.")
+    # The line end that closes a file is no part of its text.
+    text = options.read_prompt_file(args.file).removesuffix("\n")
+    n_ctx = _WINDOW if args.ctx_size is None else args.ctx_size
+    model = options.load_model(argparse.Namespace(**{**vars(args), "ctx_size": n_ctx}))
+    with model:
+        estimate, seconds = _score(model, text, args)
+    terminal = Terminal(color=not args.no_color)
+    if args.output == "json":
+        terminal.write(_json(model, estimate, seconds) + "\n")
+    else:
+        final = f"PPL = {estimate.perplexity:.4f} +/- {estimate.uncertainty:.5f}"
+        terminal.write(f"Final estimate: {final}\n")
+    return 0
+
+
+def _score(model: Model, text: str, args: argparse.Namespace) -> tuple[Estimate, float]:
+    from edgesparse.perplexity import windows
+
+    ids = model.tokenize(text, add_special=True)
+    begin = time.perf_counter()
+    estimates = windows(model, ids, model.engine.n_ctx, max_windows=args.chunks)
+    for estimate in estimates:
+        if args.quiet:
+            continue
+        if estimate.n_windows == 1:
+            each = time.perf_counter() - begin
+            left = int(each * (estimate.of_windows - 1))
+            clock = f"{left // 60} minutes {left % 60} seconds"
+            print(f"perplexity: {each:.2f} seconds per pass - ETA {clock}", file=sys.stderr)
+        item = f"[{estimate.n_windows}]{estimate.perplexity:.4f},"
+        print(item, end="", file=sys.stderr, flush=True)
+    if not args.quiet:
+        print(file=sys.stderr)
+    return estimate, time.perf_counter() - begin
+
+
+def _json(model: Model, estimate: Estimate, seconds: float) -> str:
+    import json
+    from dataclasses import asdict
+
+    return json.dumps(
+        {
+            "model_filename": model.info.path,
+            "executor": model.engine.executor_name,
+            "n_threads": model.engine.n_threads,
+            "n_ctx": model.engine.n_ctx,
+            "weight_formats": model.info.formats,
+            **asdict(estimate),
+            "seconds": seconds,
+        }
+    )

@@ -70,9 +70,8 @@ target_include_directories(es_core PUBLIC include PRIVATE . src)
 target_link_libraries(es_core PUBLIC es_options)
 
 # ---- the Python module -------------------------------------------------------------------------
-# Sanitizers need their runtime loaded before Python's own, so such a build holds es_check alone.
 
-if(NOT ES_SANITIZE)
+if(ES_MODULE)
     set(es_header "${CMAKE_CURRENT_SOURCE_DIR}/include/edgesparse.h")
     set(es_module_c "${CMAKE_CURRENT_BINARY_DIR}/_edgesparse.c")
     add_custom_command(

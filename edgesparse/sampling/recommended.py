@@ -44,6 +44,7 @@ _JSON_KEYS = {
     "top_p": "top_p",
     "min_p": "min_p",
     "repetition_penalty": "repeat_penalty",
+    "penalty_last_n": "repeat_last_n",  # GGUF's name; the original penalty has no window
 }
 _INTEGERS = frozenset({"top_k", "repeat_last_n"})
 _NOTHING: Mapping[str, float] = MappingProxyType({})
@@ -133,7 +134,7 @@ def _from_values(values: Mapping[str, Any], warnings: list[str]) -> Iterator[tup
     if do_sample is not None and not isinstance(do_sample, bool):
         warnings.append(f"{_JSON_NAME}: do_sample is ignored: expected true or false.")
     for key, name in _JSON_KEYS.items():
-        if do_sample is False and name != "repeat_penalty":
+        if do_sample is False and name not in ("repeat_penalty", "repeat_last_n"):
             continue  # settings of a draw that is not made
         checked = _checked(name, values.get(key), f"{_JSON_NAME}: {key}", warnings)
         yield from checked.items()

@@ -75,9 +75,7 @@ typedef struct embed_job {
     const es_step *step;
 } embed_job;
 
-static void embed_token(void *context, int32_t token, int32_t thread) {
-    const embed_job *job = context;
-    (void)thread;
+static void embed_token(const embed_job *job, int32_t token) {
     const es_weight *w = &job->engine->plan.weights[job->op->outputs[0].weight];
     const int32_t row = job->step->tokens[token];
     float *dst = es_row(job->engine, job->op->dst, token);
@@ -95,8 +93,18 @@ static void embed_token(void *context, int32_t token, int32_t thread) {
     }
 }
 
+static void embed_chunk(void *context, int32_t chunk, int32_t thread) {
+    const embed_job *job = context;
+    (void)thread;
+    const int32_t begin = chunk * ES_TOKENS_PER_CHUNK;
+    const int32_t end = es_min(begin + ES_TOKENS_PER_CHUNK, job->step->n_tokens);
+    for (int32_t token = begin; token < end; token++) {
+        embed_token(job, token);
+    }
+}
+
 int32_t es_run_embed(es_engine *engine, const es_op *op, const es_step *step) {
     embed_job job = {engine, op, step};
-    es_pool_run(engine->pool, embed_token, &job, step->n_tokens);
+    es_pool_run(engine->pool, embed_chunk, &job, es_token_chunks(step->n_tokens));
     return ES_OK;
 }

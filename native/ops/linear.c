@@ -2,7 +2,7 @@
  *
  * One token: a single job; every thread that takes part prepares the input for itself, which costs a
  * microsecond and saves a barrier. Several tokens: one job prepares the input by tokens, a second
- * multiplies by rows. Rows are handed out in units of 8, the tile of the block formats. */
+ * multiplies by rows. Rows are handed out in units of 32. */
 #include "engine.h"
 
 #include <string.h>
@@ -103,6 +103,30 @@ static void store(const linear_job *job, const es_output *out, int32_t row, int3
     }
 }
 
+/* Whether rows share one scale, as they do in every model with a scale per tensor. */
+static int share_scale(const float *scales, int32_t n_rows) {
+    int32_t r = 1;
+    while (r < n_rows && scales[r] == scales[0]) {
+        r++;
+    }
+    return r == n_rows;
+}
+
+/* y[r] = isum * (scale / s). A shared scale is divided once per token: same bits, fewer divisions. */
+static void scale_sums(float *restrict y, const int32_t *restrict sum, int32_t qsum,
+                       const float *restrict scales, float s, int32_t n_rows, int shared) {
+    if (shared) {
+        const float factor = scales[0] / s;
+        for (int32_t r = 0; r < n_rows; r++) {
+            y[r] = (float)(sum[r] - qsum) * factor;
+        }
+    } else {
+        for (int32_t r = 0; r < n_rows; r++) {
+            y[r] = (float)(sum[r] - qsum) * (scales[r] / s);
+        }
+    }
+}
+
 static void ternary_rows(const linear_job *job, const es_output *out, const es_weight *w,
                          const es_input *input, es_scratch *scratch, int32_t first,
                          int32_t n_rows) {
@@ -110,18 +134,16 @@ static void ternary_rows(const linear_job *job, const es_output *out, const es_w
     const size_t row_bytes = w->n_bytes / (size_t)w->n_rows;
     es_ternary_dot *dot = w->format == ES_FORMAT_T2 ? kernels->t2_dot : kernels->t5_dot;
     int32_t *sums = (int32_t *)(void *)scratch->sums;
+    const float *scales = w->scales + first;
+    const int shared = share_scale(scales, n_rows);
     float y[ES_ROW_BLOCK];
     for (int32_t t0 = 0; t0 < job->n_tokens; t0 += ES_TOKEN_BLOCK) {
         const int32_t n_tokens = es_min(ES_TOKEN_BLOCK, job->n_tokens - t0);
         dot(sums, ES_ROW_BLOCK, w->data + (size_t)first * row_bytes, row_bytes, n_rows,
             input->q8 + (size_t)t0 * input->q8_stride, input->q8_stride, n_tokens, w->k);
         for (int32_t t = 0; t < n_tokens; t++) {
-            const int32_t *sum = sums + t * ES_ROW_BLOCK;
-            const int32_t qsum = input->sum[t0 + t];
-            const float s = input->s[t0 + t];
-            for (int32_t r = 0; r < n_rows; r++) {
-                y[r] = (float)(sum[r] - qsum) * (w->scales[first + r] / s);
-            }
+            scale_sums(y, sums + t * ES_ROW_BLOCK, input->sum[t0 + t], scales, input->s[t0 + t],
+                       n_rows, shared);
             store(job, out, t0 + t, first, n_rows, y);
         }
     }
@@ -209,14 +231,15 @@ static void product_chunk(void *context, int32_t chunk, int32_t thread) {
     }
 }
 
-/* Chunks big enough to amortise taking one, small enough that threads finish together. */
+/* Chunks big enough to amortise taking one, small enough that threads finish together, and whole panels
+ * of the ternary kernels (32 rows at most), which are tiles of the block formats too. */
 static int32_t choose_unit(int64_t n_rows, int32_t n_threads, int32_t k) {
-    enum { MIN_WORK = 32768, CHUNKS_PER_THREAD = 4 };
+    enum { MIN_WORK = 32768, CHUNKS_PER_THREAD = 4, PANEL = 32 };
     const int64_t fair = n_rows / ((int64_t)n_threads * CHUNKS_PER_THREAD);
     const int64_t least = MIN_WORK / k;
     int64_t unit = n_threads == 1 ? n_rows : (fair > least ? fair : least);
-    unit = (unit + 7) / 8 * 8;
-    return (int32_t)(unit < 8 ? 8 : unit);
+    unit = (unit + PANEL - 1) / PANEL * PANEL;
+    return (int32_t)(unit < PANEL ? PANEL : unit);
 }
 
 int32_t es_run_linear(es_engine *engine, const es_op *op, const es_step *step) {

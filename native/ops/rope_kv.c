@@ -24,9 +24,7 @@ static void rotate_heads(const rope_job *job, float *x, int32_t n_heads, const f
     }
 }
 
-static void rope_token(void *context, int32_t token, int32_t thread) {
-    const rope_job *job = context;
-    (void)thread;
+static void rope_token(const rope_job *job, int32_t token) {
     const es_engine *engine = job->engine;
     const es_op *op = job->op;
     const int32_t position = job->step->positions[token];
@@ -48,8 +46,18 @@ static void rope_token(void *context, int32_t token, int32_t thread) {
     }
 }
 
+static void rope_chunk(void *context, int32_t chunk, int32_t thread) {
+    const rope_job *job = context;
+    (void)thread;
+    const int32_t begin = chunk * ES_TOKENS_PER_CHUNK;
+    const int32_t end = es_min(begin + ES_TOKENS_PER_CHUNK, job->step->n_tokens);
+    for (int32_t token = begin; token < end; token++) {
+        rope_token(job, token);
+    }
+}
+
 int32_t es_run_rope_kv(es_engine *engine, const es_op *op, const es_step *step) {
     rope_job job = {engine, op, step};
-    es_pool_run(engine->pool, rope_token, &job, step->n_tokens);
+    es_pool_run(engine->pool, rope_chunk, &job, es_token_chunks(step->n_tokens));
     return ES_OK;
 }

@@ -47,6 +47,13 @@ int32_t es_run_norm(es_engine *engine, const es_op *op, const es_step *step);
 int32_t es_run_glu(es_engine *engine, const es_op *op, const es_step *step);
 int32_t es_run_add(es_engine *engine, const es_op *op, const es_step *step);
 
+/* Ops that are light per token hand out this many at a time: taking a chunk costs a shared cache line. */
+enum { ES_TOKENS_PER_CHUNK = 8 };
+
+static inline int32_t es_token_chunks(int32_t n_tokens) {
+    return (n_tokens + ES_TOKENS_PER_CHUNK - 1) / ES_TOKENS_PER_CHUNK;
+}
+
 /* Row `token` of buffer `id`. */
 static inline float *es_row(const es_engine *engine, int32_t id, int32_t token) {
     return engine->buffers[id] + (size_t)token * (size_t)engine->plan.widths[id];

@@ -103,7 +103,7 @@ def _from_metadata(metadata: Mapping[str, Any], warnings: list[str]) -> dict[str
     found = {}
     for key, name in _GGUF_KEYS.items():
         value = metadata.get(_GGUF_PREFIX + key)
-        if isinstance(value, float) and np.float32(value) == value:
+        if isinstance(value, float) and abs(value) < 1e30 and np.float32(value) == value:
             value = float(str(np.float32(value)))  # stored as float32: 0.95, not 0.949999988
         found.update(_checked(name, value, _GGUF_PREFIX + key, warnings))
     return found

@@ -8,6 +8,11 @@ from edgesparse.cli import options
 
 __all__ = ["add_arguments", "run"]
 
+_LIMITS = (
+    "The model that ships with edgesparse is small: it chats, knows little and invents freely.\n"
+    "'edgesparse chat FILE' talks to a larger one."
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's flags."""
@@ -41,21 +46,26 @@ def run(args: argparse.Namespace) -> int:
     if args.system_prompt_file is not None:
         system = options.read_prompt_file(args.system_prompt_file)
     changes = options.generation_changes(args)
-    model = options.load_model(args)
     terminal = Terminal(color=not args.no_color, raw=args.raw_output)
+    model = options.load_model(args, terminal)
     session = model.chat(system=system)
     session.options = session.options.updated(**changes)
     if args.load is not None:
         session.load(args.load)
     repl = Repl(model, session, terminal, verbose=args.verbose)
+    talking = terminal.interactive and not args.single_turn and args.prompt != "-"
+    if talking and not args.quiet:
+        terminal.note(repl.describe())
+        if options.model_path(args) is None:
+            terminal.note(_LIMITS)
+    options.note_recommended(args, model, changes, terminal)
     if args.prompt is not None:
         repl.run(iter([options.read_prompt_file("-") if args.prompt == "-" else args.prompt]))
-        if args.single_turn or args.prompt == "-" or not terminal.interactive:
+        if not talking or repl.leaving:
             return 0
-    if terminal.interactive and not args.quiet:
-        terminal.note(repl.describe())
+    if talking and not args.quiet:
         terminal.note("/help lists the commands; Ctrl-C stops an answer; Ctrl-D or /bye leaves.")
-    read = reader(terminal.interactive, terminal.out_is_tty, words())
+    read = reader(terminal.interactive, terminal.out_is_tty, words(), color=terminal.color)
     try:
         repl.run(messages(read))
     except KeyboardInterrupt:

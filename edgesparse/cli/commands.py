@@ -187,10 +187,10 @@ COMMANDS = (
     Command(("regen",), "", "answer the last message again", _regen),
     Command(("undo",), "", "drop the last exchange", _undo),
     Command(("read",), "FILE…", "put text from files in front of the next message", _read),
-    Command(("set",), "parameter NAME VALUE | system TEXT | verbose [off]", "change it", _set),
+    Command(("set",), "WHAT VALUE", "set parameter NAME VALUE, system TEXT, verbose [off]", _set),
     Command(("system",), "[TEXT]", "show or set the system prompt", _system),
-    Command(("show",), "info | parameters | system | template", "show it", _show),
-    Command(("stats",), "", "what the last answer cost, and how full the context is", _stats),
+    Command(("show",), "WHAT", "show info, parameters, system or template", _show),
+    Command(("stats",), "", "cost of the last answer, use of the context", _stats),
     Command(("save",), "FILE", "write the conversation to a file", _save),
     Command(("load",), "FILE", "go on with a saved conversation", _load),
 )

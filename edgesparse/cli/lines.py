@@ -34,7 +34,9 @@ def messages(read: ReadLine) -> Iterator[str]:
             yield text.strip("\n")
 
 
-def reader(interactive: bool, on_screen: bool, words: Sequence[str] = ()) -> ReadLine:
+def reader(
+    interactive: bool, on_screen: bool, words: Sequence[str] = (), *, color: bool = True
+) -> ReadLine:
     """Choose how lines are read.
 
     Parameters
@@ -43,12 +45,14 @@ def reader(interactive: bool, on_screen: bool, words: Sequence[str] = ()) -> Rea
         Whether stdin and stdout are terminals.
     words : sequence of str
         Completed at the start of a line.
+    color : bool
+        Allow colours in the editor.
     """
     if not interactive:
         return _read_pipe
     if on_screen:
         try:
-            return _editor(words)
+            return _editor(words, color)
         except ImportError:
             pass
     return _read_terminal
@@ -81,15 +85,19 @@ def _read_terminal(prompt: str) -> str:
     return _read_pipe(prompt)
 
 
-def _editor(words: Sequence[str]) -> ReadLine:
+def _editor(words: Sequence[str], color: bool) -> ReadLine:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import WordCompleter
     from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+    from prompt_toolkit.output import ColorDepth
 
     path = history_path()
     history: History = FileHistory(str(path)) if path is not None else InMemoryHistory()
     completer = WordCompleter(list(words), sentence=True)
     session: PromptSession[str] = PromptSession(
-        history=history, completer=completer, complete_while_typing=False
+        history=history,
+        completer=completer,
+        complete_while_typing=False,
+        color_depth=None if color else ColorDepth.DEPTH_1_BIT,
     )
     return session.prompt

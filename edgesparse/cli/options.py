@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from edgesparse.errors import UsageError
 
 if TYPE_CHECKING:
+    from edgesparse.cli.terminal import Terminal
     from edgesparse.model import Model
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "generation_changes",
     "load_model",
     "model_path",
+    "note_recommended",
     "print_warnings",
     "read_prompt_file",
 ]
@@ -78,7 +80,9 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
 
 def add_generation(parser: argparse.ArgumentParser) -> None:
     """Add the flags that decide how an answer is made."""
-    group = parser.add_argument_group("generation")
+    group = parser.add_argument_group(
+        "generation", "Defaults are the model's own where it recommends any, else those named here."
+    )
 
     def number(*names: str, kind: type, metavar: str, text: str, dest: str | None = None) -> None:
         extra: dict[str, Any] = {"dest": dest} if dest else {}
@@ -98,7 +102,7 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
         "--temperature",
         kind=float,
         metavar="T",
-        text="temperature (default 0.8; 0: the most likely token)",
+        text="temperature (default 0.8; 0: always the most likely token)",
         dest="temperature",
     )
     number("--top-k", kind=int, metavar="K", text="keep the K best (default 40; 0: all)")
@@ -162,8 +166,10 @@ def generation_changes(args: argparse.Namespace) -> dict[str, Any]:
     return changes
 
 
-def load_model(args: argparse.Namespace) -> Model:
+def load_model(args: argparse.Namespace, terminal: Terminal | None = None) -> Model:
     """Load the model that the flags name; put its warnings on stderr.
+
+    With a terminal, say there that it is being loaded, while it is.
 
     Raises
     ------
@@ -175,15 +181,32 @@ def load_model(args: argparse.Namespace) -> Model:
     path = model_path(args)
     import edgesparse
 
-    model: Model = edgesparse.load(
-        path,
-        threads=getattr(args, "threads", None),
-        n_ctx=getattr(args, "ctx_size", None),
-        executor=getattr(args, "executor", "native"),
-        isa=getattr(args, "isa", None),
-    )
+    if terminal is not None and terminal.interactive and not args.quiet:
+        terminal.progress(f"loading {os.path.basename(path) if path else 'the default model'}")
+    try:
+        model: Model = edgesparse.load(
+            path,
+            threads=getattr(args, "threads", None),
+            n_ctx=getattr(args, "ctx_size", None),
+            executor=getattr(args, "executor", "native"),
+            isa=getattr(args, "isa", None),
+        )
+    finally:
+        if terminal is not None:
+            terminal.progress("")
     print_warnings(model.info.warnings, args)
     return model
+
+
+def note_recommended(
+    args: argparse.Namespace, model: Model, changes: Mapping[str, Any], terminal: Terminal
+) -> None:
+    """Say which settings come from the model: to a person, or when asked to be verbose."""
+    if args.quiet or not (terminal.interactive or args.verbose):
+        return
+    text = model.info.recommended.describe(changes)
+    if text:
+        terminal.note(text)
 
 
 def model_path(args: argparse.Namespace) -> str | None:

@@ -55,9 +55,11 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in _HELP:
+    if not arguments or (arguments[0] in _HELP and not arguments[1:]):
         print(_overview(), file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
+    if arguments[0] == "help" and arguments[1:]:
+        arguments = [arguments[1], "--help"]  # 'help VERB' is 'VERB --help'
     name = arguments[0]
     if name == "--version":
         print(_version())
@@ -110,6 +112,9 @@ def _unknown(name: str) -> str:
 
     from edgesparse.cli.terminal import printable
 
+    if name.lower().endswith(".gguf") or os.path.isdir(name):
+        advice = f"did you mean 'edgesparse chat {printable(name)}'?"
+        return f"edgesparse: '{printable(name)}' is a model, not a verb; {advice}"
     names = [known for verb in VERBS for known in (verb.name, *verb.aliases)]
     near = difflib.get_close_matches(name, names, n=1)
     advice = f"did you mean '{near[0]}'?" if near else "'edgesparse --help' lists the verbs."

@@ -89,9 +89,9 @@ class Repl:
         engine: Any = self._model.engine
         plan = engine.plan
         return (
-            f"{self._model.info.name}: {plan.architecture}, {plan.n_layers} layers, "
-            f"vocabulary {plan.n_vocab}, context {engine.n_ctx}; "
-            f"{engine.executor_name} executor, {engine.n_threads} threads"
+            f"{self._model.info.name}: {plan.architecture}, {plan.n_layers} layers\n"
+            f"vocabulary {plan.n_vocab}, context {engine.n_ctx} tokens; "
+            f"{engine.executor_name} executor, threads: {engine.n_threads}"
         )
 
     def template(self) -> str:
@@ -115,8 +115,9 @@ class Repl:
         elif result.finish_reason == "cancelled":
             if not terminal.interactive:
                 raise KeyboardInterrupt
-            terminal.note("(stopped)")
+            kept = "" if result.text else "; this message is not part of the conversation"
+            terminal.note(f"(stopped{kept})")
         if self.verbose:
             terminal.note(speed_details(result.stats))
-        elif terminal.interactive:
+        elif terminal.interactive and result.ids:
             terminal.note(speed_line(result.stats))

@@ -50,13 +50,15 @@ def run(args: argparse.Namespace) -> int:
     from edgesparse.cli.terminal import Terminal
 
     changes = options.generation_changes(args)
-    model = options.load_model(args)
     terminal = Terminal(color=not args.no_color, raw=args.raw_output)
+    model = options.load_model(args, terminal)
+    options.note_recommended(args, model, changes, terminal)
     start: StartAnswer
     if args.raw:
         from edgesparse.generate import prompt_tokens, stream
 
         ids = prompt_tokens(model.tokenizer, text, parse_special=args.parse_special)
+        changes = model.info.recommended.under(changes)
         start = lambda cancel, progress: stream(  # noqa: E731 - reads as the twin of the one below
             model.engine, model.tokenizer, ids, cancel=cancel, on_prefill=progress, **changes
         )

@@ -7,6 +7,7 @@ marks that make it lie. On a terminal they become visible signs; a pipe gets the
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from typing import TextIO
 
@@ -42,7 +43,7 @@ class Terminal:
         self.interactive = sys.stdin.isatty()
         self.out_is_tty = self.out.isatty()
         self.err_is_tty = self.err.isatty()
-        self._style = color and self.err_is_tty and not os.environ.get("NO_COLOR")
+        self.color = color and not os.environ.get("NO_COLOR")
         self._filter = self.out_is_tty and not raw
         self._progress = ""
 
@@ -55,11 +56,13 @@ class Terminal:
     def note(self, text: str) -> None:
         """Put a line on stderr, dimmed where that is possible."""
         text = printable(text)
-        self.err.write(f"\x1b[2m{text}\x1b[0m\n" if self._style else f"{text}\n")
+        self.err.write(f"\x1b[2m{text}\x1b[0m\n" if self.color and self.err_is_tty else f"{text}\n")
         self.err.flush()
 
     def progress(self, text: str) -> None:
         """Show a passing remark on stderr if it is a terminal; empty text removes it."""
+        # A line that wraps could not be taken back.
+        text = printable(text)[: shutil.get_terminal_size().columns - 1]
         if not self.err_is_tty or text == self._progress:
             return
         self.err.write(f"\r{' ' * len(self._progress)}\r{text}")

@@ -77,11 +77,8 @@ def perplexity(
     UsageError
         The text is shorter than two windows, or a window does not fit into the model's context.
     """
-    estimate = None
-    for estimate in windows(model, ids, n_ctx, max_windows=max_windows):
-        pass
-    assert estimate is not None  # a text of fewer than two windows was refused
-    return estimate
+    # Never empty: a text of fewer than two windows is refused.
+    return list(windows(model, ids, n_ctx, max_windows=max_windows))[-1]
 
 
 def windows(

@@ -1,4 +1,4 @@
-"""``edgesparse perplexity``: how well a model predicts a text; definition and output as llama.cpp's.
+"""``edgesparse perplexity``: how well a model predicts a text, defined as in llama.cpp.
 
 Progress and running values go to stderr, the final line to stdout.
 """

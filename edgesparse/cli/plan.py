@@ -28,9 +28,9 @@ def run(args: argparse.Namespace) -> int:
     """Print the plan; return the exit code."""
     import json
 
+    from edgesparse.benchmark import working_set_bandwidth
     from edgesparse.cli.terminal import Terminal
     from edgesparse.errors import UsageError
-    from edgesparse.machine import read_bandwidth
     from edgesparse.plan.cost import plan_costs
     from edgesparse.plan.printer import plan_rows, plan_summary, plan_table
 
@@ -38,8 +38,9 @@ def run(args: argparse.Namespace) -> int:
         plan, n_threads = model.engine.plan, model.engine.n_threads
         if not 0 <= args.position < plan.n_ctx:
             raise UsageError(f"--position must be in [0, {plan.n_ctx}), not {args.position}.")
-        bandwidth = None if args.no_measure else read_bandwidth(n_threads).gb_per_s
         costs = plan_costs(plan, model.parameters, args.position)
+        n_bytes = sum(cost.n_bytes for cost in costs)
+        bandwidth = None if args.no_measure else working_set_bandwidth(n_threads, n_bytes)
         terminal = Terminal(color=not args.no_color)
         if args.output == "json":
             data = {

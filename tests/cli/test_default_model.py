@@ -15,7 +15,7 @@ EXECUTOR = "native" if _native.available() else "portable"
 
 def test_a_piped_question_prints_only_its_answer():
     done = subprocess.run(
-        [sys.executable, "-m", "edgesparse", "chat", "--temp", "0", "--executor", EXECUTOR],
+        [sys.executable, "-m", "edgesparse", "chat", "--executor", EXECUTOR],
         input="What is the capital of France?\n",
         check=False,
         capture_output=True,

@@ -156,6 +156,33 @@ class Terminal:
         os.close(self.fd)
 
 
+def test_a_message_stopped_while_it_is_read_is_left_out(tmp_path):
+    argv = [sys.executable, "-c", SLOW, "chat", "--no-color"]
+    screen = Terminal(argv, environment(tmp_path))
+    try:
+        screen.wait_for(b"is small: it chats")
+        screen.wait_for(b"/help lists")
+        screen.wait_for(b">>>")
+        screen.type(b"\x1b[200~" + b"long " * 100 + b"\nand wide\x1b[201~")
+        screen.wait_for(b"wide")
+        screen.type(b"\r")
+        screen.wait_for(b"reading")
+        pressed = time.perf_counter()
+        screen.type(b"\x03")
+        screen.wait_for(b"not part of the conversation)")
+        assert time.perf_counter() - pressed < 0.5
+        screen.wait_for(b">>>")
+        screen.type(b"/show nothing\r")
+        screen.wait_for(b"error: expected /show")
+        screen.wait_for(b">>>")
+        screen.type(b"\x04")
+        assert screen.process.wait(10) == 0
+        assert b"t/s" not in screen.seen
+        assert b"\x1b[2m" not in screen.seen
+    finally:
+        screen.close()
+
+
 @pytest.mark.parametrize("leave", [b"/bye\r", b"\x04", b"\x03"])
 def test_chat_on_a_terminal_goes_on_after_a_stop(tmp_path, leave):
     screen = Terminal([sys.executable, "-c", SLOW, "chat"], environment(tmp_path))

@@ -103,6 +103,18 @@ def test_wrong_usage_is_exit_code_2(cli, argv):
 
 def test_a_near_miss_is_suggested(cli):
     assert "did you mean 'inspect'?" in cli("inspct").err
+    done = cli("help", "inspct")
+    assert (done.code, done.out) == (2, "")
+    assert "did you mean 'inspect'?" in done.err
+    assert "'edgesparse chat x.gguf'" in cli("x.gguf").err
+
+
+def test_help_explains_a_verb(cli):
+    done = cli("help", "chat")
+    assert (done.code, done.err) == (0, "")
+    assert done.out == cli("chat", "--help").out
+    assert done.out.startswith("usage: edgesparse chat")
+    assert cli("help").out.startswith("usage: edgesparse VERB")
 
 
 @pytest.mark.parametrize(

@@ -65,9 +65,14 @@ def test_styles_can_be_forbidden(monkeypatch):
 
 def test_progress_removes_itself_and_is_for_screens_only(monkeypatch):
     terminal = screen(monkeypatch)
+    monkeypatch.setenv("COLUMNS", "80")
     terminal.progress("reading 10 %")
     terminal.progress("")
     assert terminal.err.getvalue() == f"\r\rreading 10 %\r{' ' * 12}\r"
+    monkeypatch.setenv("COLUMNS", "8")
+    terminal = screen(monkeypatch)
+    terminal.progress("reading 10 %")
+    assert terminal.err.getvalue().endswith("\rreading")
     monkeypatch.setattr("sys.stderr", io.StringIO())
     terminal = Terminal()
     terminal.progress("reading 10 %")

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from edgesparse.sampling.recommended import Recommended
 from tests.cli.fake_model import fake_model
 from tests.generate.fakes import BOS, EOS
 
@@ -158,6 +159,37 @@ def test_chat_wrong_commands_end_a_pipe_with_code_2(cli, command):
     done = cli("chat", "-q", stdin=f"{command}\nhello\n")
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith("edgesparse: ")
+
+
+def test_what_a_model_recommends_is_used_and_said(cli):
+    recommended = Recommended({"temperature": 0.0, "top_k": 7}, "GGUF metadata")
+    cli.model = fake_model(b"Paris.", recommended=recommended)
+    assert "recommends" not in cli("chat", stdin="x\n").err
+    for verb in (["chat"], ["run"]):
+        assert "recommends" not in cli(*verb, stdin="x\n").err
+        done = cli(*verb, "-v", "--top-k", "3", stdin="x\n")
+        assert "recommends (GGUF metadata): temperature 0." in done.err
+        assert "recommends" not in cli(*verb, "-v", "-q", stdin="x\n").err
+    done = cli("chat", "--top-k", "3", stdin="/show parameters\n")
+    assert "temperature       0.0" in done.err
+    assert "top_k             3" in done.err
+
+
+def test_raw_runs_take_what_the_model_recommends(cli):
+    seeds = [str(seed) for seed in range(4)]
+    texts = {}
+    for name, recommended in (("warm", {"temperature": 90.0}), ("cold", {"temperature": 0.0})):
+        cli.model = fake_model(b"Paris.", raw_after=2, recommended=Recommended(recommended, "t"))
+        argv = ["run", "--raw", "-p", "x", "-n", "4", "--min-p", "0", "--top-p", "1", "-q"]
+        texts[name] = {cli(*argv, "--seed", seed).out for seed in seeds}
+    assert texts["cold"] == {"Pari\n"}
+    assert len(texts["warm"]) > 1
+
+
+def test_help_fits_a_narrow_screen(cli):
+    done = cli("chat", "-q", stdin="/help\n")
+    assert done.err.count("\n") >= 12
+    assert max(map(len, done.err.splitlines())) <= 80
 
 
 def test_chat_loads_a_saved_conversation(cli, tmp_path):

@@ -1,4 +1,4 @@
-"""All executors, instruction sets, chunk sizes and fusions give the same bits on every tiny model."""
+"""Executors, instruction sets, chunk sizes, fusion: the same bits on every tiny model."""
 
 from __future__ import annotations
 

@@ -1,0 +1,151 @@
+"""``edgesparse doctor``: what this machine and this build can do, and which kernels run."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from edgesparse.cli import options
+
+__all__ = ["add_arguments", "run"]
+
+_FAMILIES = (
+    *("t2", "t5", "q8", "q4", "q8m", "q4m"),
+    *("f16", "bf16", "f32", "vector", "attention"),
+)
+_PACKAGES = ("numpy", "numba", "llvmlite", "cffi", "tokenizers", "sentencepiece", "gguf", "jinja2")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's flags."""
+    options.add_model(parser)
+    parser.add_argument("--isa", choices=options.ISAS, help="show the kernels of this one")
+    parser.add_argument(
+        "--no-measure", action="store_true", help="do not measure the read bandwidth"
+    )
+    parser.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    parser.add_argument("--json", action="store_const", const="json", dest="output")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the facts; return 0, or 1 when the native engine is missing."""
+    import json
+
+    from edgesparse.cli.terminal import Terminal
+
+    facts = {
+        "machine": _machine(),
+        "native": _native_facts(args.isa),
+        "packages": _packages(),
+        "bandwidth_gb_per_s": {} if args.no_measure else _bandwidth(),
+        "model": _model(args),
+    }
+    terminal = Terminal(color=not args.no_color)
+    if args.output == "json":
+        terminal.write(json.dumps(facts) + "\n")
+    else:
+        terminal.write("\n".join(_lines(facts)) + "\n")
+    return 0 if facts["native"]["available"] else 1
+
+
+def _machine() -> dict[str, Any]:
+    import dataclasses
+
+    from edgesparse.machine import describe
+
+    return dataclasses.asdict(describe())
+
+
+def _native_facts(isa: str | None) -> dict[str, Any]:
+    from edgesparse import _native
+
+    if not _native.available():
+        return {"available": False, "why_not": _native.why_not(), "advice": "executor portable"}
+    from edgesparse.executors.native import choose_isa, isa_names
+
+    chosen, names = choose_isa(isa), isa_names()
+    lib, ffi = _native.lib(), _native.ffi()
+    kernels = {
+        family: ffi.string(lib.es_kernel_variant(names[chosen], family.encode())).decode()
+        for family in _FAMILIES
+    }
+    return {"available": True, "isas": list(names), "isa": chosen, "kernels": kernels}
+
+
+def _packages() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    import edgesparse
+
+    found = {"edgesparse": edgesparse.__version__}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+def _bandwidth() -> dict[str, float]:
+    from edgesparse.cpus import usable_cpus
+    from edgesparse.machine import read_bandwidth
+
+    counts = sorted({1, usable_cpus()})
+    size = 256 << 20
+    return {
+        f"{n} threads": round(read_bandwidth(n, bytes_per_thread=size // n).gb_per_s, 1)
+        for n in counts
+    }
+
+
+def _model(args: argparse.Namespace) -> dict[str, Any]:
+    """Say what is in the model's file and how each type of tensor is stored."""
+    from edgesparse.checkpoint import open_checkpoint
+    from edgesparse.default_model import default_model_path
+    from edgesparse.formats.choose import choose
+
+    path = options.model_path(args) or default_model_path()
+    with open_checkpoint(path) as checkpoint:
+        stored: dict[str, dict[str, Any]] = {}
+        for info in checkpoint.tensors.values():
+            if len(info.shape) != 2:
+                continue
+            choice = choose(info, uniform=True)
+            key = f"{info.type.value} → {choice.format.name.lower()}"
+            row = stored.setdefault(key, {"tensors": 0, "bytes": 0, "note": choice.note})
+            row["tensors"] += 1
+            row["bytes"] += info.n_bytes
+        return {
+            "path": str(path),
+            "architecture": checkpoint.get_str("general.architecture", ""),
+            "bytes": checkpoint.n_bytes,
+            "stored_as": stored,
+            "warnings": list(checkpoint.warnings),
+        }
+
+
+def _lines(facts: dict[str, Any]) -> list[str]:
+    machine, native, model = facts["machine"], facts["native"], facts["model"]
+    lines = [
+        f"processor     {machine['cpu']} ({machine['n_usable_cpus']} usable)",
+        f"features      {' '.join(machine['features'])}",
+        f"memory        {machine['memory_bytes'] / 1e9:.1f} GB, "
+        f"{machine['available_bytes'] / 1e9:.1f} GB available; huge pages: {machine['huge_pages']}",
+    ]
+    lines += [f"bandwidth     {n}: {gb} GB/s" for n, gb in facts["bandwidth_gb_per_s"].items()]
+    if native["available"]:
+        lines.append(f"native        yes; runs {native['isa']} of {', '.join(native['isas'])}")
+        by_variant: dict[str, list[str]] = {}
+        for family, variant in native["kernels"].items():
+            by_variant.setdefault(variant, []).append(family)
+        lines += [f"  {variant:<12}{', '.join(names)}" for variant, names in by_variant.items()]
+    else:
+        lines.append(f"native        NO: {native['why_not']}; --executor portable works")
+    lines.append(f"model         {model['path']}")
+    lines.append(f"              {model['architecture']}, {model['bytes'] / 1e6:.1f} MB")
+    for key, row in model["stored_as"].items():
+        note = f" ({row['note']})" if row["note"] else ""
+        lines.append(f"  {row['tensors']:>4} × {key}, {row['bytes'] / 1e6:.1f} MB{note}")
+    lines += [f"warning       {text}" for text in model["warnings"]]
+    lines.append("packages      " + ", ".join(f"{k} {v}" for k, v in facts["packages"].items()))
+    return lines

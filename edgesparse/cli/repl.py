@@ -106,10 +106,9 @@ class Repl:
             terminal.write("\n")
         self.last = result.stats
         if result.finish_reason == "repetition":
-            terminal.note(
-                "(stopped: the answer repeats itself; "
-                "'/set parameter repeat_penalty 1.1' makes that rarer)"
-            )
+            advice = "; '/set parameter repeat_penalty 1.1' makes that rarer"
+            penalised = self.session.options.sampling.repeat_penalty > 1.0
+            terminal.note(f"(stopped: the answer repeats itself{'' if penalised else advice})")
         elif result.finish_reason == "length":
             terminal.note("(stopped: the limit or the end of the context is reached)")
         elif result.finish_reason == "cancelled":

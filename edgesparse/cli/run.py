@@ -75,7 +75,10 @@ def run(args: argparse.Namespace) -> int:
     if args.json or not result.text.endswith("\n"):
         terminal.write("\n")
     if result.finish_reason == "repetition" and not args.quiet:
-        terminal.note("(stopped: the text repeats itself; --repeat-penalty 1.1 makes that rarer)")
+        settings = model.info.recommended.under(changes)
+        penalised = settings.get("repeat_penalty", 1.0) > 1.0
+        advice = "" if penalised else "; --repeat-penalty 1.1 makes that rarer"
+        terminal.note(f"(stopped: the text repeats itself{advice})")
     if args.verbose:
         terminal.note(speed_details(result.stats))
     return 130 if result.finish_reason == "cancelled" else 0

@@ -168,7 +168,7 @@ def test_a_message_stopped_while_it_is_read_is_left_out(tmp_path):
         screen.type(b"\r")
         screen.wait_for(b"reading")
         pressed = time.perf_counter()
-        screen.type(b"\x03")
+        screen.process.send_signal(signal.SIGINT)
         screen.wait_for(b"not part of the conversation)")
         assert time.perf_counter() - pressed < 0.5
         screen.wait_for(b">>>")

@@ -56,7 +56,10 @@ def test_run_options_reach_the_sampler(cli):
 
 def test_run_says_why_it_stopped(cli):
     cli.model = fake_model(b"ab" * 500)
-    assert "repeats itself" in cli("run", "-p", "x", "--temp", "0").err
+    for verb in (["run"], ["chat", "-st"]):
+        argv = [*verb, "-p", "x", "--temp", "0"]
+        assert "repeats itself; " in cli(*argv).err
+        assert "repeats itself)" in cli(*argv, "--repeat-penalty", "1.01").err
     done = cli("run", "-p", "x", "--temp", "0", "--no-loop-guard", "-q")
     assert done.out == "ab" * 500 + "\n"
 

@@ -103,8 +103,10 @@ def test_the_context_bounds_an_answer():
     result = say("x" * 50, n_ctx=12)
     assert (result.text, result.finish_reason) == ("x" * 10, "length")
     for n in (12, 13, 100):
-        with pytest.raises(ContextOverflow, match=f"{n} tokens"):
+        with pytest.raises(ContextOverflow, match=f"{n} tokens") as caught:
             generate(FakeEngine(n_ctx=12), TOKENIZER, [9] * n)
+        assert (caught.value.n_prompt, caught.value.n_ctx) == (n, 12)
+    assert (ContextOverflow("m", advice="a").n_prompt, str(ContextOverflow("m"))) == (None, "m")
     assert len(generate(FakeEngine(n_ctx=12), TOKENIZER, [9] * 11).ids) == 1
 
 

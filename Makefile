@@ -16,11 +16,11 @@ PIP := $(PY) -m pip -qq --disable-pip-version-check
 BUILD_TOOLS := scikit-build-core cffi cmake ninja
 NATIVE := $(shell find native -name '*.[ch]' -o -name '*.inc' -o -name '*.py' \
                   -o -name '*.cmake' -o -name CMakeLists.txt)
-C_FILES := $(filter %.c %.h,$(NATIVE))
+C_FILES := $(filter %.c %.h %.inc,$(NATIVE))
 CMAKE = $(VENV)/bin/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(VENV)/bin/ninja) \
         -DPython_EXECUTABLE=$(abspath $(PY)) -DCMAKE_BUILD_TYPE=Debug -S native
 
-.PHONY: help setup chat test lint types bench check warnings sanitize format clean
+.PHONY: help setup chat test lint types bench check warnings sanitize emulate isas goldens format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -81,6 +81,21 @@ sanitize: $(VENV)/.build-tools  ## try every kernel under the address and undefi
 	@$(VENV)/bin/cmake --build build/sanitize --target es_check -- --quiet
 	build/sanitize/es_check
 
+# aarch64 kernels on another machine. Debian: gcc-aarch64-linux-gnu and qemu-user.
+ARM_CC := $(shell command -v aarch64-linux-gnu-gcc)
+QEMU   := $(shell command -v qemu-aarch64)
+
+emulate: $(VENV)/.build-tools  ## try every aarch64 kernel in an emulator, where one is installed
+ifneq ($(and $(ARM_CC),$(QEMU)),)
+	@$(CMAKE) -B build/emulate -DCMAKE_BUILD_TYPE=Release -DES_MODULE=OFF -DES_WERROR=ON \
+	    -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_C_COMPILER=$(ARM_CC) \
+	    > /dev/null
+	@$(VENV)/bin/cmake --build build/emulate --target es_check -- --quiet
+	$(QEMU) -L /usr/aarch64-linux-gnu build/emulate/es_check
+else
+	@echo "NOT CHECKED: aarch64 kernels (aarch64-linux-gnu-gcc and qemu-aarch64 are not both here)"
+endif
+
 # Every instruction set below the best one; the plain test run has covered that one.
 define LOWER_ISAS
 from edgesparse._native import ffi, lib
@@ -89,13 +104,23 @@ for isa in range(lib().ES_ISA_COUNT):
         print(ffi().string(lib().es_isa_name(isa)).decode())
 endef
 export LOWER_ISAS
+ISA_TESTS := tests/executors tests/models tests/formats
 
-check: setup sanitize $(VENV)/.extra-check  ## everything: slow tests, instruction sets, sanitizers
-	$(PY) -m pytest -m 'slow or not slow' $(PYTEST_ARGS)
+isas: setup  ## run models on each lower instruction set of this machine
 	set -e; isas=$$($(PY) -c "$$LOWER_ISAS"); for isa in $$isas; do \
-	    echo "EDGESPARSE_ISA=$$isa"; EDGESPARSE_ISA=$$isa $(PY) -m pytest $(PYTEST_ARGS); \
+	    echo "EDGESPARSE_ISA=$$isa"; EDGESPARSE_ISA=$$isa $(PY) -m pytest $(ISA_TESTS); \
 	done
 	EDGESPARSE_NO_NATIVE=1 $(PY) -m pytest tests/packaging
+
+goldens: setup $(VENV)/.extra-check  ## make the stored models and references again and compare
+	rm -rf build/goldens && mkdir -p build/goldens/tiny
+	$(PY) models/tiny/make_tiny.py build/goldens/tiny
+	diff -r -x '*.py' -x '*.md' -x __pycache__ models/tiny build/goldens/tiny
+	$(PY) tests/fixtures/make_llama_cpp_reference.py > build/goldens/llama_cpp_reference.json
+	diff tests/fixtures/llama_cpp_reference.json build/goldens/llama_cpp_reference.json
+
+check: lint types sanitize emulate goldens isas  ## everything: the above and the slow tests
+	$(PY) -m pytest -m 'slow or not slow' $(PYTEST_ARGS)
 
 format: $(VENV)/.package $(VENV)/.extra-dev  ## lay out Python and C as `make lint` wants them
 	$(VENV)/bin/ruff check --fix-only .

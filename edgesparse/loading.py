@@ -18,7 +18,37 @@ from edgesparse.plan.plan import Plan
 if TYPE_CHECKING:
     from edgesparse.checkpoint import Checkpoint
 
-__all__ = ["load_parameters", "vector_names", "weight_names"]
+__all__ = ["load_parameters", "tensor_names", "vector_names", "weight_names"]
+
+_COMPARE_BYTES = 4 << 20
+
+
+def tensor_names(checkpoint: Checkpoint) -> set[str]:
+    """Name the tensors that a plan may use.
+
+    A head that repeats the embedding byte for byte, as in the first upload of BitNet 2B-4T, is left
+    out: the model is tied, and would otherwise be stored twice.
+    """
+    names = set(checkpoint.tensors)
+    if "output.weight" in names and _repeats_embedding(checkpoint):
+        names.remove("output.weight")
+    return names
+
+
+def _repeats_embedding(checkpoint: Checkpoint) -> bool:
+    head, embedding = checkpoint.info("output.weight"), checkpoint.info("token_embd.weight")
+    if (head.type, head.shape, head.n_bytes) != (
+        embedding.type,
+        embedding.shape,
+        embedding.n_bytes,
+    ):
+        return False
+    for start in range(0, head.n_bytes, _COMPARE_BYTES):
+        stop = min(start + _COMPARE_BYTES, head.n_bytes)
+        a = checkpoint.read_range("output.weight", start, stop)
+        if not np.array_equal(a, checkpoint.read_range("token_embd.weight", start, stop)):
+            return False
+    return True
 
 
 def weight_names(plan: Plan) -> list[str]:

@@ -22,7 +22,7 @@ from edgesparse.errors import ContextOverflow, UsageError
 from edgesparse.executors import make_executor
 from edgesparse.executors.base import Parameters
 from edgesparse.formats.memory import release_freed
-from edgesparse.loading import load_parameters
+from edgesparse.loading import load_parameters, tensor_names
 from edgesparse.sampling.recommended import Recommended, read_recommended
 from edgesparse.tokenizer import Tokenizer, load_tokenizer
 
@@ -244,7 +244,7 @@ def load(
         config = read_config(checkpoint)
         plan = build_plan(
             config,
-            checkpoint.tensors,
+            tensor_names(checkpoint),
             n_ctx=_context(config, n_ctx),
             max_tokens=MAX_STEP_TOKENS,
             fused=fused,

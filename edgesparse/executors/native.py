@@ -120,6 +120,8 @@ class NativeExecutor:
 
     def buffer(self, name: str, n_tokens: int) -> Float32:
         """Return a view of an activation buffer; see `Executor.buffer`."""
+        if self._engine is None:
+            raise UsageError("The executor was closed.")
         index = self._buffer_ids[name]
         width = self.plan.buffers[index][1]
         pointer = self._lib.es_engine_buffer(self._engine, index)

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import numpy.typing as npt
 
-from edgesparse.errors import Cancelled
+from edgesparse.errors import Cancelled, UsageError
 from edgesparse.executors.base import Parameters, Step
 from edgesparse.executors.checks import check_step
 from edgesparse.ops.add import add
@@ -55,6 +55,7 @@ class ReferenceExecutor:
         end = len(self.plan.ops) if end is None else end
         check_step(self.plan, step, begin, end)
         with self._lock:
+            self._check_open()
             for i in range(begin, end):
                 if step.cancel is not None and step.cancel.is_set():
                     raise Cancelled("The step was cancelled.")
@@ -65,11 +66,16 @@ class ReferenceExecutor:
 
     def buffer(self, name: str, n_tokens: int) -> Float32:
         """Return a view of an activation buffer; see `Executor.buffer`."""
+        self._check_open()
         return self._buffers[name][:n_tokens]
 
     def close(self) -> None:
-        """Release the buffers."""
+        """Release the buffers; further calls are errors, closing again is not."""
         self._buffers = {}
+
+    def _check_open(self) -> None:
+        if not self._buffers:
+            raise UsageError("The executor is closed.")
 
     def _run_op(self, op: Op, step: Step) -> None:
         n = len(step.tokens)

@@ -3,7 +3,7 @@
     python bench/make_model.py --shape 2b4t --type i2_s --head q6_k --dead-gates 0.8 --out FILE
 
 Weights come from raw output of PCG64, seeded by `--seed` and the tensor's name: the same for every
-`--type` and head, on every platform. Tensors are made and written about a million weights at a time.
+`--type` and head, on every platform. A million weights at a time are made and written.
 
 Activations stay near 1 through any depth: norms are 1, scales are 1 / sqrt(non-zeros of a row), and
 what adds to the residual stream is divided by sqrt(2 layers) besides, so that all layers together
@@ -167,9 +167,7 @@ def _matrix(
     name: str, kind: BlockType, n_rows: int, k: int, make: partial[Iterator[Codes]], step: float
 ) -> Tensor:
     n_bytes = kind.n_bytes(n_rows * k)
-    return Tensor(
-        name, kind.type_id, (n_rows, k), n_bytes, lambda: _packed(make(), kind, step)
-    )
+    return Tensor(name, kind.type_id, (n_rows, k), n_bytes, lambda: _packed(make(), kind, step))
 
 
 def make_model(

@@ -13,6 +13,10 @@ from bench.gguf_stream import Value
 __all__ = ["SHAPES", "Shape", "metadata", "vocabulary"]
 
 N_CONTROL = 256
+TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '<|eot_id|>' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
 _LETTERS = "etaoinshrdlcumwfgypbvkjxqz"
 
 
@@ -144,4 +148,5 @@ def metadata(shape: Shape, architecture: str, name: str, file_type: int) -> Mapp
         "tokenizer.ggml.eos_token_id": shape.n_vocab - N_CONTROL + 1,
         "tokenizer.ggml.padding_token_id": shape.n_vocab - N_CONTROL + 1,
         "tokenizer.ggml.add_bos_token": True,
+        "tokenizer.chat_template": TEMPLATE,
     }

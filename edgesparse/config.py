@@ -142,7 +142,7 @@ def read_config(checkpoint: Checkpoint) -> ModelConfig:
     n_layers = checkpoint.get_int(f"{a}.block_count", lo=1, hi=_MAX_LAYERS)
     n_vocab = checkpoint.info("token_embd.weight").shape[0]
     style = checkpoint.get_str("edgesparse.rope_style", "neox")
-    theta = checkpoint.get_float(f"{a}.rope.freq_base", 10_000.0, lo=1e-3, hi=1e12)
+    theta = checkpoint.get_float(f"{a}.rope.freq_base", 10_000.0, lo=1.001, hi=1e12)
     return ModelConfig(
         architecture=a,
         name=checkpoint.get_str("general.name", a),
@@ -189,18 +189,18 @@ def _rope_scaling(checkpoint: Checkpoint, a: str) -> RopeScaling:
         return RopeScaling("linear", old) if old != 1.0 else RopeScaling()
     if kind == "linear":
         return RopeScaling("linear", factor)
+    if kind not in ("llama3", "yarn"):
+        raise _error(checkpoint, prefix + "type", f"scaling {kind[:64]!r} is not supported")
     original = checkpoint.get_int(prefix + "original_context_length", lo=1, hi=_MAX_CONTEXT)
     if kind == "llama3":
         low = checkpoint.get_float(prefix + "low_freq_factor", lo=1e-3, hi=1e4)
         high = checkpoint.get_float(prefix + "high_freq_factor", lo=low * 1.0001, hi=1e4)
         return RopeScaling("llama3", factor, original, low, high)
-    if kind == "yarn":
-        slow = checkpoint.get_float(prefix + "yarn_beta_slow", 1.0, lo=1e-3, hi=1e4)
-        fast = checkpoint.get_float(prefix + "yarn_beta_fast", 32.0, lo=1e-3, hi=1e4)
-        attention = checkpoint.get_float(prefix + "attn_factor", 1.0, lo=1e-3, hi=1e3)
-        magnitude = attention * (1.0 + 0.1 * math.log(factor))
-        return RopeScaling("yarn", factor, original, slow, fast, magnitude)
-    raise _error(checkpoint, prefix + "type", f"scaling {kind!r} is not supported")
+    slow = checkpoint.get_float(prefix + "yarn_beta_slow", 1.0, lo=1e-3, hi=1e4)
+    fast = checkpoint.get_float(prefix + "yarn_beta_fast", 32.0, lo=1e-3, hi=1e4)
+    attention = checkpoint.get_float(prefix + "attn_factor", 1.0, lo=1e-3, hi=1e3)
+    magnitude = attention * (1.0 + 0.1 * math.log(factor))
+    return RopeScaling("yarn", factor, original, slow, fast, magnitude)
 
 
 def _error(checkpoint: Checkpoint, field: str, detail: str) -> ModelFormatError:

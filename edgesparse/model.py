@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from edgesparse.architectures import build_plan
+from edgesparse.architectures import build_plan, check_family
 from edgesparse.checkpoint import open_checkpoint
 from edgesparse.config import ModelConfig, read_config
 from edgesparse.cpus import usable_cpus
@@ -241,6 +241,7 @@ def load(
         _native.lib()
     source = default_model_path() if path is None else Path(path)
     with open_checkpoint(source, i2s_layout=i2s_layout) as checkpoint:
+        check_family(checkpoint.get_str("general.architecture"), str(source))
         config = read_config(checkpoint)
         plan = build_plan(
             config,

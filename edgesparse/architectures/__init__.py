@@ -16,7 +16,7 @@ from edgesparse.errors import UnsupportedArchitecture
 from edgesparse.plan.builder import PlanBuilder
 from edgesparse.plan.plan import Plan
 
-__all__ = ["ARCHITECTURES", "ROPE_TABLE", "build_plan"]
+__all__ = ["ARCHITECTURES", "ROPE_TABLE", "build_plan", "check_family"]
 
 Build: TypeAlias = Callable[[PlanBuilder, ModelConfig, Container[str]], None]
 
@@ -29,6 +29,23 @@ ARCHITECTURES: dict[str, Build] = {
     "bitnet-b1.58": bitnet.build,
     "llama": llama.build,
 }
+
+
+def check_family(architecture: str, path: str = "") -> None:
+    """Refuse a family that cannot be run, before anything else of its metadata is asked for.
+
+    Raises
+    ------
+    UnsupportedArchitecture
+    """
+    if architecture not in ARCHITECTURES:
+        raise UnsupportedArchitecture(
+            "unsupported",
+            "general.architecture",
+            f"{architecture[:64]!r} is not a family that this version runs",
+            path=path,
+            advice=f"It runs {', '.join(sorted(ARCHITECTURES))}.",
+        )
 
 
 def build_plan(
@@ -60,17 +77,9 @@ def build_plan(
     ------
     UnsupportedArchitecture
     """
-    build = ARCHITECTURES.get(config.architecture)
-    if build is None:
-        raise UnsupportedArchitecture(
-            "unsupported",
-            "general.architecture",
-            f"{config.architecture!r} is not a family that this version runs",
-            path=path,
-            advice=f"It runs {', '.join(sorted(ARCHITECTURES))}.",
-        )
+    check_family(config.architecture, path)
     builder = PlanBuilder(fused=fused)
-    build(builder, config, tensors)
+    ARCHITECTURES[config.architecture](builder, config, tensors)
     return builder.finish(
         architecture=config.architecture,
         n_layers=config.n_layers,

@@ -25,21 +25,6 @@ from edgesparse.errors import EdgesparseError
 from tests.models import tiny
 
 BOUNDARIES = (0, 1, 2, 3, 127, 255, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**63, 2**64 - 1)
-    0,
-    1,
-    2,
-    3,
-    127,
-    255,
-    256,
-    2**15,
-    2**16,
-    2**31 - 1,
-    2**31,
-    2**32 - 1,
-    2**63,
-    2**64 - 1,
-)
 SLOW_SECONDS = 5.0
 
 

@@ -55,8 +55,8 @@ def _half(step: float, n: int) -> Bytes:
 def pack_i2_s(codes: Codes, step: float) -> Bytes:
     """Pack 128 codes into 32 bytes, weights j, j + 32, j + 64, j + 96 from the top bits down."""
     lanes = (codes.reshape(-1, 4, 32) + 1).view(np.uint8)
-    packed: Bytes = lanes[:, 0] << 6 | lanes[:, 1] << 4 | lanes[:, 2] << 2 | lanes[:, 3]
-    return packed
+    packed = lanes[:, 0] << 6 | lanes[:, 1] << 4 | lanes[:, 2] << 2 | lanes[:, 3]
+    return packed.astype(np.uint8, copy=False)
 
 
 def pack_tq2_0(codes: Codes, step: float) -> Bytes:

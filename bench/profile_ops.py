@@ -4,8 +4,10 @@ Run: python -m bench.profile_ops [FILE] [--threads 1,2] [--prompt 256] [--steps 
 
 Decode prints microseconds per token, GB/s and the percentage of the read bandwidth; prefill prints
 10^9 multiply-adds per second. Each op counts with its median over the steps; bytes are those of
-`edgesparse.plan.cost`: weights and cache, no activations. Bandwidth is read before and after, the
-better one counts. The last line is JSON.
+`edgesparse.plan.cost`: weights and cache, no activations. Bandwidth is the best of many short passes
+before and after, since an op's median forgets interruptions too. On a machine with other work to do
+(see the load average) long ops such as the head are interrupted every time and look slow; weights
+that fit into a cache read faster than memory. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -26,6 +28,9 @@ from edgesparse.machine import read_bandwidth
 from edgesparse.plan.cost import plan_costs
 
 __all__ = ["Row", "profile_decode", "profile_prefill"]
+
+PASSES = 20
+"""Passes over 64 MiB a thread for each measurement of the bandwidth."""
 
 _LAYER = re.compile(r"^blk\.\d+\.")
 Int32 = npt.NDArray[np.int32]
@@ -152,9 +157,9 @@ def main(arguments: list[str] | None = None) -> None:
             n_text = max(1, model.engine.n_vocab - 256)  # random models end in control tokens
             ids = np.random.default_rng(0).integers(0, n_text, o.prompt + o.steps)
             prompt, steps = np.split(ids.astype(np.int32), [o.prompt])
-            before = read_bandwidth(n_threads).gb_per_s
+            before = read_bandwidth(n_threads, repeats=PASSES).gb_per_s
             decode = profile_decode(model, prompt, steps)
-            bandwidth = max(before, read_bandwidth(n_threads).gb_per_s)
+            bandwidth = max(before, read_bandwidth(n_threads, repeats=PASSES).gb_per_s)
             prefill = profile_prefill(model, prompt[: model.engine.max_tokens])
         note = f"threads {n_threads}, load average {os.getloadavg()[0]:.1f}"
         _print_decode(decode, bandwidth, note)

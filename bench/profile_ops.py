@@ -4,7 +4,7 @@ Run: python -m bench.profile_ops [FILE] [--threads 1,2] [--prompt 256] [--steps 
 
 Decode prints microseconds per token, GB/s and the percentage of the read bandwidth; prefill prints
 10^9 multiply-adds per second. Each op counts with its median over the steps; bytes are those of
-`edgesparse.plan.cost`: weights and cache, no activations. Bandwidth is the best of many short passes
+`edgesparse.plan.cost`: weights and cache, no activations. Bandwidth is the best of short passes
 before and after, since an op's median forgets interruptions too. On a machine with other work to do
 (see the load average) long ops such as the head are interrupted every time and look slow; weights
 that fit into a cache read faster than memory. The last line is JSON.

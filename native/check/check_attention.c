@@ -1,10 +1,10 @@
-/* Attention of one head. */
+/* Attention: blocks of tokens and heads that share one kv head, against the scalar kernel. */
 #include "check/check_support.h"
 
 #include <math.h>
 #include <string.h>
 
-enum { MAX_DIM = 256, MAX_POSITIONS = 257 };
+enum { MAX_DIM = 256, MAX_POSITIONS = 1000, MAX_ROWS_BYTES = 1 << 20 };
 enum { UNIFORM, PEAKED, EQUAL, WILD, N_PATTERNS };
 
 #define LENGTH(array) ((int)(sizeof(array) / sizeof((array)[0])))
@@ -12,7 +12,14 @@ enum { UNIFORM, PEAKED, EQUAL, WILD, N_PATTERNS };
 typedef struct bench {
     check_buffer q, k, v, scratch, out, expected;
     uint64_t random;
+    const es_kernels *table, *scalar;
+    int held_to_truth;
 } bench;
+
+/* n_tokens tokens of n_heads heads; the last token ends at row n_pos. */
+typedef struct shape {
+    int32_t dim, n_pos, n_tokens, n_heads, window;
+} shape;
 
 /* A half of magnitude below 2, or with `wild` any finite one. */
 static uint16_t random_half(uint64_t *random, int wild) {
@@ -53,56 +60,113 @@ static int truth(const float *out, const float *q, const uint16_t *k, const uint
     return 1;
 }
 
-static void one_case(bench *m, check_count *count, const es_kernels *table,
-                     const es_kernels *scalar, int held_to_truth, int32_t dim, int32_t n_pos,
-                     int pattern) {
-    const size_t rows = (size_t)n_pos * (size_t)dim, out_bytes = (size_t)dim * sizeof(float);
+/* Consecutive tokens, as of a prompt; with a window, or with ranges that have nothing in common. */
+static void place_tokens(es_attention_token *tokens, const shape *s, uint64_t *random,
+                         int scattered) {
+    for (int32_t t = 0; t < s->n_tokens; t++) {
+        const int32_t end = s->n_pos - (s->n_tokens - 1 - t);
+        tokens[t].end = end > 1 ? end : 1;
+        tokens[t].first = s->window > 0 && end > s->window ? end - s->window : 0;
+        if (scattered) {
+            tokens[t].first = check_range(random, 0, s->n_pos - 1);
+            tokens[t].end = check_range(random, tokens[t].first + 1, s->n_pos);
+        }
+    }
+}
+
+static void one_case(bench *m, check_count *count, const shape *s, int pattern, int scattered) {
+    const size_t rows = (size_t)s->n_pos * (size_t)s->dim;
+    const size_t head = (size_t)s->dim, n_queries = (size_t)(s->n_tokens * s->n_heads);
+    const size_t out_bytes = n_queries * head * sizeof(float);
     float *q = check_tail(&m->q, out_bytes);
     uint16_t *k = check_tail(&m->k, rows * 2), *v = check_tail(&m->v, rows * 2);
     float *out = check_tail(&m->out, out_bytes), *expected = check_tail(&m->expected, out_bytes);
-    float *scratch = check_tail(&m->scratch, ((size_t)n_pos + 15) / 16 * 64 + 64);
-    const float scale = (pattern == PEAKED ? 8.0f : 1.0f) / sqrtf((float)dim);
-    for (int32_t i = 0; i < dim; i++) {
+    const size_t n_scratch = es_attention_scratch(n_queries, (size_t)s->n_pos, head);
+    float *scratch = check_tail(&m->scratch, n_scratch * sizeof(float));
+    const float scale = (pattern == PEAKED ? 8.0f : 1.0f) / sqrtf((float)s->dim);
+    for (size_t i = 0; i < n_queries * head; i++) {
         q[i] = pattern == EQUAL ? 0.0f : 2.0f * check_uniform(&m->random);
     }
     for (size_t i = 0; i < rows; i++) {
         k[i] = random_half(&m->random, pattern == WILD);
         v[i] = random_half(&m->random, pattern == WILD);
     }
-    table->attention(out, q, k, v, dim, n_pos, scale, scratch);
-    scalar->attention(expected, q, k, v, dim, n_pos, scale, scratch);
-    int passed = memcmp(out, expected, out_bytes) == 0;
-    if (held_to_truth && pattern != WILD) {
-        passed = passed && truth(out, q, k, v, dim, n_pos, scale);
+    es_attention_token tokens[ES_ATTENTION_QUERIES];
+    place_tokens(tokens, s, &m->random, scattered);
+    float *results[] = {out, expected};
+    for (int r = 0; r < 2; r++) {
+        for (int32_t t = 0; t < s->n_tokens; t++) {
+            tokens[t].q = q + (size_t)(t * s->n_heads) * head;
+            tokens[t].out = results[r] + (size_t)(t * s->n_heads) * head;
+        }
+        (r == 0 ? m->table : m->scalar)
+            ->attention(tokens, s->n_tokens, s->n_heads, k, v, s->dim, scale, scratch);
     }
-    check_case(count, passed, "head_dim, positions, pattern", dim, n_pos, pattern);
+    int passed = memcmp(out, expected, out_bytes) == 0;
+    for (size_t i = 0; m->held_to_truth && pattern != WILD && i < n_queries; i++) {
+        const es_attention_token *token = &tokens[i / (size_t)s->n_heads];
+        const size_t first = (size_t)token->first * head;
+        passed = passed && truth(out + i * head, q + i * head, k + first, v + first, s->dim,
+                                 token->end - token->first, scale);
+    }
+    check_case(count, passed, "head_dim, positions, 100 * tokens + 10 * heads + pattern", s->dim,
+               s->n_pos, 100 * s->n_tokens + 10 * s->n_heads + pattern);
+}
+
+/* Heads of one token, as in decoding: every length near a tile's ends. */
+static void decode_cases(bench *m, check_count *count, int32_t dim, int pattern) {
+    static const int32_t lengths[] = {1,  2,  3,  7,  8,  9,  15, 16, 17,  23,  31,
+                                      32, 33, 47, 48, 49, 63, 64, 65, 200, 257};
+    for (int n = 0; n < LENGTH(lengths); n++) {
+        const shape s = {dim, lengths[n], 1, 1 + (n + dim) % 5, 0};
+        one_case(m, count, &s, pattern, 0);
+    }
+}
+
+/* Blocks of 1 to 9 tokens, and a full one, with and without a window. */
+static void block_cases(bench *m, check_count *count, int32_t dim, int pattern) {
+    static const int32_t windows[] = {0, 1, 5, 20};
+    for (int32_t n_tokens = 1; n_tokens <= 9; n_tokens++) {
+        for (int w = 0; w < LENGTH(windows); w++) {
+            const int32_t n_heads = check_range(&m->random, 1, ES_ATTENTION_QUERIES / n_tokens);
+            const shape s = {dim, check_range(&m->random, n_tokens, 70), n_tokens, n_heads,
+                             windows[w]};
+            one_case(m, count, &s, pattern, 0);
+            one_case(m, count, &s, pattern, 1);
+        }
+    }
+    const shape full = {dim, 40, ES_ATTENTION_QUERIES, 1, 0};
+    one_case(m, count, &full, pattern, 0);
+    const shape wide = {dim, 40, 1, ES_ATTENTION_QUERIES, 0};
+    one_case(m, count, &wide, pattern, 0);
 }
 
 static void attention_cases(check_count *count, const es_kernels *table, const es_kernels *scalar,
                             int32_t isa) {
-    static const int32_t dims[] = {1,  2,  7,  8,  9,  15, 16,  17,  24,  31,  32,  40,
-                                   48, 63, 64, 72, 80, 96, 100, 112, 128, 160, 192, 256};
-    static const int32_t long_runs[] = {33, 63, 64, 65, 100, 257};
-    bench m = {.random = 1729};
-    m.q = check_buffer_new(MAX_DIM * 4);
-    m.k = check_buffer_new((size_t)MAX_DIM * MAX_POSITIONS * 2);
-    m.v = check_buffer_new((size_t)MAX_DIM * MAX_POSITIONS * 2);
-    m.scratch = check_buffer_new((MAX_POSITIONS + 32) * 4);
-    m.out = check_buffer_new(MAX_DIM * 4);
-    m.expected = check_buffer_new(MAX_DIM * 4);
+    static const int32_t dims[] = {2,  3,  7,  8,  9,  15, 16,  17,  24,  31,  32, 33,
+                                   48, 63, 64, 72, 80, 96, 100, 112, 128, 130, 256};
+    bench m = {.random = 1729, .table = table, .scalar = scalar};
+    m.held_to_truth = isa == ES_ISA_SCALAR;
+    const size_t heads_bytes = (size_t)ES_ATTENTION_QUERIES * MAX_DIM * sizeof(float);
+    m.q = check_buffer_new(heads_bytes);
+    m.out = check_buffer_new(heads_bytes);
+    m.expected = check_buffer_new(heads_bytes);
+    m.k = check_buffer_new(MAX_ROWS_BYTES);
+    m.v = check_buffer_new(MAX_ROWS_BYTES);
+    m.scratch = check_buffer_new(
+        es_attention_scratch(ES_ATTENTION_QUERIES, MAX_POSITIONS, MAX_DIM) * sizeof(float));
 #if defined(__x86_64__)
     check_case(count, isa == ES_ISA_SCALAR || table->attention != scalar->attention,
                "level has kernels of its own", isa, 0, 0);
 #endif
     for (int pattern = 0; pattern < N_PATTERNS; pattern++) {
         for (int d = 0; d < LENGTH(dims); d++) {
-            for (int32_t n = 1; n <= 20; n++) {
-                one_case(&m, count, table, scalar, isa == ES_ISA_SCALAR, dims[d], n, pattern);
-            }
-            for (int n = 0; n < LENGTH(long_runs); n++) {
-                one_case(&m, count, table, scalar, isa == ES_ISA_SCALAR, dims[d], long_runs[n],
-                         pattern);
-            }
+            decode_cases(&m, count, dims[d], pattern);
+            block_cases(&m, count, dims[d], pattern);
+        }
+        const shape distant[] = {{64, MAX_POSITIONS, 5, 3, 0}, {128, MAX_POSITIONS, 1, 4, 300}};
+        for (int i = 0; i < LENGTH(distant); i++) {
+            one_case(&m, count, &distant[i], pattern, 0);
         }
     }
     check_buffer *all[] = {&m.q, &m.k, &m.v, &m.scratch, &m.out, &m.expected};

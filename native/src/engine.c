@@ -33,6 +33,17 @@ static int copy_plan(es_plan *to, const es_plan *from) {
     return to->ops != NULL && to->widths != NULL && to->weights != NULL;
 }
 
+/* Floats that one thread needs for the largest of the plan's attention ops. */
+static size_t attention_scratch(const es_plan *plan) {
+    int32_t head_dim = 1;
+    for (int32_t i = 0; i < plan->n_ops; i++) {
+        if (plan->ops[i].kind == ES_OP_ATTENTION) {
+            head_dim = es_max(head_dim, plan->ops[i].head_dim);
+        }
+    }
+    return es_attention_scratch(ES_ATTENTION_QUERIES, (size_t)plan->n_ctx, (size_t)head_dim);
+}
+
 static int create_scratch(es_engine *engine, int32_t n_threads) {
     const size_t k = (size_t)max_k(&engine->plan);
     engine->scratch = calloc((size_t)n_threads, sizeof *engine->scratch);
@@ -41,9 +52,9 @@ static int create_scratch(es_engine *engine, int32_t n_threads) {
     }
     for (int32_t i = 0; i < n_threads; i++) {
         es_scratch *scratch = &engine->scratch[i];
-        scratch->scores = es_aligned(((size_t)engine->plan.n_ctx + 32) * sizeof(float));
+        scratch->attention = es_aligned(attention_scratch(&engine->plan) * sizeof(float));
         scratch->sums = es_aligned(ES_ROW_BLOCK * ES_TOKEN_BLOCK * sizeof(float));
-        if (!es_input_create(&scratch->input, 1, k) || scratch->scores == NULL ||
+        if (!es_input_create(&scratch->input, 1, k) || scratch->attention == NULL ||
             scratch->sums == NULL) {
             return 0;
         }
@@ -94,7 +105,7 @@ void es_engine_destroy(es_engine *engine) {
     if (engine->scratch != NULL) {
         for (int32_t i = 0; i < es_pool_threads(engine->pool); i++) {
             es_input_destroy(&engine->scratch[i].input);
-            free(engine->scratch[i].scores);
+            free(engine->scratch[i].attention);
             free(engine->scratch[i].sums);
         }
     }

@@ -25,7 +25,7 @@ enum { ES_ROW_BLOCK = 64, ES_TOKEN_BLOCK = 64 };
 typedef struct es_scratch {
     es_input input;     /* one token: every thread prepares its own, no barrier needed */
     uint64_t input_job; /* the linear whose input it holds */
-    float *scores;      /* attention scores of one head */
+    float *attention;   /* es_attention_scratch of the plan's largest attention */
     float *sums;        /* ES_TOKEN_BLOCK * ES_ROW_BLOCK floats or int32 */
 } es_scratch;
 

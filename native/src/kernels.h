@@ -33,6 +33,26 @@ typedef void es_block_dot(float *y, size_t y_stride, const uint8_t *w, int32_t n
 typedef void es_float_dot(float *y, size_t y_stride, const uint8_t *w, int32_t n_tiles,
                           const float *x, size_t x_stride, int32_t n_tokens, int32_t k);
 
+/* One token of a block that attention works on: its heads lie side by side, head_dim floats each. */
+typedef struct es_attention_token {
+    const float *q; /* [n_heads][head_dim] */
+    float *out;     /* [n_heads][head_dim]; may not overlap any q of the block */
+    int32_t first;  /* attends to rows [first, end), at least one */
+    int32_t end;
+} es_attention_token;
+
+enum {
+    ES_ATTENTION_QUERIES = 16, /* heads times tokens in one call, at most */
+    ES_ATTENTION_TILE = 16     /* positions that are widened and worked on together */
+};
+
+/* Floats of scratch for n_queries heads over n_pos rows: the query, the result and the scores (with a
+ * tile's room on either side) of each, and one tile of widened rows. */
+static inline size_t es_attention_scratch(size_t n_queries, size_t n_pos, size_t head_dim) {
+    const size_t tile = ES_ATTENTION_TILE, width = (head_dim + 15) / 16 * 16;
+    return n_queries * (2 * width + (n_pos + 15) / 16 * 16 + 2 * tile) + tile * width;
+}
+
 typedef struct es_kernels {
     es_ternary_dot *t2_dot;
     es_ternary_dot *t5_dot;
@@ -62,10 +82,12 @@ typedef struct es_kernels {
     /* float32 to IEEE half, round to nearest even; and back. */
     void (*f32_to_f16)(uint16_t *y, const float *x, int32_t n);
     void (*f16_to_f32)(float *y, const uint16_t *x, int32_t n);
-    /* One head of one token: out[head_dim] over n_pos rows of k and v (contiguous, head_dim halfs a row).
-     * scratch: at least n_pos rounded up to 16, plus 16, floats, 64-byte aligned. */
-    void (*attention)(float *out, const float *q, const uint16_t *k, const uint16_t *v,
-                      int32_t head_dim, int32_t n_pos, float scale, float *scratch);
+    /* n_heads heads of each of n_tokens tokens, at most ES_ATTENTION_QUERIES in all, which read one kv
+     * head of one cache: row j of k and v is the head_dim halfs at j * head_dim.
+     * scratch: es_attention_scratch(...) floats, 64-byte aligned. */
+    void (*attention)(const es_attention_token *tokens, int32_t n_tokens, int32_t n_heads,
+                      const uint16_t *k, const uint16_t *v, int32_t head_dim, float scale,
+                      float *scratch);
 
     /* Variant names for reporting, same order of families as es_kernel_variant. */
     const char *t2_variant, *t5_variant, *q8_variant, *q4_variant, *q8m_variant, *q4m_variant;
@@ -89,5 +111,6 @@ void es_vector_scalar(es_kernels *table);
 void es_vector_avx2(es_kernels *table);
 void es_attention_scalar(es_kernels *table);
 void es_attention_avx2(es_kernels *table);
+void es_attention_avx512vnni(es_kernels *table);
 
 #endif

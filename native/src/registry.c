@@ -25,6 +25,7 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
     if (isa == ES_ISA_AVX512VNNI) {
         es_ternary_avx512vnni(table);
         es_dense_avx512vnni(table);
+        es_attention_avx512vnni(table);
     }
 #elif defined(__aarch64__)
     if (isa >= ES_ISA_NEON) {

@@ -1,151 +1,160 @@
-/* Attention for AVX2 with F16C.
- *
- * Keys: eight positions at a time, so that their sums fold together instead of one by one. Values:
- * up to 64 elements of the result stay in registers over all positions. */
+/* Attention for AVX2 with F16C: the sixteen lanes of dot16 are two registers. */
 #include "kernels.h"
-#include "kernels/half.h"
-#include "kernels/prefetch.h"
 #include "kernels/vector/vector_avx2.h"
 
 #include <math.h>
+#include <stddef.h>
 #include <string.h>
 
-/* Eight halfs of a row as floats; beyond the row's end zeros, and no byte is touched there. */
-ES_INLINE_AVX2 __m256 load_row(const uint16_t *row, int32_t left) {
-    if (left >= 8) {
-        return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)row));
-    }
-    uint16_t part[8] = {0};
-    if (left > 0) {
-        memcpy(part, row, (size_t)left * sizeof *row);
-    }
-    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)part));
-}
-
-/* The sixteen lanes of one dot product, folded once to eight. */
-ES_INLINE_AVX2 __m256 dot_lanes(const float *q, const uint16_t *k, int32_t n) {
-    __m256 low = _mm256_setzero_ps(), high = _mm256_setzero_ps();
+ES_INLINE_AVX2 void widen_row(float *to, const uint16_t *from, int32_t n) {
     int32_t i = 0;
-    for (; i + 16 <= n; i += 16) {
-        const __m256 k0 = load_row(k + i, 8), k1 = load_row(k + i + 8, 8);
-        low = _mm256_add_ps(low, _mm256_mul_ps(_mm256_loadu_ps(q + i), k0));
-        high = _mm256_add_ps(high, _mm256_mul_ps(_mm256_loadu_ps(q + i + 8), k1));
+    for (; i + 8 <= n; i += 8) {
+        _mm256_store_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(from + i))));
     }
+    const __m256 zero = _mm256_setzero_ps();
     if (i < n) {
-        const __m256 q0 = es_load_first(q + i, n - i);
-        low = _mm256_add_ps(low, _mm256_mul_ps(q0, load_row(k + i, n - i)));
+        uint16_t part[8] = {0};
+        memcpy(part, from + i, (size_t)(n - i) * sizeof *part);
+        _mm256_store_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)part)));
+        i += 8;
     }
-    if (i + 8 < n) {
-        const __m256 q1 = es_load_first(q + i + 8, n - i - 8);
-        high = _mm256_add_ps(high, _mm256_mul_ps(q1, load_row(k + i + 8, n - i - 8)));
+    if (i % 16 != 0) {
+        _mm256_store_ps(to + i, zero);
     }
-    return _mm256_add_ps(low, high);
 }
 
-/* l[i] += l[i + 4] for two products: the first in the low half. */
-ES_INLINE_AVX2 __m256 fold8(__m256 a, __m256 b) {
-    return _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
+/* Two rows of a tile: one in each half, its sixteen lanes folded to four. */
+ES_INLINE_AVX2 __m256 dot_pair(const float *q, const float *a, const float *b,
+                               const size_t width) {
+    const __m256 q0 = _mm256_load_ps(q), q1 = _mm256_load_ps(q + 8);
+    __m256 a0 = _mm256_mul_ps(q0, _mm256_load_ps(a));
+    __m256 a1 = _mm256_mul_ps(q1, _mm256_load_ps(a + 8));
+    __m256 b0 = _mm256_mul_ps(q0, _mm256_load_ps(b));
+    __m256 b1 = _mm256_mul_ps(q1, _mm256_load_ps(b + 8));
+    for (size_t i = 16; i < width; i += 16) {
+        const __m256 low = _mm256_load_ps(q + i), high = _mm256_load_ps(q + i + 8);
+        a0 = _mm256_add_ps(a0, _mm256_mul_ps(low, _mm256_load_ps(a + i)));
+        a1 = _mm256_add_ps(a1, _mm256_mul_ps(high, _mm256_load_ps(a + i + 8)));
+        b0 = _mm256_add_ps(b0, _mm256_mul_ps(low, _mm256_load_ps(b + i)));
+        b1 = _mm256_add_ps(b1, _mm256_mul_ps(high, _mm256_load_ps(b + i + 8)));
+    }
+    a0 = _mm256_add_ps(a0, a1);
+    b0 = _mm256_add_ps(b0, b1);
+    return _mm256_add_ps(_mm256_permute2f128_ps(a0, b0, 0x20),
+                         _mm256_permute2f128_ps(a0, b0, 0x31));
 }
 
-/* The fold's last two steps for four pairs of products; position order 0, 2, 4, 6, 1, 3, 5, 7. */
-ES_INLINE_AVX2 __m256 fold4(__m256 p01, __m256 p23, __m256 p45, __m256 p67) {
-    const __m256 a =
-        _mm256_add_ps(_mm256_shuffle_ps(p01, p23, 0x44), _mm256_shuffle_ps(p01, p23, 0xee));
-    const __m256 b =
-        _mm256_add_ps(_mm256_shuffle_ps(p45, p67, 0x44), _mm256_shuffle_ps(p45, p67, 0xee));
+/* l[i] += l[i + 2] within the halves of both. */
+ES_INLINE_AVX2 __m256 fold4(__m256 a, __m256 b) {
+    return _mm256_add_ps(_mm256_shuffle_ps(a, b, 0x44), _mm256_shuffle_ps(a, b, 0xee));
+}
+
+/* Eight rows: row r with row r + 4, so that the sums come out in ascending order. */
+ES_INLINE_AVX2 __m256 dot_eight(const float *q, const float *tile, const size_t width) {
+    __m256 pair[4];
+    for (size_t r = 0; r < 4; r++) {
+        pair[r] = dot_pair(q, tile + r * width, tile + (r + 4) * width, width);
+    }
+    const __m256 a = fold4(pair[0], pair[1]), b = fold4(pair[2], pair[3]);
     return _mm256_add_ps(_mm256_shuffle_ps(a, b, 0x88), _mm256_shuffle_ps(a, b, 0xdd));
 }
 
-/* s[j] = dot16(q, k_j) * scale for every position; returns the largest. */
-ES_INLINE_AVX2 float scores(float *s, const float *q, const uint16_t *k, int32_t head_dim,
-                            int32_t n_pos, float scale) {
-    const size_t row = (size_t)head_dim;
-    const __m256i ascending = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+ES_INLINE_AVX2 void score_tile(float *s, const float *q, const float *tile, const size_t width,
+                               float scale) {
     const __m256 factor = _mm256_set1_ps(scale);
-    __m256 largest = _mm256_set1_ps(-INFINITY);
-    int32_t j = 0;
-    for (; j + 8 <= n_pos; j += 8, k += 8 * row) {
-        __m256 pair[4];
-        for (size_t p = 0; p < 4; p++) {
-            es_prefetch_ahead(k + 2 * p * row, 2 * row * sizeof *k);
-            pair[p] = fold8(dot_lanes(q, k + 2 * p * row, head_dim),
-                            dot_lanes(q, k + (2 * p + 1) * row, head_dim));
-        }
-        const __m256 sums = fold4(pair[0], pair[1], pair[2], pair[3]);
-        const __m256 v = _mm256_mul_ps(_mm256_permutevar8x32_ps(sums, ascending), factor);
-        largest = _mm256_max_ps(v, largest);
-        _mm256_storeu_ps(s + j, v);
-    }
-    float top = es_max8_avx2(largest);
-    for (; j < n_pos; j++, k += row) {
-        s[j] = es_fold16_avx2(dot_lanes(q, k, head_dim), _mm256_setzero_ps()) * scale;
-        top = s[j] > top ? s[j] : top;
-    }
-    return top;
+    _mm256_storeu_ps(s, _mm256_mul_ps(dot_eight(q, tile, width), factor));
+    _mm256_storeu_ps(s + 8, _mm256_mul_ps(dot_eight(q, tile + 8 * width, width), factor));
 }
 
-/* s[j] = exp(s[j] - top); returns their sum over sixteen lanes. */
-ES_INLINE_AVX2 float exponentials(float *s, int32_t n_pos, float top) {
-    const __m256 shift = _mm256_set1_ps(top);
+/* The scores' room reaches beyond n: a ragged end is made whole with scores that weigh nothing. */
+ES_INLINE_AVX2 float weigh(float *s, int32_t n) {
+    const __m256 nothing = _mm256_set1_ps(-INFINITY);
+    const int32_t padded = (n + 15) & ~15;
+    for (int32_t j = n; j < padded; j++) {
+        s[j] = -INFINITY;
+    }
+    __m256 m0 = nothing, m1 = nothing;
+    for (int32_t j = 0; j < padded; j += 16) {
+        m0 = _mm256_max_ps(_mm256_load_ps(s + j), m0);
+        m1 = _mm256_max_ps(_mm256_load_ps(s + j + 8), m1);
+    }
+    const __m256 top = _mm256_set1_ps(es_max8_avx2(_mm256_max_ps(m0, m1)));
     __m256 lane[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
-    for (int32_t j = 0; j < n_pos; j += 16) {
+    for (int32_t j = 0; j < padded; j += 16) {
         for (int h = 0; h < 2; h++) {
-            const int32_t left = n_pos - j - 8 * h;
-            float *at = s + j + 8 * h;
-            const __m256 e = es_exp_avx2(_mm256_sub_ps(es_load_first(at, left), shift));
-            const __m256 kept = _mm256_and_ps(e, _mm256_castsi256_ps(es_first_lanes(left)));
-            lane[h] = _mm256_add_ps(lane[h], kept);
-            es_store_first(at, e, left);
+            const __m256 score = _mm256_load_ps(s + j + 8 * h);
+            const __m256 kept = _mm256_cmp_ps(score, nothing, _CMP_NEQ_UQ);
+            const __m256 e = _mm256_and_ps(es_exp_avx2(_mm256_sub_ps(score, top)), kept);
+            lane[h] = _mm256_add_ps(lane[h], e);
+            _mm256_store_ps(s + j + 8 * h, e);
         }
     }
-    return es_fold16_avx2(lane[0], lane[1]);
+    return 1.0f / es_fold16_avx2(lane[0], lane[1]);
 }
 
-/* Elements [0, 8 * n_registers) of the weighted sum of rows `row` halfs apart; `left` elements of
- * the rows exist from v on. */
-ES_INLINE_AVX2 void values(float *out, const float *e, const uint16_t *v, size_t row, int32_t n_pos,
-                           float inverse, const int n_registers, const int32_t left) {
-    __m256 acc[8];
-    for (int r = 0; r < n_registers; r++) {
-        acc[r] = _mm256_setzero_ps();
-    }
-    for (int32_t j = 0; j < n_pos; j++, v += row) {
-        const __m256 weight = _mm256_set1_ps(e[j]);
-        es_prefetch_ahead(v, (size_t)n_registers * 16);
-        for (int r = 0; r < n_registers; r++) {
-            acc[r] =
-                _mm256_add_ps(acc[r], _mm256_mul_ps(weight, load_row(v + 8 * r, left - 8 * r)));
+/* Columns [0, 8 * n_registers) of n_heads results. */
+ES_INLINE_AVX2 void add_columns(float *acc, const float *e, size_t stride, const float *tile,
+                                int32_t n, const size_t width, const size_t n_heads,
+                                const size_t n_registers) {
+    __m256 sum[2][8];
+    for (size_t h = 0; h < n_heads; h++) {
+        for (size_t r = 0; r < n_registers; r++) {
+            sum[h][r] = _mm256_load_ps(acc + h * width + 8 * r);
         }
     }
-    for (int r = 0; r < n_registers; r++) {
-        const __m256 y = _mm256_mul_ps(acc[r], _mm256_set1_ps(inverse));
-        es_store_first(out + 8 * r, y, left - 8 * r);
+    for (int32_t j = 0; j < n; j++, tile += width) {
+        for (size_t h = 0; h < n_heads; h++) {
+            const __m256 weight = _mm256_set1_ps(e[h * stride + (size_t)j]);
+            for (size_t r = 0; r < n_registers; r++) {
+                const __m256 value = _mm256_load_ps(tile + 8 * r);
+                sum[h][r] = _mm256_add_ps(sum[h][r], _mm256_mul_ps(weight, value));
+            }
+        }
+    }
+    for (size_t h = 0; h < n_heads; h++) {
+        for (size_t r = 0; r < n_registers; r++) {
+            _mm256_store_ps(acc + h * width + 8 * r, sum[h][r]);
+        }
     }
 }
 
-static void attention(float *out, const float *q, const uint16_t *k, const uint16_t *v,
-                      int32_t head_dim, int32_t n_pos, float scale, float *scratch) {
-    const size_t row = (size_t)head_dim;
-    const float top = head_dim == 64    ? scores(scratch, q, k, 64, n_pos, scale)
-                      : head_dim == 128 ? scores(scratch, q, k, 128, n_pos, scale)
-                                        : scores(scratch, q, k, head_dim, n_pos, scale);
-    const float inverse = 1.0f / exponentials(scratch, n_pos, top);
+/* Two heads share a row's load; sixteen registers hold no more than eight sums at once. */
+ES_INLINE_AVX2 void add_values(float *acc, const float *e, size_t stride, const float *tile,
+                               int32_t n, const size_t width, int32_t n_heads) {
+    for (; n_heads >= 2; n_heads -= 2, acc += 2 * width, e += 2 * stride) {
+        size_t i = 0;
+        for (; i + 32 <= width; i += 32) {
+            add_columns(acc + i, e, stride, tile + i, n, width, 2, 4);
+        }
+        for (; i < width; i += 16) {
+            add_columns(acc + i, e, stride, tile + i, n, width, 2, 2);
+        }
+    }
+    if (n_heads == 1) {
+        size_t i = 0;
+        for (; i + 64 <= width; i += 64) {
+            add_columns(acc + i, e, stride, tile + i, n, width, 1, 8);
+        }
+        for (; i < width; i += 16) {
+            add_columns(acc + i, e, stride, tile + i, n, width, 1, 2);
+        }
+    }
+}
+
+ES_INLINE_AVX2 void scale_row(float *out, const float *acc, int32_t n, float factor) {
+    const __m256 by = _mm256_set1_ps(factor);
     int32_t i = 0;
-    for (; i + 64 <= head_dim; i += 64) {
-        values(out + i, scratch, v + i, row, n_pos, inverse, 8, 64);
+    for (; i + 8 <= n; i += 8) {
+        _mm256_storeu_ps(out + i, _mm256_mul_ps(_mm256_load_ps(acc + i), by));
     }
-    for (; i + 32 <= head_dim; i += 32) {
-        values(out + i, scratch, v + i, row, n_pos, inverse, 4, 32);
-    }
-    for (; i + 8 <= head_dim; i += 8) {
-        values(out + i, scratch, v + i, row, n_pos, inverse, 1, 8);
-    }
-    if (i < head_dim) {
-        values(out + i, scratch, v + i, row, n_pos, inverse, 1, head_dim - i);
+    if (i < n) {
+        es_store_first(out + i, _mm256_mul_ps(_mm256_load_ps(acc + i), by), n - i);
     }
 }
+
+#include "kernels/attention/attention_driver.h"
 
 void es_attention_avx2(es_kernels *table) {
-    table->attention = attention;
+    table->attention = es_attention;
     table->attention_variant = "avx2";
 }

@@ -1,4 +1,4 @@
-/* Attention of one head over one token's past, in plain C: the definition for every other
+/* Attention in plain C, one head of one token after the other: the definition for every other
  * instruction set. Scores, their maximum, exp and its sum, then the weighted sum of values. */
 #include "kernels.h"
 #include "kernels/half.h"
@@ -21,18 +21,18 @@ static float dot_half(const float *q, const uint16_t *k, int32_t n) {
     return es_fold16(lane);
 }
 
-static void attention(float *out, const float *q, const uint16_t *k, const uint16_t *v,
-                      int32_t head_dim, int32_t n_pos, float scale, float *scratch) {
+static void one_head(float *out, const float *q, const uint16_t *k, const uint16_t *v,
+                     int32_t head_dim, int32_t n_pos, float scale, float *weights) {
     float largest = -INFINITY;
     for (int32_t j = 0; j < n_pos; j++) {
         const float s = dot_half(q, k + (size_t)j * (size_t)head_dim, head_dim) * scale;
-        scratch[j] = s;
+        weights[j] = s;
         largest = s > largest ? s : largest;
     }
     float lane[ES_LANES] = {0};
     for (int32_t j = 0; j < n_pos; j++) {
-        scratch[j] = es_exp(scratch[j] - largest);
-        lane[j % ES_LANES] += scratch[j];
+        weights[j] = es_exp(weights[j] - largest);
+        lane[j % ES_LANES] += weights[j];
     }
     const float inverse = 1.0f / es_fold16(lane);
     for (int32_t i = 0; i < head_dim; i++) {
@@ -41,11 +41,24 @@ static void attention(float *out, const float *q, const uint16_t *k, const uint1
     for (int32_t j = 0; j < n_pos; j++) {
         const uint16_t *row = v + (size_t)j * (size_t)head_dim;
         for (int32_t i = 0; i < head_dim; i++) {
-            out[i] += scratch[j] * es_half_to_float(row[i]);
+            out[i] += weights[j] * es_half_to_float(row[i]);
         }
     }
     for (int32_t i = 0; i < head_dim; i++) {
         out[i] *= inverse;
+    }
+}
+
+static void attention(const es_attention_token *tokens, int32_t n_tokens, int32_t n_heads,
+                      const uint16_t *k, const uint16_t *v, int32_t head_dim, float scale,
+                      float *scratch) {
+    for (const es_attention_token *token = tokens; token < tokens + n_tokens; token++) {
+        const size_t skipped = (size_t)token->first * (size_t)head_dim;
+        for (int32_t h = 0; h < n_heads; h++) {
+            const size_t at = (size_t)h * (size_t)head_dim;
+            one_head(token->out + at, token->q + at, k + skipped, v + skipped, head_dim,
+                     token->end - token->first, scale, scratch);
+        }
     }
 }
 

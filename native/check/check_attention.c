@@ -115,7 +115,7 @@ static void one_case(bench *m, check_count *count, const shape *s, int pattern, 
 
 /* Heads of one token, as in decoding: every length near a tile's ends. */
 static void decode_cases(bench *m, check_count *count, int32_t dim, int pattern) {
-    static const int32_t lengths[] = {1,  2,  3,  7,  8,  9,  15, 16, 17,  23,  31,
+    static const int32_t lengths[] = {1,  2,  3,  7,  8,  9,  15, 16, 17,  23, 31,
                                       32, 33, 47, 48, 49, 63, 64, 65, 200, 257};
     for (int n = 0; n < LENGTH(lengths); n++) {
         const shape s = {dim, lengths[n], 1, 1 + (n + dim) % 5, 0};

@@ -24,8 +24,7 @@ ES_INLINE_AVX2 void widen_row(float *to, const uint16_t *from, int32_t n) {
 }
 
 /* Two rows of a tile: one in each half, its sixteen lanes folded to four. */
-ES_INLINE_AVX2 __m256 dot_pair(const float *q, const float *a, const float *b,
-                               const size_t width) {
+ES_INLINE_AVX2 __m256 dot_pair(const float *q, const float *a, const float *b, const size_t width) {
     const __m256 q0 = _mm256_load_ps(q), q1 = _mm256_load_ps(q + 8);
     __m256 a0 = _mm256_mul_ps(q0, _mm256_load_ps(a));
     __m256 a1 = _mm256_mul_ps(q1, _mm256_load_ps(a + 8));

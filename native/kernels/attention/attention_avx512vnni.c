@@ -9,7 +9,7 @@
 
 /* The first n of sixteen lanes; n of 16 and more is all of them. */
 ES_INLINE_512 __mmask16 first_lanes(int32_t n) {
-    return n >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << n) - 1u);
+    return (__mmask16)(n >= 16 ? 0xffffu : (1u << n) - 1u);
 }
 
 ES_INLINE_512 void widen_row(float *to, const uint16_t *from, int32_t n) {

@@ -119,9 +119,8 @@ ES_INLINE_ATTENTION void es_attention_values(const es_attention_block *b, const 
             const int32_t end = es_lower(j + ES_ATTENTION_TILE, token->end);
             if (begin < end) {
                 const size_t i = (size_t)t * n_heads;
-                add_values(b->acc + i * width,
-                           es_attention_scores(b, i) + (begin - token->first), b->stride,
-                           b->tile + (size_t)(begin - j) * width, end - begin, width,
+                add_values(b->acc + i * width, es_attention_scores(b, i) + (begin - token->first),
+                           b->stride, b->tile + (size_t)(begin - j) * width, end - begin, width,
                            b->n_heads);
             }
         }

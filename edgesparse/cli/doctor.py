@@ -69,7 +69,23 @@ def _native_facts(isa: str | None) -> dict[str, Any]:
         family: ffi.string(lib.es_kernel_variant(names[chosen], family.encode())).decode()
         for family in _FAMILIES
     }
-    return {"available": True, "isas": list(names), "isa": chosen, "kernels": kernels}
+    return {
+        "available": True,
+        "isas": list(names),
+        "isa": chosen,
+        "reason": _reason(isa),
+        "kernels": kernels,
+    }
+
+
+def _reason(isa: str | None) -> str:
+    import os
+
+    if isa is not None:
+        return "asked for with --isa"
+    if os.environ.get("EDGESPARSE_ISA"):
+        return "asked for with EDGESPARSE_ISA"
+    return "the best that this processor and this build both have"
 
 
 def _packages() -> dict[str, str]:
@@ -134,7 +150,11 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     ]
     lines += [f"bandwidth     {n}: {gb} GB/s" for n, gb in facts["bandwidth_gb_per_s"].items()]
     if native["available"]:
-        lines.append(f"native        yes; runs {native['isa']} of {', '.join(native['isas'])}")
+        lines.append(f"native        yes; runs {native['isa']}, {native['reason']}")
+        lines.append(
+            f"              of {', '.join(native['isas'])}; a family without a kernel for it"
+        )
+        lines.append("              uses the next lower one, all give the same bits:")
         by_variant: dict[str, list[str]] = {}
         for family, variant in native["kernels"].items():
             by_variant.setdefault(variant, []).append(family)

@@ -43,6 +43,7 @@ int check_pool(void) {
             n_failures++;
             continue;
         }
+        es_pool_never_alone(pool);
         /* Two contexts in turn: a chunk of the wrong job lands in the wrong one. */
         storm jobs[2] = {{.n_threads = n_threads}, {.n_threads = n_threads}};
         for (int32_t i = 0; i < N_JOBS; i++) {

@@ -12,12 +12,24 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <time.h>
 
 #define CLOSED 0xffffffffu /* a chunk number that no job has */
 
 enum {
     WORKER_SPINS = 4000, /* about 50–100 µs: longer than any gap inside a step */
     CALLER_SPINS = 4000
+};
+
+/* A worker that the operating system holds back while it has a chunk stalls everybody. The caller notices
+ * (it waits far longer than a chunk takes) and works alone for a while, twice as long each time that it
+ * finds the processors shared again; after a calm stretch it forgets. Times in nanoseconds. */
+enum {
+    STALL = 200000,   /* beyond any imbalance of a decode step */
+    STALL_CHUNKS = 4, /* or this many of the caller's own chunks, for long prefill jobs */
+    ALONE_LEAST = 2000000,
+    ALONE_MOST = 500000000,
+    CALM = 50000000
 };
 
 typedef struct worker {
@@ -41,6 +53,9 @@ struct es_pool {
     int32_t n_threads;
     int32_t n_workers;
     worker *workers;
+    uint64_t alone_until; /* the caller's own, as the next */
+    uint64_t alone_for;
+    int never_alone;
 };
 
 static uint32_t job_of(uint64_t ticket) {
@@ -49,7 +64,8 @@ static uint32_t job_of(uint64_t ticket) {
 
 /* Takes chunks of one generation until none is left. The fields are valid whenever the swap succeeds: a
  * worker that saw a newer field (acquire) also sees the ticket that was closed before it was written. */
-static void take_chunks(es_pool *pool, uint32_t job, int32_t thread) {
+static int32_t take_chunks(es_pool *pool, uint32_t job, int32_t thread) {
+    int32_t taken = 0;
     uint64_t ticket = atomic_load_explicit(&pool->ticket, memory_order_acquire);
     while (job_of(ticket) == job) {
         const uint32_t chunk = (uint32_t)ticket;
@@ -57,13 +73,14 @@ static void take_chunks(es_pool *pool, uint32_t job, int32_t thread) {
         es_chunk_fn *fn = atomic_load_explicit(&pool->fn, memory_order_acquire);
         void *context = atomic_load_explicit(&pool->context, memory_order_acquire);
         if (chunk >= (uint32_t)n_chunks) {
-            return;
+            break;
         }
         if (!atomic_compare_exchange_weak_explicit(&pool->ticket, &ticket, ticket + 1,
                                                    memory_order_acq_rel, memory_order_acquire)) {
             continue;
         }
         fn(context, (int32_t)chunk, thread);
+        taken++;
         const int32_t done = atomic_fetch_add(&pool->n_done, 1) + 1;
         if (done == n_chunks && thread != 0 && atomic_load(&pool->caller_sleeps)) {
             pthread_mutex_lock(&pool->lock);
@@ -72,6 +89,7 @@ static void take_chunks(es_pool *pool, uint32_t job, int32_t thread) {
         }
         ticket = atomic_load_explicit(&pool->ticket, memory_order_acquire);
     }
+    return taken;
 }
 
 /* Returns the number of a job other than `seen`; sleeps after a bounded spin. */
@@ -147,6 +165,10 @@ void es_pool_destroy(es_pool *pool) {
     free(pool);
 }
 
+void es_pool_never_alone(es_pool *pool) {
+    pool->never_alone = 1;
+}
+
 int32_t es_pool_threads(const es_pool *pool) {
     return pool->n_threads;
 }
@@ -167,8 +189,32 @@ static void wait_until_done(es_pool *pool, int32_t n_chunks) {
     pthread_mutex_unlock(&pool->lock);
 }
 
+static uint64_t now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* Decides after a job whether the next ones are better done alone. */
+static void judge_wait(es_pool *pool, uint64_t start, uint64_t own_end, int32_t taken) {
+    const uint64_t end = now_ns();
+    const uint64_t chunk = taken > 0 ? (own_end - start) / (uint64_t)taken : 0;
+    if (pool->never_alone) {
+        return;
+    }
+    if (taken > 0 && end - own_end > STALL + STALL_CHUNKS * chunk) {
+        pool->alone_for *= 2;
+        pool->alone_for = pool->alone_for < ALONE_LEAST ? ALONE_LEAST : pool->alone_for;
+        pool->alone_for = pool->alone_for > ALONE_MOST ? ALONE_MOST : pool->alone_for;
+        pool->alone_until = end + pool->alone_for;
+    } else if (end > pool->alone_until + CALM) {
+        pool->alone_for = 0;
+    }
+}
+
 void es_pool_run(es_pool *pool, es_chunk_fn *fn, void *context, int32_t n_chunks) {
-    if (pool->n_workers == 0 || n_chunks < 2) {
+    const uint64_t start = pool->n_workers > 0 ? now_ns() : 0;
+    if (pool->n_workers == 0 || n_chunks < 2 || start < pool->alone_until) {
         for (int32_t chunk = 0; chunk < n_chunks; chunk++) {
             fn(context, chunk, 0);
         }
@@ -188,6 +234,8 @@ void es_pool_run(es_pool *pool, es_chunk_fn *fn, void *context, int32_t n_chunks
         pthread_cond_broadcast(&pool->work);
         pthread_mutex_unlock(&pool->lock);
     }
-    take_chunks(pool, job, 0);
+    const int32_t taken = take_chunks(pool, job, 0);
+    const uint64_t own_end = now_ns();
     wait_until_done(pool, n_chunks);
+    judge_wait(pool, start, own_end, taken);
 }

@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 EXECUTORS = ("native", "portable", "reference")
+I2S_LAYOUTS = ("auto", "128x32", "64x16", "row4")
 ISAS = ("scalar", "avx2", "avxvnni", "avx512vnni", "neon", "neondot")
 _TRUE = frozenset({"1", "on", "enabled", "true", "yes"})
 _SAMPLING = (
@@ -71,6 +72,12 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--executor", choices=EXECUTORS, default="native", help="default: native")
     group.add_argument("--isa", choices=ISAS, help="force an instruction set")
+    group.add_argument(
+        "--i2s-layout",
+        choices=I2S_LAYOUTS,
+        default="auto",
+        help="packing of I2_S tensors, where the file was made for another processor",
+    )
     # Flags of other tools that have nothing to decide here.
     group.add_argument("-ngl", "--n-gpu-layers", help=argparse.SUPPRESS)
     group.add_argument("-fa", "--flash-attn", nargs="?", const="on", help=argparse.SUPPRESS)
@@ -190,6 +197,7 @@ def load_model(args: argparse.Namespace, terminal: Terminal | None = None) -> Mo
             n_ctx=getattr(args, "ctx_size", None),
             executor=getattr(args, "executor", "native"),
             isa=getattr(args, "isa", None),
+            i2s_layout=getattr(args, "i2s_layout", "auto"),
         )
     finally:
         if terminal is not None:

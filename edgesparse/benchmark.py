@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,7 +37,8 @@ class Row:
     samples_ns : tuple of int
         Duration of each repetition.
     bytes_per_token : int
-        Weights and cache that decoding one token moves (at half of the generated length).
+        Weights and cache that decoding one token moves (at half of the generated length). Where
+        dead neurons are skipped, the mean of what the timed tokens really read.
     read_bandwidth_gb_per_s : float
         Best of the readings around the row.
     """
@@ -104,7 +105,7 @@ def working_set_bandwidth(n_threads: int, n_bytes: int) -> float:
 
 def measure(
     engine: Engine,
-    n_bytes: Callable[[int], int],
+    n_bytes: Callable[[int, Sequence[float] | None], int],
     *,
     n_prompt: int = 0,
     n_gen: int = 0,
@@ -118,7 +119,8 @@ def measure(
     ----------
     engine : Engine
     n_bytes : callable
-        Position → bytes that decoding there moves.
+        Position, and bytes that each linear op was seen to read, where that is known → bytes that
+        decoding there moves.
     n_prompt, n_gen : int
         Exactly one of them positive.
     n_depth : int
@@ -140,11 +142,13 @@ def measure(
             f"{n_depth + n_tokens} tokens do not fit into a context of {engine.n_ctx}.",
             advice="Use a smaller row or a larger --ctx.",
         )
-    per_token = n_bytes(n_depth + n_tokens // 2)
+    position = n_depth + n_tokens // 2
+    per_token = n_bytes(position, None)
     before = working_set_bandwidth(engine.n_threads, per_token)
     tokens = np.random.default_rng(_SEED).integers(0, engine.n_vocab, n_depth + n_tokens)
     ids = tokens.astype(np.int32)
     cache = engine.new_cache(n_depth + n_tokens)
+    read = np.zeros(len(engine.plan.ops), np.uint64)
     if n_depth:
         engine.forward(cache, ids[:n_depth], 0, outputs="none")
 
@@ -154,11 +158,14 @@ def measure(
             engine.forward(cache, ids[n_depth:], n_depth, chunk=engine.max_tokens)
         else:
             for i in range(n_depth, n_depth + n_gen):
-                engine.forward(cache, ids[i : i + 1], i)
+                engine.forward(cache, ids[i : i + 1], i, op_bytes=read)
         return time.perf_counter_ns() - start
 
     if warmup:
         once()
+    read[:] = 0
     samples = tuple(once() for _ in range(repetitions))
+    if read.any():
+        per_token = n_bytes(position, (read / (n_gen * repetitions)).tolist())
     after = working_set_bandwidth(engine.n_threads, per_token)
     return Row(n_prompt, n_gen, n_depth, engine.n_threads, samples, per_token, max(before, after))

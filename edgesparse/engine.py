@@ -79,6 +79,7 @@ class Engine:
         outputs: Literal["last", "all", "none"] = "last",
         cancel: CancelFlag | None = None,
         chunk: int | None = None,
+        op_bytes: npt.NDArray[np.uint64] | None = None,
     ) -> Float32:
         """Run `tokens` at positions start, start + 1, … of one sequence.
 
@@ -93,6 +94,8 @@ class Engine:
         cancel : CancelFlag, optional
         chunk : int, optional
             Tokens per step; results do not depend on it.
+        op_bytes : uint64 ndarray, shape (n_ops,), optional
+            See `Step`.
 
         Returns
         -------
@@ -137,6 +140,7 @@ class Engine:
                     caches=[cache],
                     logits=into,
                     cancel=cancel,
+                    op_bytes=op_bytes,
                 )
             )
         return logits

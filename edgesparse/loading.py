@@ -18,7 +18,7 @@ from edgesparse.plan.plan import Plan
 if TYPE_CHECKING:
     from edgesparse.checkpoint import Checkpoint
 
-__all__ = ["load_parameters", "tensor_names", "vector_names", "weight_names"]
+__all__ = ["load_parameters", "neuron_major_names", "tensor_names", "vector_names", "weight_names"]
 
 _COMPARE_BYTES = 4 << 20
 
@@ -62,6 +62,14 @@ def weight_names(plan: Plan) -> list[str]:
     return list(names)
 
 
+def neuron_major_names(plan: Plan) -> set[str]:
+    """Name the matrices that only ever meet inputs with zeros to skip."""
+    linears = [op for op in plan.ops if isinstance(op, Linear)]
+    skipping = {out.weight for op in linears if op.skip_zeros for out in op.outputs}
+    plain = {out.weight for op in linears if not op.skip_zeros for out in op.outputs}
+    return skipping - plain - {op.weight for op in plan.ops if isinstance(op, Embed)}
+
+
 def vector_names(plan: Plan) -> dict[str, int]:
     """Name the vectors that a plan reads, with the length that each must have (0: any)."""
     widths = dict(plan.buffers)
@@ -97,7 +105,13 @@ def load_parameters(
         The weights do not fit.
     """
     _check_shapes(checkpoint, plan)
-    weights = load_weights(checkpoint, weight_names(plan), native=native, threads=threads)
+    weights = load_weights(
+        checkpoint,
+        weight_names(plan),
+        native=native,
+        threads=threads,
+        neuron_major=neuron_major_names(plan),
+    )
     offset = np.float32(checkpoint.get_float("edgesparse.norm_offset", 0.0))
     vectors: dict[str, Float32] = {}
     for name in vector_names(plan):

@@ -196,6 +196,7 @@ def load(
     executor: str = "native",
     isa: str | None = None,
     i2s_layout: str = "auto",
+    sparse: str = "auto",
     fused: bool = True,
 ) -> Model:
     """Load a model from a GGUF file or a safetensors folder.
@@ -213,6 +214,9 @@ def load(
         Instruction set for the native executor; by default the best of this machine.
     i2s_layout : str
         Packing of I2_S tensors, see `open_checkpoint`.
+    sparse : {"auto", "off"}
+        auto: skip the neurons that a ReLU has set to zero, with the same results to the bit. off:
+        compute everything (for comparisons).
     fused : bool
         False runs norms, gates and additions as ops of their own (for comparisons).
 
@@ -233,6 +237,8 @@ def load(
     """
     if threads is not None and not 1 <= threads <= 1024:
         raise UsageError(f"threads must be between 1 and 1024, not {threads}.")
+    if sparse not in ("auto", "off"):
+        raise UsageError(f"sparse must be auto or off, not {sparse!r}.")
     n_threads = threads or usable_cpus()
     native = executor == "native"
     if native:
@@ -249,6 +255,7 @@ def load(
             n_ctx=_context(config, n_ctx),
             max_tokens=MAX_STEP_TOKENS,
             fused=fused,
+            sparse=sparse == "auto",
             path=str(source),
         )
         # Before the weights: what making a tokenizer allocates in passing is freed again by then,

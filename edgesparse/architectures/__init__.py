@@ -55,6 +55,7 @@ def build_plan(
     n_ctx: int,
     max_tokens: int,
     fused: bool = True,
+    sparse: bool = True,
     path: str = "",
 ) -> Plan:
     """Write the plan of a model.
@@ -68,7 +69,7 @@ def build_plan(
         Positions of the rotary table.
     max_tokens : int
         Tokens in one step, at most.
-    fused : bool
+    fused, sparse : bool
         See `PlanBuilder`.
     path : str
         File, for messages.
@@ -78,7 +79,7 @@ def build_plan(
     UnsupportedArchitecture
     """
     check_family(config.architecture, path)
-    builder = PlanBuilder(fused=fused)
+    builder = PlanBuilder(fused=fused, sparse=sparse)
     ARCHITECTURES[config.architecture](builder, config, tensors)
     return builder.finish(
         architecture=config.architecture,

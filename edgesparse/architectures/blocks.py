@@ -7,7 +7,7 @@ from collections.abc import Container
 
 from edgesparse.config import ModelConfig
 from edgesparse.plan.builder import PlanBuilder
-from edgesparse.plan.op import LOGITS, Attention, Embed, Output, RopeKV
+from edgesparse.plan.op import LOGITS, Attention, Embed, GluKind, Output, RopeKV
 
 __all__ = ["attention_block", "decoder", "feed_forward_block"]
 
@@ -40,9 +40,11 @@ def decoder(
     )
 
 
-def _output(tensors: Container[str], stem: str, dst: str, *, add: bool = False) -> Output:
+def _output(
+    tensors: Container[str], stem: str, dst: str, *, add: bool = False, live: str | None = None
+) -> Output:
     bias = f"{stem}.bias"
-    return Output(f"{stem}.weight", dst, add, bias if bias in tensors else None)
+    return Output(f"{stem}.weight", dst, add, bias if bias in tensors else None, live)
 
 
 def attention_block(
@@ -113,14 +115,22 @@ def feed_forward_block(
     *,
     sub_norm: bool,
 ) -> None:
-    """Append norm → gate, up → gated product → down projection + residual."""
+    """Append norm → gate, up → gated product → down projection + residual.
+
+    Where the activation makes zeros, `up` waits for the gate and computes live neurons only, and
+    `down` skips the inputs that are zero.
+    """
     blk = f"blk.{layer}"
+    sparse = builder.sparse and config.glu is GluKind.RELU2
     gate = builder.buffer("gate", config.feed_forward)
     up = builder.buffer("up", config.feed_forward)
     builder.linear(
         f"{blk}.gate_up",
         "x",
-        (_output(tensors, f"{blk}.ffn_gate", gate), _output(tensors, f"{blk}.ffn_up", up)),
+        (
+            _output(tensors, f"{blk}.ffn_gate", gate),
+            _output(tensors, f"{blk}.ffn_up", up, live=gate if sparse else None),
+        ),
         norm=f"{blk}.ffn_norm.weight",
         eps=config.eps,
     )
@@ -132,4 +142,5 @@ def feed_forward_block(
         glu=config.glu,
         norm=f"{blk}.ffn_sub_norm.weight" if sub_norm else None,
         eps=config.eps,
+        skip_zeros=sparse,
     )

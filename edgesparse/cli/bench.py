@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-warmup", action="store_true", help="time the first run too")
     parser.add_argument("--executor", choices=options.EXECUTORS, default="native")
     parser.add_argument("--isa", choices=options.ISAS, help="force an instruction set")
+    options.add_sparse(parser)
     parser.add_argument("-o", "--output", choices=_FORMATS, default="md", help="default: md")
     parser.add_argument("--json", action="store_const", const="json", dest="output")
 
@@ -54,7 +55,11 @@ def run(args: argparse.Namespace) -> int:
     rows: list[dict[str, Any]] = []
     for threads in _numbers(args.thread_list, "-t") or [usable_cpus()]:
         with load(
-            options.model_path(args), threads=threads, executor=args.executor, isa=args.isa
+            options.model_path(args),
+            threads=threads,
+            executor=args.executor,
+            isa=args.isa,
+            sparse=args.sparse,
         ) as model:
             for depth in depths:
                 for n_prompt, n_gen in tests:
@@ -75,7 +80,7 @@ def _measure(model: Model, n_prompt: int, n_gen: int, depth: int, args: argparse
 
     return measure(
         model.engine,
-        lambda position: bytes_per_token(model.engine.plan, model.parameters, position),
+        lambda position, read: bytes_per_token(model.engine.plan, model.parameters, position, read),
         n_prompt=n_prompt,
         n_gen=n_gen,
         n_depth=depth,

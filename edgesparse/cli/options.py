@@ -23,6 +23,7 @@ __all__ = [
     "add_engine",
     "add_generation",
     "add_model",
+    "add_sparse",
     "apply_environment",
     "generation_changes",
     "load_model",
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 EXECUTORS = ("native", "portable", "reference")
+SPARSE = ("auto", "off")
 I2S_LAYOUTS = ("auto", "128x32", "64x16", "row4")
 ISAS = ("scalar", "avx2", "avxvnni", "avx512vnni", "neon", "neondot")
 _TRUE = frozenset({"1", "on", "enabled", "true", "yes"})
@@ -78,11 +80,22 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="packing of I2_S tensors, where the file was made for another processor",
     )
+    add_sparse(group)
     # Flags of other tools that have nothing to decide here.
     group.add_argument("-ngl", "--n-gpu-layers", help=argparse.SUPPRESS)
     group.add_argument("-fa", "--flash-attn", nargs="?", const="on", help=argparse.SUPPRESS)
     group.add_argument("--no-mmap", action="store_true", help=argparse.SUPPRESS)
     group.add_argument("--mlock", action="store_true", help=argparse.SUPPRESS)
+
+
+def add_sparse(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add the flag that decides whether dead neurons are skipped."""
+    parser.add_argument(
+        "--sparse",
+        choices=SPARSE,
+        default="auto",
+        help="skip neurons that a ReLU has set to zero; exact (default: auto)",
+    )
 
 
 def add_generation(parser: argparse.ArgumentParser) -> None:
@@ -198,6 +211,7 @@ def load_model(args: argparse.Namespace, terminal: Terminal | None = None) -> Mo
             executor=getattr(args, "executor", "native"),
             isa=getattr(args, "isa", None),
             i2s_layout=getattr(args, "i2s_layout", "auto"),
+            sparse=getattr(args, "sparse", "auto"),
         )
     finally:
         if terminal is not None:

@@ -91,6 +91,9 @@ class Step:
         Polled between ops.
     op_ns : uint64 ndarray, shape (n_ops,), optional
         Wall-clock nanoseconds per op, added to.
+    op_bytes : uint64 ndarray, shape (n_ops,), optional
+        Bytes of weights that each linear op really read, added to. The native executor counts;
+        the others leave it alone.
     """
 
     tokens: Int32
@@ -101,6 +104,7 @@ class Step:
     logits: Float32
     cancel: CancelFlag | None = None
     op_ns: npt.NDArray[np.uint64] | None = field(default=None)
+    op_bytes: npt.NDArray[np.uint64] | None = field(default=None)
 
 
 class Executor(Protocol):

@@ -233,6 +233,7 @@ class NativeExecutor:
             c_out.dst = -1 if out.dst == LOGITS else self._buffer_ids[out.dst]
             c_out.add = int(out.add)
             c_out.bias = self._vector(out.bias)
+            c_out.live = -1 if out.live is None else self._buffer_ids[out.live]
 
     @staticmethod
     def _fill_heads(c_op: Any, op: RopeKV | Attention) -> None:
@@ -256,7 +257,7 @@ class NativeExecutor:
             c_cache.data = ffi.cast("uint16_t *", cache.data.ctypes.data)
             c_cache.capacity = cache.capacity
         null = ffi.NULL
-        flag, op_ns = step.cancel, step.op_ns
+        flag, op_ns, moved = step.cancel, step.op_ns, step.op_bytes
         c_step = ffi.new(
             "es_step *",
             {
@@ -271,6 +272,7 @@ class NativeExecutor:
                 "logits": ffi.cast("float *", step.logits.ctypes.data),
                 "cancel": null if flag is None else ffi.cast("int32_t *", flag.value.ctypes.data),
                 "op_ns": null if op_ns is None else ffi.cast("uint64_t *", op_ns.ctypes.data),
+                "op_bytes": null if moved is None else ffi.cast("uint64_t *", moved.ctypes.data),
             },
         )
         return c_step, [arrays, caches, step]

@@ -114,6 +114,9 @@ class ReferenceExecutor:
             y = product(self._parameters.weights[out.weight], h)
             if out.bias is not None:
                 y = y + self._parameters.vectors[out.bias]
+            if out.live is not None:
+                live = self.buffer(out.live, n)[rows, : y.shape[1]] > 0
+                y = np.where(live, y, np.float32(0))
             if out.dst == LOGITS:
                 dst = step.logits
             else:

@@ -80,6 +80,11 @@ def convert_numpy(target: Target, raw: U8, begin: int, end: int) -> None:
         codes, scales = _ternary_rows(target, raw, shape)
         packed = pack_ternary(codes, fmt)
         target.scales[begin:end] = np.where(codes.any(axis=1), scales, np.float32(0))
+        if fmt.is_neuron_major:
+            neurons = target.data.reshape(info.n_cols, -1)
+            first = storage_bytes(fmt, begin, 1)
+            neurons[:, first : first + len(packed) // info.n_cols] = packed.reshape(info.n_cols, -1)
+            return
     elif fmt.is_block:
         packed = _block_rows(target, raw, shape)
     else:

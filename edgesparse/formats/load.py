@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -36,7 +36,7 @@ from edgesparse.formats.choose import BLOCK_SCALE_OFFSET, Choice, choose
 from edgesparse.formats.convert import NotUniform, Target, convert_native, convert_numpy
 from edgesparse.formats.masters import master_scale
 from edgesparse.formats.memory import allocate, require_bytes
-from edgesparse.formats.weight import TILE, Format, Weight, storage_bytes
+from edgesparse.formats.weight import NEURON_TILE, TILE, Format, Weight, storage_bytes
 
 __all__ = ["load_vector", "load_weights"]
 
@@ -63,6 +63,7 @@ def load_weights(
     native: bool | None = None,
     threads: int | None = None,
     ternary: Format = Format.T2,
+    neuron_major: Container[str] = (),
     overrides: Mapping[str, Format] | None = None,
 ) -> dict[str, Weight]:
     """Load matrices in the formats that kernels read.
@@ -80,6 +81,8 @@ def load_weights(
         Threads; by default one per CPU that this process may use.
     ternary : Format
         Format of ternary weights: `Format.T2` or `Format.T5`.
+    neuron_major : container of str
+        Tensors whose product skips inputs of zero: stored as t2n if they are ternary.
     overrides : mapping of str to Format, optional
         Formats for single tensors, see `choose`.
 
@@ -109,7 +112,8 @@ def load_weights(
     for name, info in infos.items():
         _check_shape(info)
         uniform = loader.looks_uniform(info)
-        choices[name] = choose(info, uniform=uniform, ternary=ternary, override=overrides.get(name))
+        rows = Format.T2N if name in neuron_major else ternary
+        choices[name] = choose(info, uniform=uniform, ternary=rows, override=overrides.get(name))
     weights, failed = loader.run(infos, choices)
     if failed:
         again = {name: infos[name] for name in infos if name in failed}
@@ -252,8 +256,9 @@ def _pieces(target: Target) -> Iterable[_Rows]:
         yield _Rows(target, 0, info.n_rows, 0, info.n_bytes)
         return
     group, group_bytes = info.row_group, info.row_bytes
-    per_tile = TILE // group * group_bytes
-    step = max(1, _CHUNK_BYTES // per_tile) * TILE
+    tile = NEURON_TILE if target.format.is_neuron_major else TILE
+    per_tile = tile // group * group_bytes
+    step = max(1, _CHUNK_BYTES // per_tile) * tile
     for begin in range(0, info.n_rows, step):
         end = min(begin + step, info.n_rows)
         yield _Rows(target, begin, end, begin // group * group_bytes, end // group * group_bytes)

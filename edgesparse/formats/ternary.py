@@ -1,4 +1,4 @@
-"""t2 and t5: ternary matrices packed four or five weights to a byte (pictures in README.md).
+"""t2, t2n and t5: ternary matrices, four or five weights to a byte (pictures in README.md).
 
 The functions here define the bytes; native/repack/ternary.c writes the same.
 """
@@ -28,12 +28,14 @@ def pack_ternary(codes: I8, fmt: Format) -> U8:
     codes : (n_rows, k) int8
         Nothing but -1, 0 and +1.
     fmt : Format
-        `Format.T2` or `Format.T5`.
+        `Format.T2`, `Format.T2N` or `Format.T5`.
 
     Returns
     -------
     (storage_bytes(fmt, n_rows, k),) uint8
     """
+    if fmt is Format.T2N:
+        return pack_ternary(np.ascontiguousarray(codes.T), Format.T2)
     n_rows, k = codes.shape
     group = _GROUP[fmt]
     n_groups = -(-k // group)
@@ -54,7 +56,7 @@ def pack_ternary(codes: I8, fmt: Format) -> U8:
 
 
 def unpack_ternary(weight: Weight, rows: npt.NDArray[np.intp] | None = None) -> I8:
-    """Unpack a t2 or t5 weight, or some of its rows.
+    """Unpack a ternary weight, or some of its rows.
 
     Parameters
     ----------
@@ -68,19 +70,26 @@ def unpack_ternary(weight: Weight, rows: npt.NDArray[np.intp] | None = None) -> 
     (n, k) int8
         -1, 0 and +1.
     """
-    group = _GROUP[weight.format]
-    packed = weight.data.reshape(weight.n_rows, -(-weight.k // group), 32)
-    if rows is not None:
-        packed = packed[rows]
+    if weight.format is Format.T2N:
+        turned = _unpack(weight.data.reshape(weight.k, -1), Format.T2, weight.n_rows).T
+        return np.ascontiguousarray(turned if rows is None else turned[rows])
+    packed = weight.data.reshape(weight.n_rows, -1)
+    return _unpack(packed if rows is None else packed[rows], weight.format, weight.k)
+
+
+def _unpack(packed: U8, fmt: Format, k: int) -> I8:
+    """Unpack rows of bytes into (n_rows, k) weights."""
+    group = _GROUP[fmt]
+    packed = packed.reshape(len(packed), -1, 32)
     codes = np.empty((*packed.shape[:2], group // 32, 32), dtype=np.uint8)
     for lane in range(group // 32):
-        if weight.format is Format.T2:
+        if fmt is Format.T2:
             codes[:, :, lane] = packed >> np.uint8(6 - 2 * lane) & np.uint8(3)
         else:
             moved = packed * np.uint8(3**lane)
             codes[:, :, lane] = (moved.astype(np.uint16) * 3) >> 8
     codes -= 1
-    return codes.reshape(packed.shape[0], -1)[:, : weight.k].view(np.int8)
+    return codes.reshape(packed.shape[0], -1)[:, :k].view(np.int8)
 
 
 def zero_rows(data: U8, fmt: Format, n_rows: int) -> npt.NDArray[np.bool_]:

@@ -8,10 +8,12 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BLOCK", "TILE", "Format", "Weight", "row_tiles", "storage_bytes"]
+__all__ = ["BLOCK", "NEURON_TILE", "TILE", "Format", "Weight", "row_tiles", "storage_bytes"]
 
 TILE = 8
 """Rows that stand side by side in the tiled formats."""
+NEURON_TILE = 128
+"""Rows that share bytes in the neuron-major format."""
 BLOCK = 32
 """Columns that share one step in the block formats."""
 
@@ -28,11 +30,17 @@ class Format(IntEnum):
     F16 = 7
     BF16 = 8
     F32 = 9
+    T2N = 11
 
     @property
     def is_ternary(self) -> bool:
         """Whether activations are quantised to int8 per token."""
-        return self <= Format.T5
+        return self in (Format.T2, Format.T5, Format.T2N)
+
+    @property
+    def is_neuron_major(self) -> bool:
+        """Whether the outputs of one input lie together, so that an input of zero costs nothing."""
+        return self is Format.T2N
 
     @property
     def is_block(self) -> bool:
@@ -40,7 +48,7 @@ class Format(IntEnum):
         return Format.Q8 <= self <= Format.Q4M
 
 
-_TERNARY_GROUP = {Format.T2: 128, Format.T5: 160}
+_TERNARY_GROUP = {Format.T2: 128, Format.T5: 160, Format.T2N: 128}
 _BLOCK_BYTES = {Format.Q8: 272, Format.Q8M: 288, Format.Q4: 144, Format.Q4M: 160}
 _ELEMENT_BYTES = {Format.F16: 2, Format.BF16: 2, Format.F32: 4}
 
@@ -52,6 +60,8 @@ def row_tiles(n_rows: int) -> int:
 
 def storage_bytes(fmt: Format, n_rows: int, k: int) -> int:
     """Bytes that an (n_rows, k) matrix takes in `fmt`, padding included, scales excluded."""
+    if fmt.is_neuron_major:
+        n_rows, k = k, n_rows
     if fmt.is_ternary:
         return n_rows * -(-k // _TERNARY_GROUP[fmt]) * 32
     if fmt.is_block:

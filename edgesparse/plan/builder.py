@@ -31,10 +31,13 @@ class PlanBuilder:
     ----------
     fused : bool
         False: every norm, gate and addition is an op of its own.
+    sparse : bool
+        Whether architectures are to skip the neurons that an activation has set to zero.
     """
 
-    def __init__(self, *, fused: bool = True) -> None:
+    def __init__(self, *, fused: bool = True, sparse: bool = True) -> None:
         self._fused = fused
+        self.sparse = sparse
         self._ops: list[Op] = []
         self._buffers: dict[str, int] = {}
 
@@ -59,11 +62,15 @@ class PlanBuilder:
         norm: str | None = None,
         eps: float = 0.0,
         outputs_only: bool = False,
+        skip_zeros: bool = False,
     ) -> None:
         """Append products that share the input ``norm(glu(src, up))``."""
         if self._fused:
             self._ops.append(
-                Linear(name, src, outputs, up, glu, norm, eps if norm else 0.0, outputs_only)
+                Linear(
+                    *(name, src, outputs, up, glu, norm, eps if norm else 0.0),
+                    *(outputs_only, skip_zeros),
+                )
             )
             return
         width = self._buffers[src]
@@ -78,7 +85,9 @@ class PlanBuilder:
         plain = tuple(
             Output(o.weight, self._product_buffer(o), bias=o.bias) if o.add else o for o in outputs
         )
-        self._ops.append(Linear(name, hidden, plain, outputs_only=outputs_only))
+        self._ops.append(
+            Linear(name, hidden, plain, outputs_only=outputs_only, skip_zeros=skip_zeros)
+        )
         for product, out in zip(plain, outputs, strict=True):
             if out.add:
                 self._ops.append(Add(f"{name}.add", product.dst, out.dst))

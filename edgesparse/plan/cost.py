@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgesparse.executors.base import Parameters
@@ -83,6 +84,23 @@ def plan_costs(plan: Plan, parameters: Parameters, position: int) -> list[OpCost
     return costs
 
 
-def bytes_per_token(plan: Plan, parameters: Parameters, position: int) -> int:
-    """Bytes that decoding the token at `position` must move through the memory bus."""
-    return sum(op_bytes(op, parameters, plan, position) for op in plan.ops)
+def bytes_per_token(
+    plan: Plan, parameters: Parameters, position: int, read: Sequence[float] | None = None
+) -> int:
+    """Bytes that decoding the token at `position` must move through the memory bus.
+
+    Parameters
+    ----------
+    plan, parameters, position
+        As for `op_bytes`.
+    read : sequence of float, optional
+        Bytes that each linear op has been seen to read per token (`Step.op_bytes`), where dead
+        neurons are skipped; without it every neuron counts.
+    """
+    total = 0.0
+    for i, op in enumerate(plan.ops):
+        if read is not None and isinstance(op, Linear):
+            total += read[i]
+        else:
+            total += op_bytes(op, parameters, plan, position)
+    return round(total)

@@ -56,17 +56,26 @@ class Embed:
 
 @dataclass(frozen=True)
 class Output:
-    """One matrix of a linear op, with its destination and its epilogue."""
+    """One matrix of a linear op, with its destination and its epilogue.
+
+    `live` names a buffer: outputs whose element there is not above 0 are not computed, but +0. It
+    may be the destination of an earlier output of the same op.
+    """
 
     weight: str
     dst: str
     add: bool = False
     bias: str | None = None
+    live: str | None = None
 
 
 @dataclass(frozen=True)
 class Linear:
-    """(glu) → (norm) → quantise → one to four products that share their input."""
+    """(glu) → (norm) → quantise → one to four products that share their input.
+
+    `skip_zeros` asks for weights stored neuron-major, so that quantised inputs of zero cost
+    nothing; it changes no result.
+    """
 
     name: str
     src: str
@@ -76,6 +85,7 @@ class Linear:
     norm: str | None = None
     eps: float = 0.0
     outputs_only: bool = False
+    skip_zeros: bool = False
 
 
 @dataclass(frozen=True)

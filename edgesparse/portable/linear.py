@@ -1,14 +1,15 @@
 """Linear: (glu) → (norm) → quantise → products (numba twin of ``ops/linear.py``).
 
 Two phases: the prologue over tokens, then the products over tiles of output features, all matrices
-of the op in one run of the pool. The products of each storage format are in `ternary.py`,
-`blocks.py` and `floats.py`.
+of the op in one run of the pool; an output that waits for a gate has a run of its own. The products
+of each storage format are in `ternary.py`, `blocks.py` and `floats.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -24,7 +25,14 @@ from edgesparse.portable.glu import glu_row
 from edgesparse.portable.jit import njit
 from edgesparse.portable.norm import norm_row
 from edgesparse.portable.numerics import quantize_i8, quantize_i16
-from edgesparse.portable.ternary import n_planes_of, padded_k, rows_of, ternary_product, to_planes
+from edgesparse.portable.ternary import (
+    n_planes_of,
+    neuron_product,
+    padded_k,
+    rows_of,
+    ternary_product,
+    to_planes,
+)
 
 __all__ = ["bind"]
 
@@ -104,7 +112,9 @@ def bind(op: Linear, bindings: Bindings) -> Runner:
     """Return the op as a function of the step."""
     prologue = _bind_prologue(op, bindings)
     outputs = [_bind_output(op, output, bindings) for output in op.outputs]
-    n_tiles = sum(row_tiles(output.n_rows) for output in outputs)
+    # Outputs with `live` read what the ones before them wrote.
+    first_live = next((i for i, out in enumerate(op.outputs) if out.live), len(outputs))
+    phases = [outputs[:first_live], *([output] for output in outputs[first_live:])]
 
     def run(step: Step) -> None:
         if op.outputs_only:
@@ -116,9 +126,9 @@ def bind(op: Linear, bindings: Bindings) -> Runner:
             return
         bindings.pool.run(lambda begin, end, _: prologue(indices, begin, end), n_tokens)
 
-        def work(begin: int, end: int, worker: int) -> None:
+        def work(phase: list[BoundOutput], begin: int, end: int, worker: int) -> None:
             """Compute tiles [begin, end), counted through all outputs."""
-            for output in outputs:
+            for output in phase:
                 n = row_tiles(output.n_rows)
                 if begin < n and end > 0:
                     dst = step.logits if output.dst is None else output.dst
@@ -126,7 +136,9 @@ def bind(op: Linear, bindings: Bindings) -> Runner:
                     output.product(dst, n_tokens, row_begin, row_end, worker)
                 begin, end = begin - n, end - n
 
-        bindings.pool.run(work, n_tiles)
+        for phase in phases:
+            n_tiles = sum(row_tiles(output.n_rows) for output in phase)
+            bindings.pool.run(partial(work, phase), n_tiles)
 
     return run
 
@@ -172,21 +184,51 @@ def _bind_output(op: Linear, output: Output, bindings: Bindings) -> BoundOutput:
     width = bindings.plan.n_vocab if dst is None else dst.shape[1]
     require(width >= weight.n_rows, op.name, "its destination is narrower than n_rows")
     require(dst is not None or op.outputs_only, op.name, "logits are written for outputs only")
-    return BoundOutput(dst, weight.n_rows, _product(weight, output.add, bias, bindings))
+    live = np.empty((0, 0), np.float32) if output.live is None else bindings.buffers[output.live]
+    require(output.live is None or live.shape[1] >= weight.n_rows, op.name, "its gate is narrower")
+    require(output.live is None or not output.add, op.name, "live outputs cannot be added")
+    product = _product(weight, output.add, bias, live, bindings)
+    if live.size and not _skips(weight):
+        product = _masked(product, live)
+    return BoundOutput(dst, weight.n_rows, product)
 
 
-def _product(weight: Weight, add: bool, bias: Float32, bindings: Bindings) -> Product:
+def _skips(weight: Weight) -> bool:
+    """Whether the format's product looks at `live` itself."""
+    return weight.format.is_ternary and not weight.format.is_neuron_major
+
+
+def _masked(product: Product, live: Float32) -> Product:
+    """Set dead outputs to 0 after the product."""
+
+    def run(dst: Float32, n_tokens: int, begin: int, end: int, worker: int) -> None:
+        product(dst, n_tokens, begin, end, worker)
+        dst[:n_tokens, begin:end][~(live[:n_tokens, begin:end] > 0)] = 0
+
+    return run
+
+
+def _product(
+    weight: Weight, add: bool, bias: Float32, live: Float32, bindings: Bindings
+) -> Product:
     """Return the product of the weight's format with all but the call's range filled in."""
     workspace, n_workers = bindings.workspace, bindings.pool.n_threads
     scratch = [workspace.unpacked(worker) for worker in range(n_workers)]
     kind = int(weight.format)
+    if weight.format.is_neuron_major:
+        neurons, scales = rows_of(weight), weight.scales
+        x8 = workspace.int8(weight.k, 1)
+        sums = [np.empty(weight.n_rows, np.int32) for _ in range(n_workers)]
+        return lambda dst, n_tokens, begin, end, worker: neuron_product(
+            dst, add, bias, neurons, scales, *x8, n_tokens, begin, end, sums[worker]
+        )
     if weight.format.is_ternary:
         n_planes = n_planes_of(weight)
         q, s, q_sum = workspace.int8(weight.k, n_planes)
         rows, scales = rows_of(weight), weight.scales
         codes = [flat.view(np.uint8)[: padded_k(weight)] for flat in scratch]
         return lambda dst, n_tokens, begin, end, worker: ternary_product(
-            *(dst, add, bias, rows, scales, n_planes, q, s, q_sum),
+            *(dst, add, bias, live, rows, scales, n_planes, q, s, q_sum),
             *(n_tokens, begin, end, codes[worker]),
         )
     if weight.format.is_block:

@@ -28,7 +28,7 @@ class Workspace:
         columns = -(-max(1, max_k) // GROUP) * GROUP
         self.max_tokens = max_tokens
         self._x = _aligned(max_tokens * columns, np.float32)
-        self._q8 = {n: _aligned(max_tokens * columns, np.int8) for n in (4, 5)}
+        self._q8 = {n: _aligned(max_tokens * columns, np.int8) for n in (1, 4, 5)}
         self._q16 = _aligned(max_tokens * columns, np.int16)
         self._per_block = [_aligned(max_tokens * columns // 32, np.float32) for _ in range(3)]
         self._per_token = [_aligned(max_tokens, np.float32) for _ in range(2)]

@@ -42,7 +42,8 @@ enum {
     ES_FORMAT_Q4M = 6,
     ES_FORMAT_F16 = 7,
     ES_FORMAT_BF16 = 8,
-    ES_FORMAT_F32 = 9
+    ES_FORMAT_F32 = 9,
+    ES_FORMAT_T2N = 11
 };
 
 enum {
@@ -69,10 +70,10 @@ typedef struct es_weight {
 } es_weight;
 
 typedef struct es_output {
-    int32_t weight; /* index into es_plan.weights */
-    int32_t dst;    /* buffer id, or -1: the step's logits */
-    int32_t add;    /* 1: dst += y, 0: dst = y */
-    int32_t reserved;
+    int32_t weight;    /* index into es_plan.weights */
+    int32_t dst;       /* buffer id, or -1: the step's logits */
+    int32_t add;       /* 1: dst += y, 0: dst = y */
+    int32_t live;      /* buffer id, or -1: rows whose element there is not above 0 become +0 */
     const float *bias; /* n_rows floats, or NULL */
 } es_output;
 
@@ -135,6 +136,7 @@ typedef struct es_step {
     float *logits;         /* [n_outputs][n_vocab] */
     const int32_t *cancel; /* polled between ops; non-zero stops the run; may be NULL */
     uint64_t *op_ns;       /* n_ops wall-clock nanoseconds, added to; may be NULL */
+    uint64_t *op_bytes;    /* n_ops bytes of weights that linears read, added to; may be NULL */
 } es_step;
 
 typedef struct es_engine es_engine;
@@ -155,7 +157,7 @@ int32_t es_isa_supported(int32_t isa);
 const char *es_isa_name(int32_t isa);
 
 /* Name of the kernel variant ("scalar", "avx2", …) that `isa` uses for an activation-weight family
- * ("t2", "t5", "q8", "q4", "q8m", "q4m", "f16", "bf16", "f32", "vector", "attention"); NULL if unknown. */
+ * ("t2", "t2n", "t5", "q8", "q4", "q8m", "q4m", "f16", "bf16", "f32", "vector", "attention"); NULL if unknown. */
 const char *es_kernel_variant(int32_t isa, const char *family);
 
 /* Sequential read bandwidth in GB/s of `n_threads` threads over `n_bytes` each, best of `repeats`. */

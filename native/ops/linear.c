@@ -2,45 +2,27 @@
  *
  * One token: a single job; every thread that takes part prepares the input for itself, which costs a
  * microsecond and saves a barrier. Several tokens: one job prepares the input by tokens, a second
- * multiplies by rows. Rows are handed out in units of 32. */
-#include "engine.h"
+ * multiplies by rows. Rows are handed out in units of 32. An output that skips dead neurons comes after
+ * the others, in jobs of its own (linear_sparse.c). */
+#include "linear.h"
 
 #include <string.h>
-
-typedef struct linear_job {
-    es_engine *engine;
-    const es_op *op;
-    const es_step *step;
-    int32_t n_tokens; /* rows of the product's left side */
-    int32_t k;
-    int32_t unit_rows; /* rows per chunk, a multiple of 8 */
-    int32_t tokens_per_chunk;
-    int32_t forms; /* NEEDS_* */
-} linear_job;
 
 enum { NEEDS_INT8 = 1, NEEDS_INT16 = 2 };
 
 static int is_ternary(const es_weight *w) {
-    return w->format == ES_FORMAT_T2 || w->format == ES_FORMAT_T5;
+    return w->format == ES_FORMAT_T2 || w->format == ES_FORMAT_T5 || w->format == ES_FORMAT_T2N;
 }
 
 static int is_block(const es_weight *w) {
     return w->format >= ES_FORMAT_Q8 && w->format <= ES_FORMAT_Q4M;
 }
 
-static const es_weight *weight_of(const es_engine *engine, const es_op *op, int32_t output) {
-    return &engine->plan.weights[op->outputs[output].weight];
-}
-
-static int32_t token_of(const linear_job *job, int32_t row) {
-    return job->op->outputs_only ? job->step->outputs[row] : row;
-}
-
 /* Fills row `slot` of `input` for row `row` of the product. */
-static void prepare_input(const linear_job *job, es_input *input, int32_t slot, int32_t row) {
+static void prepare_input(const es_linear_job *job, es_input *input, int32_t slot, int32_t row) {
     const es_engine *engine = job->engine;
     const es_op *op = job->op;
-    const int32_t token = token_of(job, row);
+    const int32_t token = es_linear_token(job, row);
     const int32_t k = job->k;
     const size_t at = (size_t)slot;
     float *h = input->h + at * input->h_stride;
@@ -71,7 +53,7 @@ static void prepare_input(const linear_job *job, es_input *input, int32_t slot, 
 }
 
 static void prepare_chunk(void *context, int32_t chunk, int32_t thread) {
-    const linear_job *job = context;
+    const es_linear_job *job = context;
     (void)thread;
     const int32_t begin = chunk * job->tokens_per_chunk;
     const int32_t end = es_min(begin + job->tokens_per_chunk, job->n_tokens);
@@ -80,18 +62,23 @@ static void prepare_chunk(void *context, int32_t chunk, int32_t thread) {
     }
 }
 
-static float *destination(const linear_job *job, const es_output *out, int32_t row) {
+static float *destination(const es_linear_job *job, const es_output *out, int32_t row) {
     return out->dst < 0 ? job->step->logits + (size_t)row * (size_t)job->engine->plan.n_vocab
                         : es_row(job->engine, out->dst, row);
 }
 
-/* y[0..n_rows) of one token joins its destination, from row `first` on. */
-static void store(const linear_job *job, const es_output *out, int32_t row, int32_t first,
-                  int32_t n_rows, float *restrict y) {
+void es_linear_store(const es_linear_job *job, const es_output *out, int32_t row, int32_t first,
+                     int32_t n_rows, float *restrict y) {
     float *restrict dst = destination(job, out, row) + first;
     if (out->bias != NULL) {
         for (int32_t r = 0; r < n_rows; r++) {
             y[r] = y[r] + out->bias[first + r];
+        }
+    }
+    if (out->live >= 0) {
+        const float *gate = es_row(job->engine, out->live, es_linear_token(job, row)) + first;
+        for (int32_t r = 0; r < n_rows; r++) {
+            y[r] = gate[r] > 0.0f ? y[r] : 0.0f;
         }
     }
     if (out->add) {
@@ -112,10 +99,9 @@ static int share_scale(const float *scales, int32_t n_rows) {
     return r == n_rows;
 }
 
-/* y[r] = isum * (scale / s). A shared scale is divided once per token: same bits, fewer divisions. */
-static void scale_sums(float *restrict y, const int32_t *restrict sum, int32_t qsum,
-                       const float *restrict scales, float s, int32_t n_rows, int shared) {
-    if (shared) {
+void es_linear_scale(float *restrict y, const int32_t *restrict sum, int32_t qsum,
+                     const float *restrict scales, float s, int32_t n_rows) {
+    if (share_scale(scales, n_rows)) {
         const float factor = scales[0] / s;
         for (int32_t r = 0; r < n_rows; r++) {
             y[r] = (float)(sum[r] - qsum) * factor;
@@ -127,29 +113,27 @@ static void scale_sums(float *restrict y, const int32_t *restrict sum, int32_t q
     }
 }
 
-static void ternary_rows(const linear_job *job, const es_output *out, const es_weight *w,
+static void ternary_rows(const es_linear_job *job, const es_output *out, const es_weight *w,
                          const es_input *input, es_scratch *scratch, int32_t first,
                          int32_t n_rows) {
     const es_kernels *kernels = &job->engine->k;
     const size_t row_bytes = w->n_bytes / (size_t)w->n_rows;
     es_ternary_dot *dot = w->format == ES_FORMAT_T2 ? kernels->t2_dot : kernels->t5_dot;
     int32_t *sums = (int32_t *)(void *)scratch->sums;
-    const float *scales = w->scales + first;
-    const int shared = share_scale(scales, n_rows);
     float y[ES_ROW_BLOCK];
     for (int32_t t0 = 0; t0 < job->n_tokens; t0 += ES_TOKEN_BLOCK) {
         const int32_t n_tokens = es_min(ES_TOKEN_BLOCK, job->n_tokens - t0);
         dot(sums, ES_ROW_BLOCK, w->data + (size_t)first * row_bytes, row_bytes, n_rows,
             input->q8 + (size_t)t0 * input->q8_stride, input->q8_stride, n_tokens, w->k);
         for (int32_t t = 0; t < n_tokens; t++) {
-            scale_sums(y, sums + t * ES_ROW_BLOCK, input->sum[t0 + t], scales, input->s[t0 + t],
-                       n_rows, shared);
-            store(job, out, t0 + t, first, n_rows, y);
+            es_linear_scale(y, sums + t * ES_ROW_BLOCK, input->sum[t0 + t], w->scales + first,
+                            input->s[t0 + t], n_rows);
+            es_linear_store(job, out, t0 + t, first, n_rows, y);
         }
     }
 }
 
-static void tiled_rows(const linear_job *job, const es_output *out, const es_weight *w,
+static void tiled_rows(const es_linear_job *job, const es_output *out, const es_weight *w,
                        const es_input *input, es_scratch *scratch, int32_t first, int32_t n_rows) {
     const es_kernels *kernels = &job->engine->k;
     const int32_t n_tiles = (n_rows + 7) / 8;
@@ -187,13 +171,13 @@ static void tiled_rows(const linear_job *job, const es_output *out, const es_wei
             break;
         }
         for (int32_t t = 0; t < n_tokens; t++) {
-            store(job, out, t0 + t, first, n_rows, y + t * ES_ROW_BLOCK);
+            es_linear_store(job, out, t0 + t, first, n_rows, y + t * ES_ROW_BLOCK);
         }
     }
 }
 
 /* Rows [begin, end) of one output, in blocks that fit the scratch. */
-static void output_rows(const linear_job *job, const es_output *out, const es_input *input,
+static void output_rows(const es_linear_job *job, const es_output *out, const es_input *input,
                         es_scratch *scratch, int32_t begin, int32_t end) {
     const es_weight *w = &job->engine->plan.weights[out->weight];
     for (int32_t first = begin; first < end; first += ES_ROW_BLOCK) {
@@ -206,24 +190,29 @@ static void output_rows(const linear_job *job, const es_output *out, const es_in
     }
 }
 
-static void product_chunk(void *context, int32_t chunk, int32_t thread) {
-    const linear_job *job = context;
+const es_input *es_linear_input(const es_linear_job *job, int32_t thread) {
     es_engine *engine = job->engine;
     es_scratch *scratch = &engine->scratch[thread];
-    const es_input *input = &engine->input;
-    if (job->n_tokens == 1) {
-        if (scratch->input_job != engine->job) {
-            prepare_input(job, &scratch->input, 0, 0);
-            scratch->input_job = engine->job;
-        }
-        input = &scratch->input;
+    if (job->n_tokens > 1) {
+        return &engine->input;
     }
-    for (int32_t i = 0; i < job->op->n_outputs; i++) {
-        const int32_t n_rows = weight_of(engine, job->op, i)->n_rows;
+    if (scratch->input_job != job->id) {
+        prepare_input(job, &scratch->input, 0, 0);
+        scratch->input_job = job->id;
+    }
+    return &scratch->input;
+}
+
+static void product_chunk(void *context, int32_t chunk, int32_t thread) {
+    const es_linear_job *job = context;
+    es_engine *engine = job->engine;
+    const es_input *input = es_linear_input(job, thread);
+    for (int32_t i = job->first; i < job->first + job->n_outputs; i++) {
+        const int32_t n_rows = es_linear_weight(job, &job->op->outputs[i])->n_rows;
         const int32_t n_chunks = (n_rows + job->unit_rows - 1) / job->unit_rows;
         if (chunk < n_chunks) {
             const int32_t begin = chunk * job->unit_rows;
-            output_rows(job, &job->op->outputs[i], input, scratch, begin,
+            output_rows(job, &job->op->outputs[i], input, &engine->scratch[thread], begin,
                         es_min(begin + job->unit_rows, n_rows));
             return;
         }
@@ -242,33 +231,56 @@ static int32_t choose_unit(int64_t n_rows, int32_t n_threads, int32_t k) {
     return (int32_t)(unit < PANEL ? PANEL : unit);
 }
 
+void es_linear_products(es_linear_job *job, int32_t first, int32_t n_outputs) {
+    const int32_t n_threads = es_pool_threads(job->engine->pool);
+    int64_t all_rows = 0;
+    for (int32_t i = first; i < first + n_outputs; i++) {
+        const es_weight *w = es_linear_weight(job, &job->op->outputs[i]);
+        all_rows += w->n_rows;
+        job->engine->moved += w->n_bytes + es_linear_scale_bytes(w);
+    }
+    job->first = first;
+    job->n_outputs = n_outputs;
+    job->unit_rows = choose_unit(all_rows, n_threads, job->k);
+    int32_t n_chunks = 0;
+    for (int32_t i = first; i < first + n_outputs; i++) {
+        const es_weight *w = es_linear_weight(job, &job->op->outputs[i]);
+        n_chunks += (w->n_rows + job->unit_rows - 1) / job->unit_rows;
+    }
+    es_pool_run(job->engine->pool, product_chunk, job, n_chunks);
+}
+
 int32_t es_run_linear(es_engine *engine, const es_op *op, const es_step *step) {
     const int32_t n_threads = es_pool_threads(engine->pool);
-    linear_job job = {.engine = engine,
-                      .op = op,
-                      .step = step,
-                      .n_tokens = op->outputs_only ? step->n_outputs : step->n_tokens,
-                      .k = weight_of(engine, op, 0)->k};
+    es_linear_job job = {.engine = engine,
+                         .op = op,
+                         .step = step,
+                         .id = ++engine->job,
+                         .n_tokens = op->outputs_only ? step->n_outputs : step->n_tokens,
+                         .k = engine->plan.weights[op->outputs[0].weight].k};
     if (job.n_tokens == 0) {
         return ES_OK;
     }
-    int64_t all_rows = 0;
+    int32_t n_plain = 0;
     for (int32_t i = 0; i < op->n_outputs; i++) {
-        const es_weight *w = weight_of(engine, op, i);
-        all_rows += w->n_rows;
+        const es_weight *w = es_linear_weight(&job, &op->outputs[i]);
         job.forms |= is_ternary(w) ? NEEDS_INT8 : is_block(w) ? NEEDS_INT16 : 0;
+        n_plain += n_plain == i && !es_linear_skips(&job, &op->outputs[i]);
     }
-    engine->job++;
     if (job.n_tokens > 1) {
         job.tokens_per_chunk = es_max(1, job.n_tokens / (4 * n_threads));
         es_pool_run(engine->pool, prepare_chunk, &job,
                     (job.n_tokens + job.tokens_per_chunk - 1) / job.tokens_per_chunk);
     }
-    job.unit_rows = choose_unit(all_rows, n_threads, job.k);
-    int32_t n_chunks = 0;
-    for (int32_t i = 0; i < op->n_outputs; i++) {
-        n_chunks += (weight_of(engine, op, i)->n_rows + job.unit_rows - 1) / job.unit_rows;
+    if (n_plain > 0) {
+        es_linear_products(&job, 0, n_plain);
     }
-    es_pool_run(engine->pool, product_chunk, &job, n_chunks);
+    for (int32_t i = n_plain; i < op->n_outputs; i++) {
+        if (es_linear_skips(&job, &op->outputs[i])) {
+            es_linear_sparse(&job, i);
+        } else {
+            es_linear_products(&job, i, 1);
+        }
+    }
     return ES_OK;
 }

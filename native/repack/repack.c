@@ -24,6 +24,8 @@ uint64_t es_storage_bytes(int32_t format, int32_t n_rows, int32_t k) {
     switch (format) {
     case ES_FORMAT_T2:
         return rows * ((columns + 127) / 128) * 32;
+    case ES_FORMAT_T2N:
+        return columns * ((rows + 127) / 128) * 32;
     case ES_FORMAT_T5:
         return rows * ((columns + 159) / 160) * 32;
     case ES_FORMAT_Q8:
@@ -52,9 +54,11 @@ static int32_t check_rows(const es_repack_job *job, const es_source *source) {
     if (job->row_begin % source->row_group != 0 || job->row_end % source->row_group != 0) {
         return ES_E_ARGUMENT;
     }
-    const int tiled = job->dst_format >= ES_FORMAT_Q8;
-    if (tiled && (job->row_begin % ES_TILE != 0 ||
-                  (job->row_end % ES_TILE != 0 && job->row_end != job->n_rows))) {
+    /* Rows that share stored bytes come together. */
+    const int32_t tile = job->dst_format == ES_FORMAT_T2N  ? ES_NEURON_TILE
+                         : job->dst_format >= ES_FORMAT_Q8 ? ES_TILE
+                                                           : 1;
+    if (job->row_begin % tile != 0 || (job->row_end % tile != 0 && job->row_end != job->n_rows)) {
         return ES_E_ARGUMENT;
     }
     return ES_OK;
@@ -82,6 +86,7 @@ int32_t es_repack(const es_repack_job *job) {
     }
     switch (job->dst_format) {
     case ES_FORMAT_T2:
+    case ES_FORMAT_T2N:
     case ES_FORMAT_T5:
         return job->scales ? es_repack_ternary(job, source) : ES_E_ARGUMENT;
     case ES_FORMAT_F16:

@@ -8,7 +8,7 @@
 
 #include "edgesparse.h"
 
-enum { ES_TILE = 8, ES_BLOCK = 32 };
+enum { ES_TILE = 8, ES_BLOCK = 32, ES_NEURON_TILE = 128 };
 
 /* Ternary codes 0, 1, 2 (3: no ternary code) of n_blocks blocks. */
 typedef void es_decode_codes(uint8_t *codes, const uint8_t *src, int32_t n_blocks);

@@ -1,4 +1,4 @@
-/* Rows of ternary codes into t2 and t5, with one float scale per row.
+/* Rows of ternary codes into t2, t2n and t5, with one float scale per row.
  *
  * Block scales fold into the row's: a block of scale 0 holds zeros whatever its codes are; all others
  * must agree. A row without any weight but 0 gets scale 0: files differ in what they write there. */
@@ -10,11 +10,12 @@
 
 typedef struct scratch {
     uint8_t *codes; /* one row, padded with code 1 */
+    uint8_t *lanes; /* t2n: 32 lanes of k packed bytes; NULL for the others */
     float *values;  /* one row of masters; NULL unless the source is float */
 } scratch;
 
 static inline int group_of(int32_t format) {
-    return format == ES_FORMAT_T2 ? 128 : 160;
+    return format == ES_FORMAT_T5 ? 160 : 128;
 }
 
 static void pack_t2(uint8_t *dst, const uint8_t *codes, size_t n_groups) {
@@ -156,6 +157,41 @@ static int32_t decode_row(const scratch *scratch, float *scale, const es_repack_
     return source->row_header ? header_scale(codes, scale, source, src, job->k) : ES_OK;
 }
 
+/* Packs 128 rows into lanes, byte i of lane l holding column i of rows l, l + 32, l + 64 and l + 96, and
+ * turns the lanes into one run of 32 bytes per column. */
+static int32_t repack_neurons(const scratch *scratch, const es_repack_job *job,
+                              const es_source *source) {
+    const size_t k = (size_t)job->k;
+    const size_t row_bytes = ((size_t)job->n_rows + 127) / 128 * 32;
+    for (int32_t begin = job->row_begin; begin < job->row_end; begin += ES_NEURON_TILE) {
+        memset(scratch->lanes, 0, 32 * k);
+        for (int32_t i = 0; i < ES_NEURON_TILE; i++) {
+            const int32_t row = begin + i, shift = 6 - 2 * (i / 32);
+            uint8_t *lane = scratch->lanes + (size_t)(i % 32) * k;
+            if (row >= job->n_rows) {
+                memset(scratch->codes, 1, k);
+            } else {
+                float scale = job->src_scale;
+                const int32_t status = decode_row(scratch, &scale, job, source, row);
+                if (status != ES_OK) {
+                    return status;
+                }
+                job->scales[row] = is_filled(scratch->codes, k, 1) ? 0.0f : scale;
+            }
+            for (size_t c = 0; c < k; c++) {
+                lane[c] = (uint8_t)(lane[c] | scratch->codes[c] << shift);
+            }
+        }
+        uint8_t *dst = job->dst + (size_t)begin / 4;
+        for (size_t c = 0; c < k; c++, dst += row_bytes) {
+            for (size_t l = 0; l < 32; l++) {
+                dst[l] = scratch->lanes[l * k + c];
+            }
+        }
+    }
+    return ES_OK;
+}
+
 static int32_t repack_rows(const scratch *scratch, const es_repack_job *job,
                            const es_source *source) {
     const int group = group_of(job->dst_format);
@@ -163,6 +199,9 @@ static int32_t repack_rows(const scratch *scratch, const es_repack_job *job,
     const size_t row_bytes = 32 * n_groups;
     const int t2 = job->dst_format == ES_FORMAT_T2;
     const int same_bytes = t2 && job->src_type == ES_SRC_I2_S_128X32;
+    if (job->dst_format == ES_FORMAT_T2N) {
+        return repack_neurons(scratch, job, source);
+    }
     for (int32_t row = job->row_begin; row < job->row_end; row++) {
         uint8_t *dst = job->dst + (size_t)row * row_bytes;
         float scale = job->src_scale;
@@ -197,13 +236,16 @@ int32_t es_repack_ternary(const es_repack_job *job, const es_source *source) {
     }
     const size_t group = (size_t)group_of(job->dst_format), k = (size_t)job->k;
     const size_t padded = (k + group - 1) / group * group;
-    scratch scratch = {malloc(padded), masters ? malloc(k * sizeof(float)) : NULL};
+    const int neurons = job->dst_format == ES_FORMAT_T2N;
+    scratch scratch = {malloc(padded), neurons ? malloc(32 * k) : NULL,
+                       masters ? malloc(k * sizeof(float)) : NULL};
     int32_t status = ES_E_MEMORY;
-    if (scratch.codes && (scratch.values || !masters)) {
+    if (scratch.codes && (scratch.lanes || !neurons) && (scratch.values || !masters)) {
         memset(scratch.codes, 1, padded);
         status = repack_rows(&scratch, job, source);
     }
     free(scratch.codes);
+    free(scratch.lanes);
     free(scratch.values);
     return status;
 }

@@ -17,6 +17,30 @@ static int32_t max_k(const es_plan *plan) {
     return k;
 }
 
+/* Of the weights that are used through lists: outputs, in whole packed blocks, and live rows. */
+static size_t max_neuron_rows(const es_plan *plan) {
+    int32_t n_rows = 0;
+    for (int32_t i = 0; i < plan->n_weights; i++) {
+        if (plan->weights[i].format == ES_FORMAT_T2N) {
+            n_rows = es_max(n_rows, plan->weights[i].n_rows);
+        }
+    }
+    return es_round_up((size_t)n_rows, ES_NEURON_ROWS);
+}
+
+static size_t max_live_rows(const es_plan *plan) {
+    int32_t n_rows = 0;
+    for (int32_t i = 0; i < plan->n_ops; i++) {
+        const es_op *op = &plan->ops[i];
+        for (int32_t j = 0; op->kind == ES_OP_LINEAR && j < op->n_outputs; j++) {
+            if (op->outputs[j].live >= 0) {
+                n_rows = es_max(n_rows, plan->weights[op->outputs[j].weight].n_rows);
+            }
+        }
+    }
+    return (size_t)n_rows;
+}
+
 static void *copy_of(const void *source, size_t n_bytes) {
     void *copy = malloc(n_bytes);
     if (copy != NULL) {
@@ -53,11 +77,17 @@ static int create_scratch(es_engine *engine, int32_t n_threads) {
     for (int32_t i = 0; i < n_threads; i++) {
         es_scratch *scratch = &engine->scratch[i];
         scratch->attention = es_aligned(attention_scratch(&engine->plan) * sizeof(float));
-        scratch->sums = es_aligned(ES_ROW_BLOCK * ES_TOKEN_BLOCK * sizeof(float));
+        scratch->sums = es_aligned(ES_NEURON_ROWS * ES_TOKEN_BLOCK * sizeof(float));
+        scratch->list = es_aligned((k + ES_LIST_SLACK) * sizeof(int32_t));
+        scratch->neurons = es_aligned(max_neuron_rows(&engine->plan) * sizeof(int32_t));
         if (!es_input_create(&scratch->input, 1, k) || scratch->attention == NULL ||
-            scratch->sums == NULL) {
+            scratch->sums == NULL || scratch->list == NULL || scratch->neurons == NULL) {
             return 0;
         }
+    }
+    engine->list = es_aligned((max_live_rows(&engine->plan) + ES_LIST_SLACK) * sizeof(int32_t));
+    if (engine->list == NULL) {
+        return 0;
     }
     return es_input_create(&engine->input, (size_t)engine->plan.max_tokens, k);
 }
@@ -106,6 +136,8 @@ void es_engine_destroy(es_engine *engine) {
         for (int32_t i = 0; i < es_pool_threads(engine->pool); i++) {
             es_input_destroy(&engine->scratch[i].input);
             free(engine->scratch[i].attention);
+            free(engine->scratch[i].list);
+            free(engine->scratch[i].neurons);
             free(engine->scratch[i].sums);
         }
     }
@@ -116,6 +148,7 @@ void es_engine_destroy(es_engine *engine) {
             free(engine->buffers[i]);
         }
     }
+    free(engine->list);
     free(engine->scratch);
     free(engine->buffers);
     free((void *)engine->plan.ops);
@@ -170,12 +203,16 @@ int32_t es_engine_run(es_engine *engine, const es_step *step, int32_t begin, int
             return ES_CANCELLED;
         }
         const uint64_t start = step->op_ns != NULL ? now_ns() : 0;
+        engine->moved = 0;
         const int32_t status = run_op(engine, &engine->plan.ops[i], step);
         if (status != ES_OK) {
             return status;
         }
         if (step->op_ns != NULL) {
             step->op_ns[i] += now_ns() - start;
+        }
+        if (step->op_bytes != NULL) {
+            step->op_bytes[i] += engine->moved;
         }
     }
     return ES_OK;

@@ -19,14 +19,19 @@ typedef struct es_input {
     size_t h_stride, q8_stride, n_blocks;
 } es_input;
 
-enum { ES_ROW_BLOCK = 64, ES_TOKEN_BLOCK = 64 };
+/* Sums are made in blocks of so many rows and tokens; neuron-major weights come in whole packed blocks. */
+enum { ES_ROW_BLOCK = 64, ES_NEURON_ROWS = 128, ES_TOKEN_BLOCK = 64 };
 
 /* What one thread alone uses. */
 typedef struct es_scratch {
     es_input input;     /* one token: every thread prepares its own, no barrier needed */
     uint64_t input_job; /* the linear whose input it holds */
     float *attention;   /* es_attention_scratch of the plan's largest attention */
-    float *sums;        /* ES_TOKEN_BLOCK * ES_ROW_BLOCK floats or int32 */
+    int32_t *list;      /* live inputs of one token */
+    int32_t n_listed;
+    int32_t *neurons;  /* its share of a neuron-major product: one sum per stored output */
+    uint64_t list_job; /* the product that list and neurons belong to */
+    float *sums;       /* ES_TOKEN_BLOCK * ES_NEURON_ROWS floats or int32 */
 } es_scratch;
 
 struct es_engine {
@@ -37,6 +42,8 @@ struct es_engine {
     es_scratch *scratch; /* [n_threads] */
     es_input input;      /* max_tokens tokens, shared by the threads of one step */
     uint64_t job;        /* counts linears, so that a thread knows a stale input */
+    int32_t *list;       /* live rows of one token, shared by the threads */
+    uint64_t moved;      /* bytes of weights that the op in progress has read */
 };
 
 int32_t es_run_embed(es_engine *engine, const es_op *op, const es_step *step);

@@ -16,6 +16,16 @@ typedef void es_ternary_dot(int32_t *sums, size_t sums_stride, const uint8_t *w,
                             int32_t n_rows, const int8_t *q, size_t q_stride, int32_t n_tokens,
                             int32_t k);
 
+/* The same for one token and the rows of an ascending list; sums[i] belongs to row rows[i]. */
+typedef void es_ternary_list(int32_t *sums, const uint8_t *w, size_t row_bytes, const int32_t *rows,
+                             int32_t n_rows, const int8_t *q, int32_t k);
+
+/* Neuron-major weights (t2n): `w` holds one packed row of outputs for every input i, row_bytes apart.
+ *   sums[r] += sum over the list's inputs i of code[r][i] * q[i]   for all r < 4 * row_bytes
+ * The list ascends; `sums` is 64-byte aligned. */
+typedef void es_neuron_sums(int32_t *sums, const uint8_t *w, size_t row_bytes,
+                            const int32_t *inputs, int32_t n_inputs, const int8_t *q);
+
 /* Activations quantised to int16 in blocks of 32 along k, for n_tokens rows. */
 typedef struct es_q16 {
     const int16_t *q;   /* [n_tokens][stride_blocks * 32], 64-byte aligned */
@@ -53,9 +63,20 @@ static inline size_t es_attention_scratch(size_t n_queries, size_t n_pos, size_t
     return n_queries * (2 * width + (n_pos + 15) / 16 * 16 + 2 * tile) + tile * width;
 }
 
+enum { ES_LIST_SLACK = 16 };
+
 typedef struct es_kernels {
     es_ternary_dot *t2_dot;
     es_ternary_dot *t5_dot;
+    es_ternary_list *t2_list;
+    es_ternary_list *t5_list;
+    /* As es_ternary_dot, for neuron-major weights: `w` points at the bytes of output 0, a multiple of
+     * 128 from the matrix's first, in the row of input 0, and row_bytes is from input to input. */
+    es_ternary_dot *t2n_dot;
+    es_neuron_sums *t2n_sums;
+    /* Ascending indices i < n with x[i] > 0, or q[i] != 0; `list` has room for n + ES_LIST_SLACK. */
+    int32_t (*list_positive)(int32_t *list, const float *x, int32_t n);
+    int32_t (*list_nonzero)(int32_t *list, const int8_t *q, int32_t n);
     es_block_dot *q8_dot;
     es_block_dot *q4_dot;
     es_block_dot *q8m_dot;
@@ -90,7 +111,8 @@ typedef struct es_kernels {
                       float *scratch);
 
     /* Variant names for reporting, same order of families as es_kernel_variant. */
-    const char *t2_variant, *t5_variant, *q8_variant, *q4_variant, *q8m_variant, *q4m_variant;
+    const char *t2_variant, *t2n_variant, *t5_variant, *q8_variant, *q4_variant, *q8m_variant,
+        *q4m_variant;
     const char *f16_variant, *bf16_variant, *f32_variant, *vector_variant, *attention_variant;
 } es_kernels;
 
@@ -103,6 +125,9 @@ void es_ternary_avxvnni(es_kernels *table);
 void es_ternary_avx512vnni(es_kernels *table);
 void es_ternary_neon(es_kernels *table);
 void es_ternary_neondot(es_kernels *table);
+void es_sparse_scalar(es_kernels *table);
+void es_sparse_avx2(es_kernels *table);
+void es_sparse_avx512vnni(es_kernels *table);
 void es_dense_scalar(es_kernels *table);
 void es_dense_avx2(es_kernels *table);
 void es_dense_avxvnni(es_kernels *table);

@@ -13,6 +13,8 @@ static int weight_is_valid(const es_weight *w) {
     switch (w->format) {
     case ES_FORMAT_T2:
         return w->scales != NULL && w->n_bytes == rows * ((k + 127) / 128) * 32;
+    case ES_FORMAT_T2N:
+        return w->scales != NULL && w->n_bytes == k * ((rows + 127) / 128) * 32;
     case ES_FORMAT_T5:
         return w->scales != NULL && w->n_bytes == rows * ((k + 159) / 160) * 32;
     case ES_FORMAT_Q8:
@@ -53,6 +55,11 @@ static int linear_is_valid(const es_plan *plan, const es_op *op) {
                                  (op->glu != ES_GLU_NONE && out->dst == op->src2)) {
             return 0;
         }
+        /* Live rows come from what an earlier output of the op, or an earlier op, has written. */
+        if (out->live != -1 && (!has_width(plan, out->live, w->n_rows) || out->live == out->dst ||
+                                out->dst == -1 || out->add || w->format == ES_FORMAT_T2N)) {
+            return 0;
+        }
     }
     return has_width(plan, op->src, k) && op->glu >= ES_GLU_NONE && op->glu <= ES_GLU_RELU2 &&
            (op->glu == ES_GLU_NONE || has_width(plan, op->src2, k));
@@ -69,6 +76,7 @@ static int op_is_valid(const es_plan *plan, const es_op *op) {
     switch (op->kind) {
     case ES_OP_EMBED:
         return op->outputs[0].weight >= 0 && op->outputs[0].weight < plan->n_weights &&
+               plan->weights[op->outputs[0].weight].format != ES_FORMAT_T2N &&
                plan->weights[op->outputs[0].weight].n_rows >= plan->n_vocab &&
                has_width(plan, op->dst, plan->weights[op->outputs[0].weight].k);
     case ES_OP_LINEAR:

@@ -161,11 +161,12 @@ def test_the_environment_sets_defaults_and_flags_win(cli, monkeypatch):
 
 def test_engine_flags_reach_the_engine(cli):
     argv = ["-c", "512", "-t", "2", "--executor", "portable", "--isa", "avx2", "-ngl", "99"]
-    argv += ["--i2s-layout", "64x16"]
+    argv += ["--i2s-layout", "64x16", "--sparse", "off"]
     assert cli("run", "m.gguf", "-p", "x", *argv).code == 0
     assert vars(cli.loaded[0]) == {
         "path": "m.gguf",
         "i2s_layout": "64x16",
+        "sparse": "off",
         "n_ctx": 512,
         "threads": 2,
         "executor": "portable",

@@ -35,6 +35,8 @@ def weight(fmt: Format, shape: tuple[int, int], data: np.ndarray, scales: object
 
 
 def naive_ternary(codes: np.ndarray, fmt: Format) -> bytes:
+    if fmt is F.T2N:
+        return naive_ternary(codes.T, F.T2)
     lanes, group = (4, 128) if fmt is F.T2 else (5, 160)
     out = bytearray()
     for row in codes:
@@ -48,7 +50,7 @@ def naive_ternary(codes: np.ndarray, fmt: Format) -> bytes:
     return bytes(out)
 
 
-@pytest.mark.parametrize("fmt", [F.T2, F.T5])
+@pytest.mark.parametrize("fmt", [F.T2, F.T2N, F.T5])
 def test_ternary_bytes(fmt: Format) -> None:
     n_cases = 0
     for seed, shape in enumerate(SHAPES):

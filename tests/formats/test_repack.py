@@ -151,6 +151,26 @@ def test_one_matrix_gives_the_same_bytes_from_every_ternary_type(fmt: Format) ->
     assert n_types == 2 * 11
 
 
+@pytest.mark.parametrize("kind", TERNARY, ids=lambda kind: kind.name)
+def test_neuron_major_rows_are_the_same_matrix_turned(kind: TensorType) -> None:
+    """One packed block of outputs and several, ragged ones too, in pieces and whole."""
+    n_cases = 0
+    for n_rows in (4, 128, 300):
+        codes = matrix(n_rows, 512)
+        if kind is T.Q1_0:
+            codes = np.where(codes > 0, 1, -1).astype(np.int8)
+        outside = kind is T.HF_T2 or kind.name.startswith("I2_S")
+        raw = TERNARY[kind](codes, 0.5)
+        memory = Memory().add("w", kind, codes.shape, raw, *((0.5,) if outside else ()))
+        plain, turned = both_ways(memory, "w"), both_ways(memory, "w", neuron_major={"w"})
+        assert (plain.format, turned.format) == (F.T2, F.T2N)
+        assert turned.data.tobytes() == pack_ternary(codes, F.T2N).tobytes()
+        assert turned.scales.tobytes() == plain.scales.tobytes()
+        np.testing.assert_array_equal(dequantize(turned), dequantize(plain))
+        n_cases += 1
+    assert n_cases == 3
+
+
 def test_binary_weights_are_ternary_without_zeros() -> None:
     codes = np.where(matrix(12, 512) > 0, 1, -1).astype(np.int8)
     raw = TERNARY[T.Q1_0](codes, 0.5)

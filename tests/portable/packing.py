@@ -25,7 +25,10 @@ def random_weight(rng: np.random.Generator, fmt: Format, n_rows: int, k: int) ->
     logical: Any
     if fmt.is_ternary:
         logical = rng.integers(-1, 2, (n_rows, k)).astype(np.int8)
-        data = (_pack_t2 if fmt == Format.T2 else _pack_t5)(logical)
+        if fmt == Format.T2N:
+            data = _pack_t2(np.ascontiguousarray(logical.T))
+        else:
+            data = (_pack_t2 if fmt == Format.T2 else _pack_t5)(logical)
         scales = rng.uniform(0.01, 2, n_rows).astype(F32)
     elif fmt.is_block:
         n_blocks = -(-k // 32)

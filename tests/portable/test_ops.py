@@ -21,7 +21,7 @@ WIDTHS = (1, 15, 16, 17, 70)
 NOTHING = Parameters({}, {}, {})
 
 
-@pytest.mark.parametrize("fmt", list(Format))
+@pytest.mark.parametrize("fmt", [fmt for fmt in Format if not fmt.is_neuron_major])
 def test_embed(fmt: Format) -> None:
     rng = np.random.default_rng(int(fmt))
     n_cases = 0
@@ -36,6 +36,13 @@ def test_embed(fmt: Format) -> None:
         executor.close()
         n_cases += 1
     assert n_cases == 12
+
+
+def test_an_embedding_stored_by_neurons_is_refused() -> None:
+    weight, _ = random_weight(np.random.default_rng(0), Format.T2N, 13, 64)
+    plan = plan_of(Embed("e", "w", "x"), buffers={"x": 64}, n_vocab=13)
+    with pytest.raises(UsageError, match="by neurons"):
+        PortableExecutor(plan, Parameters({"w": weight}, {}, {}))
 
 
 def test_norm() -> None:

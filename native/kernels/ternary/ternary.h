@@ -25,6 +25,7 @@ enum {
     ES_T5_FIELDS = 5,
     ES_TERNARY_BLOCK_BYTES = 32,
     ES_TERNARY_MAX_DOT_ROWS = 8,
+    ES_LIST_AHEAD = 8, /* rows of a list between the one multiplied and the one requested */
     ES_TERNARY_SCRATCH_BYTES = 16384 /* on the stack: a panel, or rearranged activations */
 };
 

@@ -92,8 +92,13 @@ ES_INLINE es_vec_i32 t5_finish(const t5_acc *acc) {
 
 #define ES_FORMAT t2
 #include "ternary_dot.inc"
+#define ES_FORMAT t2
+#include "ternary_list.inc"
 #define ES_FORMAT t5
 #include "ternary_dot.inc"
+#define ES_FORMAT t5
+#include "ternary_list.inc"
+#include "t2n_256.h"
 
 #define ES_VARIANT avx2
 #define ES_T2_PANEL_BLOCKS 2

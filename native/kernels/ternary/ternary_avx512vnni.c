@@ -177,13 +177,18 @@ ES_INLINE void t5_decode(es_vec *codes, es_vec packed) {
 
 enum { t2_DOT_ROWS = 4, t5_DOT_ROWS = 4 };
 
+#define ES_ARRANGED
 #define ES_FORMAT t2
 #include "ternary_dot.inc"
+#define ES_FORMAT t2
+#include "ternary_list.inc"
 #define ES_FORMAT t5
 #include "ternary_dot.inc"
+#define ES_FORMAT t5
+#include "ternary_list.inc"
+#include "t2n_256.h"
 
 #define ES_VARIANT avx512vnni
-#define ES_ARRANGED
 #define ES_T2_PANEL_BLOCKS 4
 #define ES_T5_PANEL_BLOCKS 3
 #include "ternary_table.inc"

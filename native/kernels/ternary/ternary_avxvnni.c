@@ -46,8 +46,13 @@ enum { t2_DOT_ROWS = 2, t5_DOT_ROWS = 4 };
 
 #define ES_FORMAT t2
 #include "ternary_dot.inc"
+#define ES_FORMAT t2
+#include "ternary_list.inc"
 #define ES_FORMAT t5
 #include "ternary_dot.inc"
+#define ES_FORMAT t5
+#include "ternary_list.inc"
+#include "t2n_256.h"
 
 #define ES_VARIANT avxvnni
 #define ES_T2_PANEL_BLOCKS 8

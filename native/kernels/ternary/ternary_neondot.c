@@ -47,8 +47,12 @@ ES_INLINE int32x4_t es_dot_sums(const es_dot_acc *acc) {
 
 #define ES_FORMAT t2
 #include "ternary_dot.inc"
+#define ES_FORMAT t2
+#include "ternary_list.inc"
 #define ES_FORMAT t5
 #include "ternary_dot.inc"
+#define ES_FORMAT t5
+#include "ternary_list.inc"
 
 #define ES_VARIANT neondot
 #define ES_T2_PANEL_BLOCKS 8

@@ -1,0 +1,202 @@
+/* Outputs of a linear op that skip dead neurons, exactly.
+ *
+ * Live rows: an output with `live` computes only the rows whose gate is above 0 (the `up` matrix of a
+ * gated feed-forward with a ReLU); the rest are +0. Live inputs: weights stored neuron-major (`down`)
+ * meet only inputs that are not 0 after quantisation. Both multiply in integers, so the bits are those
+ * of the dense product. A handful of tokens go one by one, each with its own list; more of them share
+ * unpacked weights in a dense product, where skipping no longer pays. */
+#include "linear.h"
+
+#include <string.h>
+
+enum {
+    MAX_LISTED_TOKENS = 4, /* from the next on, the dense product is faster */
+    PIECES_PER_THREAD = 2
+};
+
+/* Above this share of live rows the dense product is as fast as the list. */
+static const float DENSE_SHARE = 0.9f;
+
+typedef struct sparse_job {
+    es_linear_job *linear;
+    const es_output *out;
+    const es_weight *w;
+    int32_t row;      /* of the product: a token */
+    int32_t n_listed; /* live rows */
+    int32_t n_pieces;
+    uint64_t id; /* of this token's product */
+} sparse_job;
+
+static int32_t piece_begin(int32_t n, int32_t piece, int32_t n_pieces) {
+    return (int32_t)((int64_t)n * piece / n_pieces);
+}
+
+/* ---- live rows ------------------------------------------------------------------------------- */
+
+static void live_piece(void *context, int32_t piece, int32_t thread) {
+    const sparse_job *job = context;
+    const es_linear_job *linear = job->linear;
+    es_engine *engine = linear->engine;
+    const es_input *input = es_linear_input(linear, thread);
+    const es_weight *w = job->w;
+    const size_t at = linear->n_tokens > 1 ? (size_t)job->row : 0;
+    const size_t row_bytes = w->n_bytes / (size_t)w->n_rows;
+    es_ternary_list *dot = w->format == ES_FORMAT_T2 ? engine->k.t2_list : engine->k.t5_list;
+    int32_t *sums = (int32_t *)(void *)engine->scratch[thread].sums;
+    float *dst = es_row(engine, job->out->dst, es_linear_token(linear, job->row));
+    const int32_t end = piece_begin(job->n_listed, piece + 1, job->n_pieces);
+    for (int32_t i = piece_begin(job->n_listed, piece, job->n_pieces); i < end;) {
+        const int32_t *rows = engine->list + i;
+        const int32_t n = es_min(ES_ROW_BLOCK * ES_TOKEN_BLOCK, end - i);
+        dot(sums, w->data, row_bytes, rows, n, input->q8 + at * input->q8_stride, w->k);
+        for (int32_t j = 0; j < n; j++) {
+            float y = (float)(sums[j] - input->sum[at]) * (w->scales[rows[j]] / input->s[at]);
+            if (job->out->bias != NULL) {
+                y = y + job->out->bias[rows[j]];
+            }
+            dst[rows[j]] = y;
+        }
+        i += n;
+    }
+}
+
+static void live_rows(es_linear_job *linear, int32_t output) {
+    es_engine *engine = linear->engine;
+    sparse_job job = {.linear = linear, .out = &linear->op->outputs[output]};
+    job.w = es_linear_weight(linear, job.out);
+    job.n_pieces = PIECES_PER_THREAD * es_pool_threads(engine->pool);
+    for (job.row = 0; job.row < linear->n_tokens; job.row++) {
+        const int32_t token = es_linear_token(linear, job.row);
+        const float *gate = es_row(engine, job.out->live, token);
+        job.n_listed = engine->k.list_positive(engine->list, gate, job.w->n_rows);
+        memset(es_row(engine, job.out->dst, token), 0, (size_t)job.w->n_rows * sizeof(float));
+        es_pool_run(engine->pool, live_piece, &job, job.n_pieces);
+        engine->moved +=
+            (uint64_t)job.n_listed * (job.w->n_bytes / (size_t)job.w->n_rows + sizeof(float));
+    }
+}
+
+static int is_listed(const es_linear_job *linear, const es_output *out) {
+    const es_weight *w = es_linear_weight(linear, out);
+    if (linear->n_tokens > MAX_LISTED_TOKENS ||
+        (w->format != ES_FORMAT_T2 && w->format != ES_FORMAT_T5)) {
+        return 0;
+    }
+    int64_t n_live = 0;
+    for (int32_t row = 0; row < linear->n_tokens; row++) {
+        const float *gate = es_row(linear->engine, out->live, es_linear_token(linear, row));
+        for (int32_t r = 0; r < w->n_rows; r++) {
+            n_live += gate[r] > 0.0f;
+        }
+    }
+    return (float)n_live <= DENSE_SHARE * (float)w->n_rows * (float)linear->n_tokens;
+}
+
+/* ---- live inputs ----------------------------------------------------------------------------- */
+
+static void neuron_piece(void *context, int32_t piece, int32_t thread) {
+    const sparse_job *job = context;
+    es_engine *engine = job->linear->engine;
+    es_scratch *scratch = &engine->scratch[thread];
+    const es_input *input = es_linear_input(job->linear, thread);
+    const size_t at = job->linear->n_tokens > 1 ? (size_t)job->row : 0;
+    const int8_t *q = input->q8 + at * input->q8_stride;
+    const size_t row_bytes = job->w->n_bytes / (size_t)job->w->k;
+    if (scratch->list_job != job->id) {
+        scratch->n_listed = engine->k.list_nonzero(scratch->list, q, job->w->k);
+        memset(scratch->neurons, 0, row_bytes * 4 * sizeof(int32_t));
+        scratch->list_job = job->id;
+    }
+    const int32_t begin = piece_begin(scratch->n_listed, piece, job->n_pieces);
+    const int32_t end = piece_begin(scratch->n_listed, piece + 1, job->n_pieces);
+    engine->k.t2n_sums(scratch->neurons, job->w->data, row_bytes, scratch->list + begin,
+                       end - begin, q);
+}
+
+/* Adds up what the threads have summed, and finishes the outputs. */
+static void merge_neurons(const sparse_job *job) {
+    const es_linear_job *linear = job->linear;
+    const es_engine *engine = linear->engine;
+    const int32_t n_threads = es_pool_threads(engine->pool);
+    const size_t at = linear->n_tokens > 1 ? (size_t)job->row : 0;
+    const es_input *input = es_linear_input(linear, 0);
+    float y[ES_ROW_BLOCK];
+    for (int32_t first = 0; first < job->w->n_rows; first += ES_ROW_BLOCK) {
+        const int32_t n = es_min(ES_ROW_BLOCK, job->w->n_rows - first);
+        int32_t sums[ES_ROW_BLOCK] = {0};
+        for (int32_t i = 0; i < n_threads; i++) {
+            const es_scratch *scratch = &engine->scratch[i];
+            if (scratch->list_job == job->id) {
+                for (int32_t r = 0; r < n; r++) {
+                    sums[r] += scratch->neurons[first + r];
+                }
+            }
+        }
+        es_linear_scale(y, sums, input->sum[at], job->w->scales + first, input->s[at], n);
+        es_linear_store(linear, job->out, job->row, first, n, y);
+    }
+}
+
+static void live_inputs(es_linear_job *linear, int32_t output) {
+    es_engine *engine = linear->engine;
+    sparse_job job = {.linear = linear, .out = &linear->op->outputs[output]};
+    job.w = es_linear_weight(linear, job.out);
+    job.n_pieces = PIECES_PER_THREAD * es_pool_threads(engine->pool);
+    for (job.row = 0; job.row < linear->n_tokens; job.row++) {
+        job.id = ++engine->job;
+        es_pool_run(engine->pool, neuron_piece, &job, job.n_pieces);
+        merge_neurons(&job);
+        for (int32_t i = 0; i < es_pool_threads(engine->pool); i++) {
+            const es_scratch *scratch = &engine->scratch[i];
+            if (scratch->list_job == job.id) { /* every thread's list is the whole one */
+                engine->moved += (uint64_t)scratch->n_listed * (job.w->n_bytes / (size_t)job.w->k) +
+                                 es_linear_scale_bytes(job.w);
+                break;
+            }
+        }
+    }
+}
+
+/* ---- many tokens over neuron-major weights --------------------------------------------------- */
+
+static void neuron_block(void *context, int32_t block, int32_t thread) {
+    const sparse_job *job = context;
+    const es_linear_job *linear = job->linear;
+    const es_engine *engine = linear->engine;
+    const es_input *input = es_linear_input(linear, thread);
+    const es_weight *w = job->w;
+    const int32_t n_token_blocks = (linear->n_tokens + ES_TOKEN_BLOCK - 1) / ES_TOKEN_BLOCK;
+    const int32_t first = block / n_token_blocks * ES_NEURON_ROWS;
+    const int32_t t0 = block % n_token_blocks * ES_TOKEN_BLOCK;
+    const int32_t n_rows = es_min(ES_NEURON_ROWS, w->n_rows - first);
+    const int32_t n_tokens = es_min(ES_TOKEN_BLOCK, linear->n_tokens - t0);
+    int32_t *sums = (int32_t *)(void *)engine->scratch[thread].sums;
+    engine->k.t2n_dot(sums, ES_NEURON_ROWS, w->data + first / 4, w->n_bytes / (size_t)w->k, n_rows,
+                      input->q8 + (size_t)t0 * input->q8_stride, input->q8_stride, n_tokens, w->k);
+    float y[ES_NEURON_ROWS];
+    for (int32_t t = 0; t < n_tokens; t++) {
+        es_linear_scale(y, sums + (size_t)t * ES_NEURON_ROWS, input->sum[t0 + t], w->scales + first,
+                        input->s[t0 + t], n_rows);
+        es_linear_store(linear, job->out, t0 + t, first, n_rows, y);
+    }
+}
+
+static void neuron_blocks(es_linear_job *linear, int32_t output) {
+    sparse_job job = {.linear = linear, .out = &linear->op->outputs[output]};
+    job.w = es_linear_weight(linear, job.out);
+    const int32_t n_rows = (job.w->n_rows + ES_NEURON_ROWS - 1) / ES_NEURON_ROWS;
+    const int32_t n_tokens = (linear->n_tokens + ES_TOKEN_BLOCK - 1) / ES_TOKEN_BLOCK;
+    es_pool_run(linear->engine->pool, neuron_block, &job, n_rows * n_tokens);
+    linear->engine->moved += job.w->n_bytes + es_linear_scale_bytes(job.w);
+}
+
+void es_linear_sparse(es_linear_job *linear, int32_t output) {
+    const es_output *out = &linear->op->outputs[output];
+    if (es_linear_weight(linear, out)->format == ES_FORMAT_T2N) {
+        (linear->n_tokens > MAX_LISTED_TOKENS ? neuron_blocks : live_inputs)(linear, output);
+    } else if (is_listed(linear, out)) {
+        live_rows(linear, output);
+    } else {
+        es_linear_products(linear, output, 1);
+    }
+}

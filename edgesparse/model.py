@@ -23,6 +23,7 @@ from edgesparse.executors import make_executor
 from edgesparse.executors.base import Parameters
 from edgesparse.formats.memory import release_freed
 from edgesparse.loading import load_parameters, tensor_names
+from edgesparse.plan.cache_type import CacheType
 from edgesparse.sampling.recommended import Recommended, read_recommended
 from edgesparse.tokenizer import Tokenizer, load_tokenizer
 
@@ -196,6 +197,8 @@ def load(
     executor: str = "native",
     isa: str | None = None,
     i2s_layout: str = "auto",
+    cache_type_k: str = "f16",
+    cache_type_v: str = "f16",
     fused: bool = True,
 ) -> Model:
     """Load a model from a GGUF file or a safetensors folder.
@@ -213,6 +216,8 @@ def load(
         Instruction set for the native executor; by default the best of this machine.
     i2s_layout : str
         Packing of I2_S tensors, see `open_checkpoint`.
+    cache_type_k, cache_type_v : {"f16", "q8_0"}
+        Storage of keys and of values. q8_0 takes 53 % of the memory and is lossy.
     fused : bool
         False runs norms, gates and additions as ops of their own (for comparisons).
 
@@ -233,6 +238,7 @@ def load(
     """
     if threads is not None and not 1 <= threads <= 1024:
         raise UsageError(f"threads must be between 1 and 1024, not {threads}.")
+    types = CacheType.parse(cache_type_k), CacheType.parse(cache_type_v)
     n_threads = threads or usable_cpus()
     native = executor == "native"
     if native:
@@ -248,6 +254,8 @@ def load(
             tensor_names(checkpoint),
             n_ctx=_context(config, n_ctx),
             max_tokens=MAX_STEP_TOKENS,
+            cache_type_k=types[0],
+            cache_type_v=types[1],
             fused=fused,
             path=str(source),
         )

@@ -154,6 +154,5 @@ ES_INLINE_AVX2 void scale_row(float *out, const float *acc, int32_t n, float fac
 #include "kernels/attention/attention_driver.h"
 
 void es_attention_avx2(es_kernels *table) {
-    table->attention = es_attention;
-    table->attention_variant = "avx2";
+    es_attention_fill(table, "avx2");
 }

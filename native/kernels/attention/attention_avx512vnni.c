@@ -167,6 +167,5 @@ ES_INLINE_512 void scale_row(float *out, const float *acc, int32_t n, float fact
 #include "kernels/attention/attention_driver.h"
 
 void es_attention_avx512vnni(es_kernels *table) {
-    table->attention = es_attention;
-    table->attention_variant = "avx512";
+    es_attention_fill(table, "avx512");
 }

@@ -63,9 +63,7 @@ class KVCache:
         ]
         # Anonymous pages without huge-page advice: numpy's own zeros would make a first touch
         # of every head's plane cost 2 MiB.
-        self.raw: npt.NDArray[np.uint8] = np.frombuffer(
-            mmap.mmap(-1, max(1, sum(sizes))), np.uint8
-        )
+        self.raw: npt.NDArray[np.uint8] = np.frombuffer(mmap.mmap(-1, max(1, sum(sizes))), np.uint8)
         split = np.split(self.raw[: sum(sizes)], [sizes[0]])
         self.keys, self.values = (
             part.view(kind.dtype).reshape(shape)

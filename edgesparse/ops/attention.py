@@ -26,7 +26,8 @@ def attention(
     ----------
     q : float32 ndarray, shape (n_tokens, n_heads, head_dim)
     keys, values : float16 or float32 ndarray, shape (n_kv_heads, n_positions, head_dim)
-        One layer of one sequence's cache, as `CacheType.widen` gives it, with the step's own keys already stored.
+        One layer of one sequence's cache, as `CacheType.widen` gives it, with the step's own keys
+        already stored.
     positions : int32 ndarray, shape (n_tokens,)
     scale : float
         Factor on the dot products.

@@ -174,7 +174,9 @@ def bind(op: Attention, bindings: Bindings) -> Runner:
             ) -> None:
                 scores = bindings.workspace.scores(worker, n_scores)
                 data = (dst, q, keys, values, indices, step.positions)
-                attention_items(*data, *types, n_heads, op.head_dim, scale, window, scores, begin, end)
+                attention_items(
+                    *data, *types, n_heads, op.head_dim, scale, window, scores, begin, end
+                )
 
             bindings.pool.run(work, len(indices) * op.n_kv_heads)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from edgesparse.portable.bind import Bytes, Float32, Halfs
+from edgesparse.portable.bind import Bytes, Float32
 from edgesparse.portable.jit import njit
 
 __all__ = [

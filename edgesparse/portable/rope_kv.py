@@ -116,7 +116,6 @@ def bind(op: RopeKV, bindings: Bindings) -> Runner:
     none = np.empty(0, np.float32)
     norm_q = none if op.norm_q is None else vectors[op.norm_q]
     norm_k = none if op.norm_k is None else vectors[op.norm_k]
-    norms = (norm_q, norm_k, eps)
     types = int(bindings.plan.cache_type_k), int(bindings.plan.cache_type_v)
     kv_dim = op.n_kv_heads * op.head_dim
     require_cache(op, bindings.plan)
@@ -143,8 +142,8 @@ def bind(op: RopeKV, bindings: Bindings) -> Runner:
                 values: Bytes = values,
                 indices: Int32 = indices,
             ) -> None:
-                data = (q, k, v, keys, values, indices, step.positions)
-                rope_kv_tokens(*data, *types, table, style, *norms, n_heads, op.head_dim, begin, end)
+                data = (q, k, v, keys, values, indices, step.positions, *types, table, style)
+                rope_kv_tokens(*data, norm_q, norm_k, eps, n_heads, op.head_dim, begin, end)
 
             bindings.pool.run(work, len(indices))
 

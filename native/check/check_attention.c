@@ -219,12 +219,14 @@ static void attention_cases(check_count *count, const es_kernels *table, const e
     m.expected = check_buffer_new(heads_bytes);
     m.k = check_buffer_new(MAX_ROWS_BYTES);
     m.v = check_buffer_new(MAX_ROWS_BYTES);
-    m.scores = check_buffer_new((size_t)ES_ATTENTION_QUERIES * (MAX_POSITIONS + 64) * sizeof(float));
+    m.scores =
+        check_buffer_new((size_t)ES_ATTENTION_QUERIES * (MAX_POSITIONS + 64) * sizeof(float));
     m.scratch = check_buffer_new(
         es_attention_scratch(ES_ATTENTION_QUERIES, MAX_POSITIONS, MAX_DIM) * sizeof(float));
 #if defined(__x86_64__)
-    check_case(count, isa == ES_ISA_SCALAR || (table->attention != scalar->attention &&
-                table->attention_values != scalar->attention_values),
+    check_case(count,
+               isa == ES_ISA_SCALAR || (table->attention != scalar->attention &&
+                                        table->attention_values != scalar->attention_values),
                "level has kernels of its own", isa, 0, 0);
 #endif
     for (int pattern = 0; pattern < N_PATTERNS; pattern++) {

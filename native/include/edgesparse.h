@@ -108,10 +108,10 @@ typedef struct es_plan {
     int32_t n_buffers;
     int32_t n_weights;
     int32_t n_layers;
-    int32_t n_ctx;      /* rows in every rope table; no position reaches it */
-    int32_t n_vocab;    /* row length of logits */
-    int32_t max_tokens; /* tokens in one step, at most */
-    int32_t kv_dim;     /* n_kv_heads * head_dim */
+    int32_t n_ctx;        /* rows in every rope table; no position reaches it */
+    int32_t n_vocab;      /* row length of logits */
+    int32_t max_tokens;   /* tokens in one step, at most */
+    int32_t kv_dim;       /* n_kv_heads * head_dim */
     int32_t cache_type_k; /* ES_CACHE_* */
     int32_t cache_type_v;
     const es_op *ops;

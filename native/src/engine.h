@@ -40,7 +40,7 @@ struct es_engine {
     float *inverse;      /* [n_heads]: 1 / sum of its weights */
     int32_t *unscored;   /* [n_kv_heads]: pieces of positions whose scores are missing */
     size_t scores_stride;
-    uint64_t job;        /* counts linears, so that a thread knows a stale input */
+    uint64_t job; /* counts linears, so that a thread knows a stale input */
 };
 
 int32_t es_run_embed(es_engine *engine, const es_op *op, const es_step *step);
@@ -66,7 +66,8 @@ static inline es_cache_rows es_cache_plane(const es_engine *engine, const es_op 
     const size_t row_bytes = es_cache_row_bytes(type, op->head_dim);
     const size_t plane = (size_t)op->layer * (size_t)op->n_kv_heads + (size_t)kv_head;
     const size_t row = plane * (size_t)cache->capacity + (size_t)position;
-    return (es_cache_rows){(values ? cache->values : cache->keys) + row * row_bytes, row_bytes, type};
+    return (es_cache_rows){(values ? cache->values : cache->keys) + row * row_bytes, row_bytes,
+                           type};
 }
 
 /* Row `token` of buffer `id`. */

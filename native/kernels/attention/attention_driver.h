@@ -143,9 +143,9 @@ ES_INLINE_ATTENTION void es_attention_values(const es_attention_block *b, const 
 }
 
 ES_INLINE_ATTENTION void es_attention_run(const es_attention_token *tokens, int32_t n_tokens,
-                                          int32_t n_heads, const es_cache_rows *k, const es_cache_rows *v,
-                                          int32_t head_dim, const size_t width, float scale,
-                                          float *scratch) {
+                                          int32_t n_heads, const es_cache_rows *k,
+                                          const es_cache_rows *v, int32_t head_dim,
+                                          const size_t width, float scale, float *scratch) {
     const es_attention_block b =
         es_attention_lay_out(tokens, n_tokens, n_heads, head_dim, width, scratch);
     float inverse[ES_ATTENTION_QUERIES];
@@ -163,8 +163,8 @@ ES_INLINE_ATTENTION void es_attention_run(const es_attention_token *tokens, int3
 
 /* The kernel itself; the usual head sizes have code of their own. */
 static void es_attention(const es_attention_token *tokens, int32_t n_tokens, int32_t n_heads,
-                         const es_cache_rows *k, const es_cache_rows *v, int32_t head_dim, float scale,
-                         float *scratch) {
+                         const es_cache_rows *k, const es_cache_rows *v, int32_t head_dim,
+                         float scale, float *scratch) {
     if (head_dim == 64) {
         es_attention_run(tokens, n_tokens, n_heads, k, v, 64, 64, scale, scratch);
     } else if (head_dim == 128) {
@@ -212,12 +212,10 @@ static float es_attention_weigh_all(float *s, int32_t n) {
     return weigh(s, n);
 }
 
-ES_INLINE_ATTENTION void es_attention_value_rows(float *out, const float *e, size_t stride,
-                                                 const float *inverse, int32_t n_heads,
-                                                 const es_cache_rows *v, int32_t n,
-                                                 int32_t head_dim, int32_t column,
-                                                 int32_t n_columns, const size_t width,
-                                                 float *scratch) {
+ES_INLINE_ATTENTION void
+es_attention_value_rows(float *out, const float *e, size_t stride, const float *inverse,
+                        int32_t n_heads, const es_cache_rows *v, int32_t n, int32_t head_dim,
+                        int32_t column, int32_t n_columns, const size_t width, float *scratch) {
     float *tile = scratch, *acc = tile + ES_ATTENTION_TILE * width;
     memset(acc, 0, (size_t)n_heads * width * sizeof *acc);
     for (int32_t j = 0; j < n; j += ES_ATTENTION_TILE) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -56,13 +57,14 @@ class CacheType(IntEnum):
         """Bytes of one row: one head at one position."""
         return self.row_items(head_dim) * self.dtype.itemsize
 
-    def widen(self, rows: npt.NDArray[np.generic], head_dim: int) -> npt.NDArray[np.float32]:
+    def widen(self, rows: npt.NDArray[Any], head_dim: int) -> npt.NDArray[np.float32]:
         """Return rows (…, row_items) as float32 (…, head_dim); exact."""
         if self is CacheType.F16:
-            return rows.astype(np.float32)
+            return np.asarray(rows, np.float32)
         step = rows["step"].astype(np.float32)[..., None]
         wide = rows["codes"].astype(np.float32) * step
-        return wide.reshape(*rows.shape[:-1], -1)[..., :head_dim]
+        row: npt.NDArray[np.float32] = wide.reshape(*rows.shape[:-1], -1)
+        return row[..., :head_dim]
 
 
 CACHE_TYPES = tuple(kind.name.lower() for kind in CacheType)

@@ -7,6 +7,7 @@
  *
  * The including file defines, inlined, with `width` the padded head_dim:
  *   widen_row(to, from, n)                        n halfs as floats
+ *   widen_q8_row(to, from, n)                     n elements of a q8_0 row as floats
  *   score_tile(s, q, tile, width, scale)          s[0..16) = dot16(q, row) * scale
  *   weigh(s, n)                                   s[j] = exp(s[j] - max s); returns 1 / sum
  *   add_values(acc, e, stride, tile, n, width, n_heads)
@@ -86,7 +87,7 @@ ES_INLINE_ATTENTION void es_attention_widen(float *tile, const size_t width,
         row += es_cache_row_bytes(ES_CACHE_Q8_0, column);
         for (size_t r = 0; r < (size_t)n; r++, row += rows->row_bytes) {
             es_prefetch_ahead(row, n_bytes);
-            es_widen_q8_0(tile + r * width, row, n_columns);
+            widen_q8_row(tile + r * width, row, n_columns);
             for (size_t i = (size_t)n_columns; i < width; i++) {
                 tile[r * width + i] = 0.0f;
             }

@@ -23,6 +23,7 @@ from edgesparse.executors import make_executor
 from edgesparse.executors.base import Parameters
 from edgesparse.formats.memory import release_freed
 from edgesparse.loading import load_parameters, tensor_names
+from edgesparse.plan.cache_type import CacheType
 from edgesparse.sampling.recommended import Recommended, read_recommended
 from edgesparse.tokenizer import Tokenizer, load_tokenizer
 
@@ -197,6 +198,8 @@ def load(
     isa: str | None = None,
     i2s_layout: str = "auto",
     sparse: str = "auto",
+    cache_type_k: str = "f16",
+    cache_type_v: str = "f16",
     fused: bool = True,
 ) -> Model:
     """Load a model from a GGUF file or a safetensors folder.
@@ -217,6 +220,8 @@ def load(
     sparse : {"auto", "off"}
         auto: skip the neurons that a ReLU has set to zero, with the same results to the bit. off:
         compute everything (for comparisons).
+    cache_type_k, cache_type_v : {"f16", "q8_0"}
+        Storage of keys and of values. q8_0 takes 53 % of the memory and is lossy.
     fused : bool
         False runs norms, gates and additions as ops of their own (for comparisons).
 
@@ -239,6 +244,7 @@ def load(
         raise UsageError(f"threads must be between 1 and 1024, not {threads}.")
     if sparse not in ("auto", "off"):
         raise UsageError(f"sparse must be auto or off, not {sparse!r}.")
+    types = CacheType.parse(cache_type_k), CacheType.parse(cache_type_v)
     n_threads = threads or usable_cpus()
     native = executor == "native"
     if native:
@@ -254,6 +260,8 @@ def load(
             tensor_names(checkpoint),
             n_ctx=_context(config, n_ctx),
             max_tokens=MAX_STEP_TOKENS,
+            cache_type_k=types[0],
+            cache_type_v=types[1],
             fused=fused,
             sparse=sparse == "auto",
             path=str(source),

@@ -14,6 +14,7 @@ from edgesparse.architectures.blocks import ROPE
 from edgesparse.config import ModelConfig
 from edgesparse.errors import UnsupportedArchitecture
 from edgesparse.plan.builder import PlanBuilder
+from edgesparse.plan.cache_type import CacheType
 from edgesparse.plan.plan import Plan
 
 __all__ = ["ARCHITECTURES", "ROPE_TABLE", "build_plan", "check_family"]
@@ -54,6 +55,8 @@ def build_plan(
     *,
     n_ctx: int,
     max_tokens: int,
+    cache_type_k: CacheType = CacheType.F16,
+    cache_type_v: CacheType = CacheType.F16,
     fused: bool = True,
     sparse: bool = True,
     path: str = "",
@@ -69,6 +72,8 @@ def build_plan(
         Positions of the rotary table.
     max_tokens : int
         Tokens in one step, at most.
+    cache_type_k, cache_type_v : CacheType
+        Storage of keys and of values.
     fused, sparse : bool
         See `PlanBuilder`.
     path : str
@@ -89,4 +94,6 @@ def build_plan(
         n_vocab=config.n_vocab,
         n_ctx=n_ctx,
         max_tokens=max_tokens,
+        cache_type_k=cache_type_k,
+        cache_type_v=cache_type_v,
     )

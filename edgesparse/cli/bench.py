@@ -10,6 +10,7 @@ from edgesparse.cli import options
 if TYPE_CHECKING:
     from edgesparse.benchmark import Row
     from edgesparse.model import Model
+    from edgesparse.plan.plan import Plan
 
 __all__ = ["add_arguments", "run"]
 
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--executor", choices=options.EXECUTORS, default="native")
     parser.add_argument("--isa", choices=options.ISAS, help="force an instruction set")
     options.add_sparse(parser)
+    options.add_cache_types(parser)
     parser.add_argument("-o", "--output", choices=_FORMATS, default="md", help="default: md")
     parser.add_argument("--json", action="store_const", const="json", dest="output")
 
@@ -60,6 +62,8 @@ def run(args: argparse.Namespace) -> int:
             executor=args.executor,
             isa=args.isa,
             sparse=args.sparse,
+            cache_type_k=args.cache_type_k,
+            cache_type_v=args.cache_type_v,
         ) as model:
             for depth in depths:
                 for n_prompt, n_gen in tests:
@@ -123,8 +127,8 @@ def _record(model: Model, row: Row) -> dict[str, Any]:
         "n_batch": engine.max_tokens,
         "n_ubatch": engine.max_tokens,
         "n_threads": row.n_threads,
-        "type_k": "f16",
-        "type_v": "f16",
+        "type_k": engine.plan.cache_type_k.name.lower(),
+        "type_v": engine.plan.cache_type_v.name.lower(),
         "n_prompt": row.n_prompt,
         "n_gen": row.n_gen,
         "n_depth": row.n_depth,
@@ -141,8 +145,18 @@ def _record(model: Model, row: Row) -> dict[str, Any]:
         "gb_per_s": round(row.gb_per_s, 3),
         "read_bandwidth_gb_per_s": round(row.read_bandwidth_gb_per_s, 3),
         "ceiling_ts": round(row.ceiling_ts, 3),
-        "quality": "exact: no approximation is on",
+        "quality": _quality(engine.plan),
     }
+
+
+def _quality(plan: Plan) -> str:
+    from edgesparse.plan.cache_type import CacheType
+
+    types = (plan.cache_type_k, plan.cache_type_v)
+    if all(kind is CacheType.F16 for kind in types):
+        return "exact, no approximation is on"
+    names = " and ".join(kind.name.lower() for kind in types)
+    return f"lossy: keys and values as {names}; 'edgesparse perplexity' says what that costs"
 
 
 def _markdown(rows: list[dict[str, Any]]) -> str:
@@ -160,7 +174,8 @@ def _markdown(rows: list[dict[str, Any]]) -> str:
             f"| {format(row['gb_per_s'], '.1f') if decode else '–'} "
             f"| {row['read_bandwidth_gb_per_s']:.1f} | {share} |"
         )
-    return "\n".join([*lines, "", "quality: exact, no approximation is on", ""])
+    notes = dict.fromkeys(row["quality"] for row in rows)
+    return "\n".join([*lines, "", *(f"quality: {note}" for note in notes), ""])
 
 
 def _csv(rows: list[dict[str, Any]]) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edgesparse.model import Model
 
 __all__ = [
+    "add_cache_types",
     "add_common",
     "add_engine",
     "add_generation",
@@ -35,6 +36,7 @@ __all__ = [
 
 EXECUTORS = ("native", "portable", "reference")
 SPARSE = ("auto", "off")
+CACHE_TYPES = ("f16", "q8_0")
 I2S_LAYOUTS = ("auto", "128x32", "64x16", "row4")
 ISAS = ("scalar", "avx2", "avxvnni", "avx512vnni", "neon", "neondot")
 _TRUE = frozenset({"1", "on", "enabled", "true", "yes"})
@@ -81,6 +83,7 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
         help="packing of I2_S tensors, where the file was made for another processor",
     )
     add_sparse(group)
+    add_cache_types(group)
     # Flags of other tools that have nothing to decide here.
     group.add_argument("-ngl", "--n-gpu-layers", help=argparse.SUPPRESS)
     group.add_argument("-fa", "--flash-attn", nargs="?", const="on", help=argparse.SUPPRESS)
@@ -96,6 +99,21 @@ def add_sparse(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> Non
         default="auto",
         help="skip neurons that a ReLU has set to zero; exact (default: auto)",
     )
+
+
+def add_cache_types(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add the flags that choose how keys and values are stored."""
+    for short, long, what in (
+        ("-ctk", "--cache-type-k", "keys"),
+        ("-ctv", "--cache-type-v", "values"),
+    ):
+        parser.add_argument(
+            short,
+            long,
+            choices=CACHE_TYPES,
+            default="f16",
+            help=f"storage of the cache's {what} (default: f16; q8_0 is half the size and lossy)",
+        )
 
 
 def add_generation(parser: argparse.ArgumentParser) -> None:
@@ -212,6 +230,8 @@ def load_model(args: argparse.Namespace, terminal: Terminal | None = None) -> Mo
             isa=getattr(args, "isa", None),
             i2s_layout=getattr(args, "i2s_layout", "auto"),
             sparse=getattr(args, "sparse", "auto"),
+            cache_type_k=getattr(args, "cache_type_k", "f16"),
+            cache_type_v=getattr(args, "cache_type_v", "f16"),
         )
     finally:
         if terminal is not None:

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesparse.errors import UsageError
-from edgesparse.executors.base import Step
+from edgesparse.executors.base import KVCache, Step
 from edgesparse.plan.plan import Plan
 
 __all__ = ["check_step"]
@@ -26,11 +26,23 @@ def check_step(plan: Plan, step: Step, begin: int, end: int) -> None:
     _check_range("output", step.outputs, n)
     for index, cache in enumerate(step.caches):
         limit = min(plan.n_ctx, cache.capacity)
+        _check_cache(plan, cache)
         _check_range("position", step.positions[step.sequences == index], limit)
     if step.logits.shape != (len(step.outputs), plan.n_vocab):
         raise UsageError(
             f"Logits must have shape {(len(step.outputs), plan.n_vocab)}, not {step.logits.shape}."
         )
+
+
+def _check_cache(plan: Plan, cache: KVCache) -> None:
+    for array, kind in ((cache.keys, plan.cache_type_k), (cache.values, plan.cache_type_v)):
+        shape = cache.shape(plan, kind, cache.capacity)
+        if array.shape != shape or array.dtype != kind.dtype or not array.flags.c_contiguous:
+            name = kind.name.lower()
+            raise UsageError(
+                f"A cache holds {array.dtype} {array.shape}; this plan needs {name} {shape}.",
+                advice="Make it with the engine's new_cache.",
+            )
 
 
 def _check_range(what: str, values: npt.NDArray[np.int32], limit: int) -> None:

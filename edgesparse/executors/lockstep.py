@@ -116,8 +116,15 @@ def _result(
     if where == LOGITS:
         return step.logits
     if where == "cache" and isinstance(op, RopeKV):
-        rows = step.caches[0].data[op.layer, :, :, first : first + n_tokens]
-        return rows.astype(np.float32).transpose(2, 0, 1, 3).reshape(n_tokens, -1)
+        cache = step.caches[0]
+        planes = [
+            kind.widen(rows[op.layer, :, first : first + n_tokens], op.head_dim)
+            for rows, kind in (
+                (cache.keys, executor.plan.cache_type_k),
+                (cache.values, executor.plan.cache_type_v),
+            )
+        ]
+        return np.stack(planes).transpose(2, 0, 1, 3).reshape(n_tokens, -1)
     return executor.buffer(where, n_tokens)
 
 

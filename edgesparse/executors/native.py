@@ -166,6 +166,8 @@ class NativeExecutor:
                 "n_vocab": plan.n_vocab,
                 "max_tokens": plan.max_tokens,
                 "kv_dim": plan.kv_dim,
+                "cache_type_k": int(plan.cache_type_k),
+                "cache_type_v": int(plan.cache_type_v),
                 "ops": ops,
                 "widths": widths,
                 "weights": weights,
@@ -254,7 +256,8 @@ class NativeExecutor:
             raise UsageError("Logits must be a contiguous float32 array.")
         caches = ffi.new("es_cache[]", len(step.caches))
         for c_cache, cache in zip(caches, step.caches, strict=True):
-            c_cache.data = ffi.cast("uint16_t *", cache.data.ctypes.data)
+            c_cache.keys = ffi.cast("uint8_t *", cache.keys.ctypes.data)
+            c_cache.values = ffi.cast("uint8_t *", cache.values.ctypes.data)
             c_cache.capacity = cache.capacity
         null = ffi.NULL
         flag, op_ns, moved = step.cancel, step.op_ns, step.op_bytes

@@ -134,8 +134,8 @@ class ReferenceExecutor:
         rotate(k, table, op.style, vectors[op.norm_k] if op.norm_k else None, op.eps)
         for index, cache in enumerate(step.caches):
             mine = step.sequences == index
-            store(cache.data[op.layer, 0], k[mine], step.positions[mine])
-            store(cache.data[op.layer, 1], v[mine], step.positions[mine])
+            store(cache.keys[op.layer], k[mine], step.positions[mine], self.plan.cache_type_k)
+            store(cache.values[op.layer], v[mine], step.positions[mine], self.plan.cache_type_v)
 
     def _run_attention(self, op: Attention, step: Step) -> None:
         n = len(step.tokens)
@@ -143,7 +143,12 @@ class ReferenceExecutor:
         out = self._heads(op.dst, n, op.n_heads, op.head_dim)
         for index, cache in enumerate(step.caches):
             mine = step.sequences == index
-            keys, values = cache.data[op.layer]
+            if not mine.any():
+                continue
+            # Only rows that can be read are widened.
+            n = int(step.positions[mine].max()) + 1
+            keys = self.plan.cache_type_k.widen(cache.keys[op.layer, :, :n], op.head_dim)
+            values = self.plan.cache_type_v.widen(cache.values[op.layer, :, :n], op.head_dim)
             out[mine] = attention(q[mine], keys, values, step.positions[mine], op.scale, op.window)
 
     def _heads(self, name: str, n_tokens: int, n_heads: int, head_dim: int) -> Float32:

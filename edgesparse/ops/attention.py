@@ -1,4 +1,4 @@
-"""Causal grouped-query attention over a half-precision cache."""
+"""Causal grouped-query attention over the cache."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ Float32 = npt.NDArray[np.float32]
 
 def attention(
     q: Float32,
-    keys: npt.NDArray[np.float16],
-    values: npt.NDArray[np.float16],
+    keys: npt.NDArray[np.floating],
+    values: npt.NDArray[np.floating],
     positions: npt.NDArray[np.int32],
     scale: float,
     window: int = 0,
@@ -25,8 +25,9 @@ def attention(
     Parameters
     ----------
     q : float32 ndarray, shape (n_tokens, n_heads, head_dim)
-    keys, values : float16 ndarray, shape (n_kv_heads, capacity, head_dim)
-        One layer of one sequence's cache, with the step's own keys already stored.
+    keys, values : float16 or float32 ndarray, shape (n_kv_heads, n_positions, head_dim)
+        One layer of one sequence's cache, as `CacheType.widen` gives it, with the step's own keys
+        already stored.
     positions : int32 ndarray, shape (n_tokens,)
     scale : float
         Factor on the dot products.

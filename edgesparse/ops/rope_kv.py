@@ -6,9 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesparse.ops.norm import rmsnorm
+from edgesparse.plan.cache_type import BLOCK, CacheType
 from edgesparse.plan.op import RopeStyle
 
-__all__ = ["rope_table", "rotate", "store"]
+__all__ = ["quantize_q8_0", "rope_table", "rotate", "store"]
 
 Float32 = npt.NDArray[np.float32]
 
@@ -68,7 +69,39 @@ def rotate(
     second[...] = b * c + a * s
 
 
-def store(plane: npt.NDArray[np.float16], x: Float32, positions: npt.NDArray[np.int32]) -> None:
-    """Write x (n_tokens, n_kv_heads, head_dim) as halfs into (n_kv_heads, capacity, head_dim)."""
+def store(
+    plane: npt.NDArray[np.generic],
+    x: Float32,
+    positions: npt.NDArray[np.int32],
+    kind: CacheType = CacheType.F16,
+) -> None:
+    """Write x (n_tokens, n_kv_heads, head_dim) into a layer's keys or values.
+
+    Parameters
+    ----------
+    plane : ndarray, shape (n_kv_heads, capacity, row_items)
+        Elements as `kind` says.
+    """
+    rows = x.transpose(1, 0, 2)
     with np.errstate(over="ignore"):
-        plane[:, positions] = x.transpose(1, 0, 2).astype(np.float16)
+        plane[:, positions] = (
+            quantize_q8_0(rows) if kind is CacheType.Q8_0 else rows.astype(np.float16)
+        )
+
+
+def quantize_q8_0(x: Float32) -> npt.NDArray[np.void]:
+    """Quantise rows (…, n) to blocks (…, n_blocks) of 32 int8 codes with a half as their step."""
+    n = x.shape[-1]
+    n_blocks = CacheType.Q8_0.row_items(n)
+    padded = np.zeros((*x.shape[:-1], n_blocks * BLOCK), np.float32)
+    padded[..., :n] = x
+    blocks = padded.reshape(*x.shape[:-1], n_blocks, BLOCK)
+    amax = np.abs(blocks).max(axis=-1)
+    live = amax >= np.float32(1e-30)
+    inverse = np.float32(127) / np.where(live, amax, np.float32(1))
+    inverse = np.where(live, inverse, np.float32(0))
+    step = np.where(live, amax / np.float32(127), np.float32(0))
+    result = np.zeros(amax.shape, CacheType.Q8_0.dtype)
+    result["step"] = step.astype(np.float16)
+    result["codes"] = np.rint(np.clip(blocks * inverse[..., None], -127, 127)).astype(np.int8)
+    return result

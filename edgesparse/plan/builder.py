@@ -6,6 +6,7 @@ bits, which is how fusion is tested.
 
 from __future__ import annotations
 
+from edgesparse.plan.cache_type import CacheType
 from edgesparse.plan.op import (
     LOGITS,
     Add,
@@ -106,6 +107,8 @@ class PlanBuilder:
         n_vocab: int,
         n_ctx: int,
         max_tokens: int,
+        cache_type_k: CacheType = CacheType.F16,
+        cache_type_v: CacheType = CacheType.F16,
     ) -> Plan:
         """Freeze the list."""
         return Plan(
@@ -118,4 +121,6 @@ class PlanBuilder:
             n_vocab=n_vocab,
             n_ctx=n_ctx,
             max_tokens=max_tokens,
+            cache_type_k=cache_type_k,
+            cache_type_v=cache_type_v,
         )

@@ -11,8 +11,6 @@ from edgesparse.plan.plan import Plan
 
 __all__ = ["OpCost", "bytes_per_token", "op_bytes", "plan_costs"]
 
-_HALF = 2
-
 
 @dataclass(frozen=True)
 class OpCost:
@@ -48,12 +46,12 @@ def op_bytes(op: Op, parameters: Parameters, plan: Plan, position: int) -> int:
         case Linear():
             return sum(weights[out.weight].n_bytes for out in op.outputs)
         case RopeKV():
-            return 2 * plan.kv_dim * _HALF
+            return plan.kv_bytes
         case Attention():
             n_rows = position + 1
             if op.window:
                 n_rows = min(n_rows, op.window)
-            return 2 * n_rows * plan.kv_dim * _HALF
+            return n_rows * plan.kv_bytes
         case _:
             return 0
 

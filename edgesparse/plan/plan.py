@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgesparse.plan.cache_type import CacheType
 from edgesparse.plan.op import Op
 
 __all__ = ["Plan"]
@@ -29,6 +30,8 @@ class Plan:
         Positions that the model (and its rotary tables) can hold.
     max_tokens : int
         Tokens in one step, at most.
+    cache_type_k, cache_type_v : CacheType
+        Storage of keys and of values.
     """
 
     architecture: str
@@ -40,8 +43,16 @@ class Plan:
     n_vocab: int
     n_ctx: int
     max_tokens: int
+    cache_type_k: CacheType = CacheType.F16
+    cache_type_v: CacheType = CacheType.F16
 
     @property
     def kv_dim(self) -> int:
         """Floats of one token's keys (or values) in one layer."""
         return self.n_kv_heads * self.head_dim
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of one token's keys and values in one layer."""
+        types = (self.cache_type_k, self.cache_type_v)
+        return self.n_kv_heads * sum(kind.row_bytes(self.head_dim) for kind in types)

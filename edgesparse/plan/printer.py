@@ -52,7 +52,10 @@ def plan_summary(
         "bytes_per_token": n_bytes,
         "multiply_adds": sum(cost.multiply_adds for cost in costs),
         "activation_bytes_per_token": 4 * sum(width for _, width in plan.buffers),
-        "cache_bytes_per_position": 4 * plan.n_layers * plan.kv_dim,
+        "cache_type_k": plan.cache_type_k.name.lower(),
+        "cache_type_v": plan.cache_type_v.name.lower(),
+        "cache_bytes_per_position": plan.n_layers * plan.kv_bytes,
+        "cache_bytes_at_most": plan.n_ctx * plan.n_layers * plan.kv_bytes,
     }
     if bandwidth:
         summary["read_bandwidth_gb_per_s"] = round(bandwidth, 2)

@@ -8,29 +8,44 @@ from __future__ import annotations
 import numpy as np
 
 from edgesparse.executors.base import Step
+from edgesparse.plan.cache_type import CacheType
 from edgesparse.plan.op import Attention
 from edgesparse.portable.bind import (
     Bindings,
+    Bytes,
     Float32,
-    Halfs,
     Int32,
     Runner,
     require,
     require_cache,
+    row_bytes_of,
     tokens_of,
 )
 from edgesparse.portable.jit import njit
-from edgesparse.portable.numerics import ONE, ZERO, dot16, exp, halfs_to_floats, sum16
+from edgesparse.portable.numerics import ONE, ZERO, dot16, exp, halfs_in_bytes, sum16, widen_q8_0
 
 __all__ = ["bind"]
+
+Q8_0 = int(CacheType.Q8_0)
+
+
+@njit
+def widen(out: Float32, row: Bytes, kind: int) -> None:
+    """Widen one row of the cache."""
+    if kind == Q8_0:
+        widen_q8_0(out, row, out.shape[0])
+    else:
+        halfs_in_bytes(out, row, out.shape[0])
 
 
 @njit
 def attend(
     out: Float32,
     q: Float32,
-    keys: Halfs,
-    values: Halfs,
+    keys: Bytes,
+    values: Bytes,
+    type_k: int,
+    type_v: int,
     scale: np.float32,
     scores: Float32,
     wide: Float32,
@@ -42,15 +57,17 @@ def attend(
     ----------
     out, q : (group, head_dim) float32
         Result and queries.
-    keys, values : (n_positions, head_dim) uint16
+    keys, values : (n_positions, row_bytes) uint8
         Rows to attend to.
+    type_k, type_v : int
+        Their `CacheType`.
     scores, wide, lanes : (group, n_positions), (head_dim,), (16,) float32
         Scratch.
     """
-    n_positions, head_dim = keys.shape
-    group = q.shape[0]
+    n_positions = keys.shape[0]
+    group, head_dim = q.shape
     for j in range(n_positions):
-        halfs_to_floats(wide, keys[j], head_dim)
+        widen(wide, keys[j], type_k)
         for g in range(group):
             scores[g, j] = dot16(q[g], wide, lanes) * scale
     for g in range(group):
@@ -62,7 +79,7 @@ def attend(
             row[j] = exp(np.float32(row[j] - top))
         out[g, :] = ZERO
     for j in range(n_positions):
-        halfs_to_floats(wide, values[j], head_dim)
+        widen(wide, values[j], type_v)
         for g in range(group):
             e = scores[g, j]
             acc = out[g]
@@ -78,11 +95,14 @@ def attend(
 def attention_items(
     dst: Float32,
     q: Float32,
-    keys: Halfs,
-    values: Halfs,
+    keys: Bytes,
+    values: Bytes,
     indices: Int32,
     positions: Int32,
+    type_k: int,
+    type_v: int,
     n_heads: int,
+    head_dim: int,
     scale: np.float32,
     window: int,
     scores: Float32,
@@ -95,14 +115,14 @@ def attention_items(
     ----------
     dst, q : (max_tokens, >= n_heads * head_dim) float32
         Result and queries.
-    keys, values : (n_kv_heads, capacity, head_dim) uint16
+    keys, values : (n_kv_heads, capacity, row_bytes) uint8
         The layer's cache of one sequence.
     indices : (n,) int32
         That sequence's tokens.
     scores : (>= group * positions,) float32
         Scratch.
     """
-    n_kv_heads, _, head_dim = keys.shape
+    n_kv_heads = keys.shape[0]
     group = n_heads // n_kv_heads
     width = group * head_dim
     wide = np.empty(head_dim, np.float32)
@@ -118,6 +138,8 @@ def attention_items(
             q[t, h * width : (h + 1) * width].reshape((group, head_dim)),
             keys[h, first:last],
             values[h, first:last],
+            type_k,
+            type_v,
             scale,
             scores[: group * n].reshape((group, n)),
             wide,
@@ -130,6 +152,7 @@ def bind(op: Attention, bindings: Bindings) -> Runner:
     q, dst = bindings.buffers[op.q], bindings.buffers[op.dst]
     n_heads, scale, window = op.n_heads, np.float32(op.scale), op.window
     group = n_heads // op.n_kv_heads
+    types = int(bindings.plan.cache_type_k), int(bindings.plan.cache_type_v)
     require(n_heads == group * op.n_kv_heads, op.name, "n_heads is no multiple of n_kv_heads")
     width = n_heads * op.head_dim
     require_cache(op, bindings.plan)
@@ -137,21 +160,23 @@ def bind(op: Attention, bindings: Bindings) -> Runner:
 
     def run(step: Step) -> None:
         for indices, cache in tokens_of(step):
-            keys, values = cache.data[op.layer].view(np.uint16)
+            keys, values = (row_bytes_of(rows[op.layer]) for rows in (cache.keys, cache.values))
             n_scores = group * (int(step.positions[indices].max()) + 1)
 
             def work(
                 begin: int,
                 end: int,
                 worker: int,
-                keys: Halfs = keys,
-                values: Halfs = values,
+                keys: Bytes = keys,
+                values: Bytes = values,
                 indices: Int32 = indices,
                 n_scores: int = n_scores,
             ) -> None:
                 scores = bindings.workspace.scores(worker, n_scores)
                 data = (dst, q, keys, values, indices, step.positions)
-                attention_items(*data, n_heads, scale, window, scores, begin, end)
+                attention_items(
+                    *data, *types, n_heads, op.head_dim, scale, window, scores, begin, end
+                )
 
             bindings.pool.run(work, len(indices) * op.n_kv_heads)
 

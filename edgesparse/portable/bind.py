@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ __all__ = [
     "require",
     "require_bytes",
     "require_cache",
+    "row_bytes_of",
     "tokens_of",
 ]
 
@@ -89,6 +90,11 @@ def require_cache(op: RopeKV | Attention, plan: Plan) -> None:
     require(0 <= op.layer < plan.n_layers, op.name, f"there is no layer {op.layer}")
     same = (op.n_kv_heads, op.head_dim) == (plan.n_kv_heads, plan.head_dim)
     require(same, op.name, "its kv heads differ from the cache's")
+
+
+def row_bytes_of(rows: npt.NDArray[Any]) -> Bytes:
+    """View one layer's keys or values as bytes: (n_kv_heads, capacity, row_bytes) uint8."""
+    return rows.view(np.uint8).reshape(*rows.shape[:2], -1)
 
 
 def tokens_of(step: Step) -> list[tuple[Int32, KVCache]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from edgesparse.portable.bind import Float32, Halfs
+from edgesparse.portable.bind import Bytes, Float32
 from edgesparse.portable.jit import njit
 
 __all__ = [
@@ -19,7 +19,9 @@ __all__ = [
     "half_to_float",
     "quantize_i8",
     "quantize_i16",
+    "store_q8_0",
     "sum16",
+    "widen_q8_0",
 ]
 
 ZERO = np.float32(0)
@@ -146,10 +148,59 @@ def float_to_half(value: np.float32) -> np.uint16:
 
 
 @njit
-def halfs_to_floats(out: Float32, halfs: Halfs, n: int) -> None:
-    """Widen n halfs."""
+def halfs_in_bytes(out: Float32, row: Bytes, n: int) -> None:
+    """Widen the n halfs (little-endian) of a row of bytes."""
     for i in range(n):
-        out[i] = half_to_float(halfs[i])
+        out[i] = half_in_bytes(row, 2 * i)
+
+
+@njit
+def half_in_bytes(row: Bytes, at: int) -> np.float32:
+    """Widen the half at an offset."""
+    return half_to_float(np.uint16(np.uint16(row[at]) | (np.uint16(row[at + 1]) << np.uint16(8))))
+
+
+@njit
+def put_half(row: Bytes, at: int, value: np.float32) -> None:
+    """Store a float as a half at an offset."""
+    half = float_to_half(value)
+    row[at] = np.uint8(half & np.uint16(0xFF))
+    row[at + 1] = np.uint8(half >> np.uint16(8))
+
+
+@njit
+def widen_q8_0(out: Float32, row: Bytes, n: int) -> None:
+    """Widen n elements of a row of q8_0 blocks, exactly."""
+    codes = row.view(np.int8)
+    for begin in range(0, n, 32):
+        at = begin // 32 * 34
+        step = half_in_bytes(row, at)
+        for i in range(begin, min(begin + 32, n)):
+            out[i] = np.float32(codes[at + 2 + i - begin]) * step
+
+
+@njit
+def store_q8_0(row: Bytes, x: Float32) -> None:
+    """Quantise a row to q8_0 blocks; the last one is filled with zeros."""
+    n = x.shape[0]
+    codes = row.view(np.int8)
+    for begin in range(0, n, 32):
+        end = min(begin + 32, n)
+        at = begin // 32 * 34
+        amax = absmax(x[begin:end])
+        step = ZERO
+        inverse = ZERO
+        if amax >= I16_AMAX_FLOOR:
+            step = np.float32(amax / I8_TOP)
+            inverse = np.float32(I8_TOP / amax)
+        put_half(row, at, step)
+        for i in range(begin, end):
+            v = np.rint(x[i] * inverse)
+            v = -I8_TOP if v < -I8_TOP else v
+            v = I8_TOP if v > I8_TOP else v
+            codes[at + 2 + i - begin] = np.int32(v)
+        for i in range(end, begin + 32):
+            codes[at + 2 + i - begin] = 0
 
 
 @njit

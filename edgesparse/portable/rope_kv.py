@@ -5,24 +5,27 @@ from __future__ import annotations
 import numpy as np
 
 from edgesparse.executors.base import Step
+from edgesparse.plan.cache_type import CacheType
 from edgesparse.plan.op import RopeKV, RopeStyle
 from edgesparse.portable.bind import (
     Bindings,
+    Bytes,
     Float32,
-    Halfs,
     Int32,
     Runner,
     require,
     require_cache,
+    row_bytes_of,
     tokens_of,
 )
 from edgesparse.portable.jit import njit
 from edgesparse.portable.norm import norm_row
-from edgesparse.portable.numerics import float_to_half
+from edgesparse.portable.numerics import put_half, store_q8_0
 
 __all__ = ["bind"]
 
 NEOX = int(RopeStyle.NEOX)
+Q8_0 = int(CacheType.Q8_0)
 
 
 @njit
@@ -41,20 +44,33 @@ def rotate(x: Float32, table: Float32, style: int) -> None:
 
 
 @njit
+def store_row(row: Bytes, x: Float32, kind: int) -> None:
+    """Store one head of one token."""
+    if kind == Q8_0:
+        store_q8_0(row, x)
+    else:
+        for i in range(x.shape[0]):
+            put_half(row, 2 * i, x[i])
+
+
+@njit
 def rope_kv_tokens(
     q: Float32,
     k: Float32,
     v: Float32,
-    keys: Halfs,
-    values: Halfs,
+    keys: Bytes,
+    values: Bytes,
     indices: Int32,
     positions: Int32,
+    type_k: int,
+    type_v: int,
     table: Float32,
     style: int,
     norm_q: Float32,
     norm_k: Float32,
     eps: np.float32,
     n_heads: int,
+    head_dim: int,
     begin: int,
     end: int,
 ) -> None:
@@ -64,14 +80,15 @@ def rope_kv_tokens(
     ----------
     q, k, v : (max_tokens, >= heads * head_dim) float32
         q and k are normed and rotated in place.
-    keys, values : (n_kv_heads, capacity, head_dim) uint16
+    keys, values : (n_kv_heads, capacity, row_bytes) uint8
         The layer's cache.
+    type_k, type_v : int
+        Their `CacheType`.
     table : (n_ctx, rope_dim) float32
         Cosines and sines by position.
     norm_q, norm_k : (head_dim,) or (0,) float32
         Per-head norms; empty for none.
     """
-    head_dim = keys.shape[2]
     lanes = np.empty(16, np.float32)
     for index in range(begin, end):
         t = indices[index]
@@ -86,9 +103,8 @@ def rope_kv_tokens(
             if norm_k.shape[0] > 0:
                 norm_row(head, head, norm_k, eps, lanes)
             rotate(head, table[position], style)
-            for i in range(head_dim):
-                keys[h, position, i] = float_to_half(head[i])
-                values[h, position, i] = float_to_half(v[t, h * head_dim + i])
+            store_row(keys[h, position], head, type_k)
+            store_row(values[h, position], v[t, h * head_dim : (h + 1) * head_dim], type_v)
 
 
 def bind(op: RopeKV, bindings: Bindings) -> Runner:
@@ -100,6 +116,7 @@ def bind(op: RopeKV, bindings: Bindings) -> Runner:
     none = np.empty(0, np.float32)
     norm_q = none if op.norm_q is None else vectors[op.norm_q]
     norm_k = none if op.norm_k is None else vectors[op.norm_k]
+    types = int(bindings.plan.cache_type_k), int(bindings.plan.cache_type_v)
     kv_dim = op.n_kv_heads * op.head_dim
     require_cache(op, bindings.plan)
     require(q.shape[1] >= n_heads * op.head_dim, op.name, "q is narrower than its heads")
@@ -115,18 +132,18 @@ def bind(op: RopeKV, bindings: Bindings) -> Runner:
 
     def run(step: Step) -> None:
         for indices, cache in tokens_of(step):
-            keys, values = cache.data[op.layer].view(np.uint16)
+            keys, values = (row_bytes_of(rows[op.layer]) for rows in (cache.keys, cache.values))
 
             def work(
                 begin: int,
                 end: int,
                 worker: int,
-                keys: Halfs = keys,
-                values: Halfs = values,
+                keys: Bytes = keys,
+                values: Bytes = values,
                 indices: Int32 = indices,
             ) -> None:
-                data = (q, k, v, keys, values, indices, step.positions)
-                rope_kv_tokens(*data, table, style, norm_q, norm_k, eps, n_heads, begin, end)
+                data = (q, k, v, keys, values, indices, step.positions, *types, table, style)
+                rope_kv_tokens(*data, norm_q, norm_k, eps, n_heads, op.head_dim, begin, end)
 
             bindings.pool.run(work, len(indices))
 

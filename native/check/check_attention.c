@@ -10,10 +10,11 @@ enum { UNIFORM, PEAKED, EQUAL, WILD, N_PATTERNS };
 #define LENGTH(array) ((int)(sizeof(array) / sizeof((array)[0])))
 
 typedef struct bench {
-    check_buffer q, k, v, scratch, out, expected;
+    check_buffer q, k, v, scratch, scores, out, expected;
     uint64_t random;
     const es_kernels *table, *scalar;
     int held_to_truth;
+    int types; /* of the next case: bit 0 keys, bit 1 values */
 } bench;
 
 /* n_tokens tokens of n_heads heads; the last token ends at row n_pos. */
@@ -30,15 +31,45 @@ static uint16_t random_half(uint64_t *random, int wild) {
     return (uint16_t)(bits & 0xbfff);
 }
 
+/* Fills n rows of the cache; codes and halfs are random, also those beyond a ragged head. */
+static void random_rows(const es_cache_rows *rows, int32_t n, uint64_t *random, int wild) {
+    uint8_t *to = (void *)rows->data;
+    const size_t n_bytes = (size_t)n * rows->row_bytes;
+    for (size_t i = 0; i < n_bytes; i++) {
+        to[i] = (uint8_t)check_random(random);
+    }
+    const size_t every = rows->type == ES_CACHE_Q8_0 ? ES_CACHE_BLOCK_BYTES : sizeof(uint16_t);
+    for (size_t i = 0; i < n_bytes; i += every) {
+        uint16_t half = random_half(random, wild);
+        if (rows->type == ES_CACHE_Q8_0 && !wild) {
+            half &= 0x9fff; /* steps below 2^-7: values below 1 */
+        }
+        memcpy(to + i, &half, sizeof half);
+    }
+}
+
+/* Element i of row j, by the definition of its type. */
+static double element(const es_cache_rows *rows, int32_t j, int32_t i) {
+    const uint8_t *row = rows->data + (size_t)j * rows->row_bytes;
+    uint16_t half;
+    if (rows->type == ES_CACHE_F16) {
+        memcpy(&half, row + 2 * i, sizeof half);
+        return check_half(half);
+    }
+    row += i / ES_CACHE_BLOCK * ES_CACHE_BLOCK_BYTES;
+    memcpy(&half, row, sizeof half);
+    return check_half(half) * (int8_t)row[2 + i % ES_CACHE_BLOCK];
+}
+
 /* Whether `out` is softmax(scale * K q) V, in double precision, within float rounding. */
-static int truth(const float *out, const float *q, const uint16_t *k, const uint16_t *v,
+static int truth(const float *out, const float *q, const es_cache_rows *k, const es_cache_rows *v,
                  int32_t dim, int32_t n_pos, float scale) {
     static double weight[MAX_POSITIONS], total[MAX_DIM];
     double top = -INFINITY, sum = 0;
     for (int32_t j = 0; j < n_pos; j++) {
         weight[j] = 0;
         for (int32_t i = 0; i < dim; i++) {
-            weight[j] += (double)q[i] * check_half(k[j * dim + i]);
+            weight[j] += (double)q[i] * element(k, j, i);
         }
         weight[j] *= (double)scale;
         top = fmax(top, weight[j]);
@@ -48,7 +79,7 @@ static int truth(const float *out, const float *q, const uint16_t *k, const uint
         const double e = exp(weight[j] - top);
         sum += e;
         for (int32_t i = 0; i < dim; i++) {
-            total[i] += e * check_half(v[j * dim + i]);
+            total[i] += e * element(v, j, i);
         }
     }
     for (int32_t i = 0; i < dim; i++) {
@@ -74,12 +105,43 @@ static void place_tokens(es_attention_token *tokens, const shape *s, uint64_t *r
     }
 }
 
+/* One token in its three parts, positions and columns in pieces of random sizes. */
+static void in_parts(bench *m, const shape *s, float *out, const float *q, const es_cache_rows *k,
+                     const es_cache_rows *v, int32_t first, int32_t end, float scale,
+                     float *scratch) {
+    const int32_t n = end - first;
+    const size_t stride = ((size_t)n + 15) / 16 * 16 + 32;
+    float *scores = check_tail(&m->scores, (size_t)s->n_heads * stride * sizeof(float));
+    float inverse[ES_ATTENTION_QUERIES];
+    for (int32_t j = 0, count; j < n; j += count) {
+        count = 16 * check_range(&m->random, 1, 5);
+        count = count < n - j ? count : n - j;
+        const es_cache_rows keys = es_cache_rows_from(k, first + j);
+        m->table->attention_scores(scores + j, stride, q, s->n_heads, &keys, count, s->dim, scale,
+                                   scratch);
+    }
+    for (int32_t h = 0; h < s->n_heads; h++) {
+        inverse[h] = m->table->attention_weigh(scores + (size_t)h * stride, n);
+    }
+    const es_cache_rows values = es_cache_rows_from(v, first);
+    for (int32_t i = 0, count; i < s->dim; i += count) {
+        count = 32 * check_range(&m->random, 1, 3);
+        count = count < s->dim - i ? count : s->dim - i;
+        m->table->attention_values(out, scores, stride, inverse, s->n_heads, &values, n, s->dim, i,
+                                   count, scratch);
+    }
+}
+
 static void one_case(bench *m, check_count *count, const shape *s, int pattern, int scattered) {
-    const size_t rows = (size_t)s->n_pos * (size_t)s->dim;
     const size_t head = (size_t)s->dim, n_queries = (size_t)(s->n_tokens * s->n_heads);
     const size_t out_bytes = n_queries * head * sizeof(float);
     float *q = check_tail(&m->q, out_bytes);
-    uint16_t *k = check_tail(&m->k, rows * 2), *v = check_tail(&m->v, rows * 2);
+    const int types = m->types++;
+    es_cache_rows k = {.type = types & 1, .row_bytes = es_cache_row_bytes(types & 1, s->dim)};
+    const int type_v = types >> 1 & 1;
+    es_cache_rows v = {.type = type_v, .row_bytes = es_cache_row_bytes(type_v, s->dim)};
+    k.data = check_tail(&m->k, (size_t)s->n_pos * k.row_bytes);
+    v.data = check_tail(&m->v, (size_t)s->n_pos * v.row_bytes);
     float *out = check_tail(&m->out, out_bytes), *expected = check_tail(&m->expected, out_bytes);
     const size_t n_scratch = es_attention_scratch(n_queries, (size_t)s->n_pos, head);
     float *scratch = check_tail(&m->scratch, n_scratch * sizeof(float));
@@ -87,10 +149,8 @@ static void one_case(bench *m, check_count *count, const shape *s, int pattern, 
     for (size_t i = 0; i < n_queries * head; i++) {
         q[i] = pattern == EQUAL ? 0.0f : 2.0f * check_uniform(&m->random);
     }
-    for (size_t i = 0; i < rows; i++) {
-        k[i] = random_half(&m->random, pattern == WILD);
-        v[i] = random_half(&m->random, pattern == WILD);
-    }
+    random_rows(&k, s->n_pos, &m->random, pattern == WILD);
+    random_rows(&v, s->n_pos, &m->random, pattern == WILD);
     es_attention_token tokens[ES_ATTENTION_QUERIES];
     place_tokens(tokens, s, &m->random, scattered);
     float *results[] = {out, expected};
@@ -100,14 +160,20 @@ static void one_case(bench *m, check_count *count, const shape *s, int pattern, 
             tokens[t].out = results[r] + (size_t)(t * s->n_heads) * head;
         }
         (r == 0 ? m->table : m->scalar)
-            ->attention(tokens, s->n_tokens, s->n_heads, k, v, s->dim, scale, scratch);
+            ->attention(tokens, s->n_tokens, s->n_heads, &k, &v, s->dim, scale, scratch);
     }
     int passed = memcmp(out, expected, out_bytes) == 0;
     for (size_t i = 0; m->held_to_truth && pattern != WILD && i < n_queries; i++) {
         const es_attention_token *token = &tokens[i / (size_t)s->n_heads];
-        const size_t first = (size_t)token->first * head;
-        passed = passed && truth(out + i * head, q + i * head, k + first, v + first, s->dim,
+        const es_cache_rows keys = es_cache_rows_from(&k, token->first);
+        const es_cache_rows values = es_cache_rows_from(&v, token->first);
+        passed = passed && truth(out + i * head, q + i * head, &keys, &values, s->dim,
                                  token->end - token->first, scale);
+    }
+    if (s->n_tokens == 1 && !scattered) {
+        memset(out, 0, out_bytes);
+        in_parts(m, s, out, q, &k, &v, tokens[0].first, tokens[0].end, scale, scratch);
+        passed = passed && memcmp(out, expected, out_bytes) == 0;
     }
     check_case(count, passed, "head_dim, positions, 100 * tokens + 10 * heads + pattern", s->dim,
                s->n_pos, 100 * s->n_tokens + 10 * s->n_heads + pattern);
@@ -153,10 +219,14 @@ static void attention_cases(check_count *count, const es_kernels *table, const e
     m.expected = check_buffer_new(heads_bytes);
     m.k = check_buffer_new(MAX_ROWS_BYTES);
     m.v = check_buffer_new(MAX_ROWS_BYTES);
+    m.scores =
+        check_buffer_new((size_t)ES_ATTENTION_QUERIES * (MAX_POSITIONS + 64) * sizeof(float));
     m.scratch = check_buffer_new(
         es_attention_scratch(ES_ATTENTION_QUERIES, MAX_POSITIONS, MAX_DIM) * sizeof(float));
 #if defined(__x86_64__)
-    check_case(count, isa == ES_ISA_SCALAR || table->attention != scalar->attention,
+    check_case(count,
+               isa == ES_ISA_SCALAR || (table->attention != scalar->attention &&
+                                        table->attention_values != scalar->attention_values),
                "level has kernels of its own", isa, 0, 0);
 #endif
     for (int pattern = 0; pattern < N_PATTERNS; pattern++) {
@@ -169,7 +239,7 @@ static void attention_cases(check_count *count, const es_kernels *table, const e
             one_case(&m, count, &distant[i], pattern, 0);
         }
     }
-    check_buffer *all[] = {&m.q, &m.k, &m.v, &m.scratch, &m.out, &m.expected};
+    check_buffer *all[] = {&m.q, &m.k, &m.v, &m.scratch, &m.scores, &m.out, &m.expected};
     for (int i = 0; i < LENGTH(all); i++) {
         check_buffer_free(all[i]);
     }

@@ -57,6 +57,8 @@ enum {
 };
 enum { ES_GLU_NONE = 0, ES_GLU_SILU = 1, ES_GLU_RELU2 = 2 };
 enum { ES_ROPE_NEOX = 0, ES_ROPE_NORM = 1 };
+/* How keys and values lie in a cache: head_dim halfs, or blocks of 32 int8 codes behind their half step. */
+enum { ES_CACHE_F16 = 0, ES_CACHE_Q8_0 = 1 };
 enum { ES_MAX_OUTPUTS = 4 };
 
 typedef struct es_weight {
@@ -107,18 +109,21 @@ typedef struct es_plan {
     int32_t n_buffers;
     int32_t n_weights;
     int32_t n_layers;
-    int32_t n_ctx;      /* rows in every rope table; no position reaches it */
-    int32_t n_vocab;    /* row length of logits */
-    int32_t max_tokens; /* tokens in one step, at most */
-    int32_t kv_dim;     /* n_kv_heads * head_dim */
+    int32_t n_ctx;        /* rows in every rope table; no position reaches it */
+    int32_t n_vocab;      /* row length of logits */
+    int32_t max_tokens;   /* tokens in one step, at most */
+    int32_t kv_dim;       /* n_kv_heads * head_dim */
+    int32_t cache_type_k; /* ES_CACHE_* */
+    int32_t cache_type_v;
     const es_op *ops;
     const int32_t *widths; /* floats per token of every buffer */
     const es_weight *weights;
 } es_plan;
 
-/* One sequence's keys and values: f16 [n_layers][2][n_kv_heads][capacity][head_dim]. */
+/* One sequence's keys and values: [n_layers][n_kv_heads][capacity] rows of the plan's cache types. */
 typedef struct es_cache {
-    uint16_t *data;
+    uint8_t *keys;
+    uint8_t *values;
     int32_t capacity;
     int32_t reserved;
 } es_cache;

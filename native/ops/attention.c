@@ -1,4 +1,4 @@
-/* Attention: one work item is a block of tokens of one sequence times the heads of one kv head, so
+/* Attention. Of several tokens, one work item is a block of tokens of one sequence times the heads of one kv head, so
  * that a row of keys or values is read and widened once for all of them. */
 #include "engine.h"
 
@@ -17,14 +17,12 @@ static void attend_tokens(const attention_job *job, int32_t begin, int32_t n, in
     const es_engine *engine = job->engine;
     const es_op *op = job->op;
     const es_cache *cache = &job->step->caches[job->step->sequences[begin]];
-    const size_t dim = (size_t)op->head_dim, plane = (size_t)cache->capacity * dim;
-    const uint16_t *keys =
-        cache->data + ((size_t)op->layer * 2 * (size_t)op->n_kv_heads + (size_t)kv_head) * plane;
-    const uint16_t *values = keys + (size_t)op->n_kv_heads * plane;
+    const es_cache_rows keys = es_cache_plane(engine, op, cache, 0, kv_head, 0);
+    const es_cache_rows values = es_cache_plane(engine, op, cache, 1, kv_head, 0);
     es_attention_token tokens[ES_ATTENTION_QUERIES];
     for (int32_t i = 0; i < n; i++) {
         const int32_t end = job->step->positions[begin + i] + 1;
-        const size_t at = (size_t)head * dim;
+        const size_t at = (size_t)head * (size_t)op->head_dim;
         tokens[i] = (es_attention_token){
             .q = es_row(engine, op->src, begin + i) + at,
             .out = es_row(engine, op->dst, begin + i) + at,
@@ -32,7 +30,7 @@ static void attend_tokens(const attention_job *job, int32_t begin, int32_t n, in
             .end = end,
         };
     }
-    engine->k.attention(tokens, n, n_heads, keys, values, op->head_dim, op->scale, scratch);
+    engine->k.attention(tokens, n, n_heads, &keys, &values, op->head_dim, op->scale, scratch);
 }
 
 static void attend(void *context, int32_t item, int32_t thread) {
@@ -64,7 +62,95 @@ static int32_t ratio_up(int32_t a, int32_t b) {
     return (a + b - 1) / b;
 }
 
+/* One token alone, as in decoding: with more threads than kv heads, the threads share
+ * positions for the scores and columns for the values. No sum is shared, so bits do not change. */
+typedef struct split_job {
+    es_engine *engine;
+    const es_op *op;
+    const es_cache *cache;
+    int32_t first, n_rows;   /* rows that the token attends to */
+    int32_t piece, n_pieces; /* positions of one item, and items of one kv head */
+    int32_t slice, n_slices; /* columns of one item, and items of one kv head */
+} split_job;
+
+enum {
+    ES_SPLIT_ITEMS = 4,     /* of one phase and one thread, about */
+    ES_SPLIT_POSITIONS = 64 /* at least, in one item */
+};
+
+/* Heads [head, head + n) of a kv head's group, as many as a kernel takes. */
+static int32_t next_heads(const es_op *op, int32_t kv_head, int32_t head) {
+    const int32_t group = op->n_heads / op->n_kv_heads;
+    return es_min(ES_ATTENTION_QUERIES, (kv_head + 1) * group - head);
+}
+
+static void score_piece(void *context, int32_t item, int32_t thread) {
+    const split_job *job = context;
+    es_engine *engine = job->engine;
+    const es_op *op = job->op;
+    const int32_t kv_head = item / job->n_pieces, begin = item % job->n_pieces * job->piece;
+    const int32_t n = es_min(job->piece, job->n_rows - begin);
+    const int32_t group = op->n_heads / op->n_kv_heads, last = (kv_head + 1) * group;
+    const es_cache_rows keys =
+        es_cache_plane(engine, op, job->cache, 0, kv_head, job->first + begin);
+    for (int32_t head = kv_head * group, count; head < last; head += count) {
+        count = next_heads(op, kv_head, head);
+        engine->k.attention_scores(
+            engine->scores + (size_t)head * engine->scores_stride + (size_t)begin,
+            engine->scores_stride, es_row(engine, op->src, 0) + (size_t)head * (size_t)op->head_dim,
+            count, &keys, n, op->head_dim, op->scale, engine->scratch[thread].attention);
+    }
+    /* Whoever completes a kv head's scores turns them into weights. */
+    if (__atomic_sub_fetch(&engine->unscored[kv_head], 1, __ATOMIC_ACQ_REL) == 0) {
+        for (int32_t head = kv_head * group; head < last; head++) {
+            engine->inverse[head] = engine->k.attention_weigh(
+                engine->scores + (size_t)head * engine->scores_stride, job->n_rows);
+        }
+    }
+}
+
+static void add_slice(void *context, int32_t item, int32_t thread) {
+    const split_job *job = context;
+    const es_engine *engine = job->engine;
+    const es_op *op = job->op;
+    const int32_t kv_head = item / job->n_slices, column = item % job->n_slices * job->slice;
+    const int32_t group = op->n_heads / op->n_kv_heads, last = (kv_head + 1) * group;
+    const es_cache_rows values = es_cache_plane(engine, op, job->cache, 1, kv_head, job->first);
+    for (int32_t head = kv_head * group, count; head < last; head += count) {
+        count = next_heads(op, kv_head, head);
+        engine->k.attention_values(
+            es_row(engine, op->dst, 0) + (size_t)head * (size_t)op->head_dim,
+            engine->scores + (size_t)head * engine->scores_stride, engine->scores_stride,
+            engine->inverse + head, count, &values, job->n_rows, op->head_dim, column,
+            es_min(job->slice, op->head_dim - column), engine->scratch[thread].attention);
+    }
+}
+
+static int32_t attend_together(es_engine *engine, const es_op *op, const es_step *step) {
+    const int32_t end = step->positions[0] + 1, n_threads = es_pool_threads(engine->pool);
+    split_job job = {engine, op, &step->caches[step->sequences[0]], .first = 0};
+    job.first = op->window > 0 ? es_max(0, end - op->window) : 0;
+    job.n_rows = end - job.first;
+    const int32_t wanted =
+        n_threads == 1 ? 1 : ratio_up(ES_SPLIT_ITEMS * n_threads, op->n_kv_heads);
+    job.piece = es_max(ratio_up(ratio_up(job.n_rows, wanted), 16) * 16, ES_SPLIT_POSITIONS);
+    job.n_pieces = ratio_up(job.n_rows, job.piece);
+    const int32_t n_blocks = ratio_up(op->head_dim, ES_CACHE_BLOCK);
+    job.slice = ratio_up(n_blocks, es_min(wanted, n_blocks)) * ES_CACHE_BLOCK;
+    job.n_slices = ratio_up(op->head_dim, job.slice);
+    for (int32_t h = 0; h < op->n_kv_heads; h++) {
+        engine->unscored[h] = job.n_pieces;
+    }
+    es_pool_run(engine->pool, score_piece, &job, op->n_kv_heads * job.n_pieces);
+    es_pool_run(engine->pool, add_slice, &job, op->n_kv_heads * job.n_slices);
+    return ES_OK;
+}
+
 int32_t es_run_attention(es_engine *engine, const es_op *op, const es_step *step) {
+    /* Where every thread has a kv head to itself, sharing one was measured to be no faster. */
+    if (step->n_tokens == 1 && es_pool_threads(engine->pool) > op->n_kv_heads) {
+        return attend_together(engine, op, step);
+    }
     const int32_t group = op->n_heads / op->n_kv_heads, n_threads = es_pool_threads(engine->pool);
     /* Heads stay together unless that would leave threads without work. */
     const int32_t wanted = ratio_up(n_threads, step->n_tokens * op->n_kv_heads);

@@ -1,4 +1,4 @@
-/* RopeKV: normalises (optionally) and rotates q and k, and stores k and v in the cache as halfs. */
+/* RopeKV: normalises (optionally) and rotates q and k, and stores k and v in the cache. */
 #include "engine.h"
 
 typedef struct rope_job {
@@ -24,6 +24,18 @@ static void rotate_heads(const rope_job *job, float *x, int32_t n_heads, const f
     }
 }
 
+static void store_row(const rope_job *job, const es_cache *cache, int values, int32_t kv_head,
+                      int32_t position, const float *x) {
+    const es_cache_rows row =
+        es_cache_plane(job->engine, job->op, cache, values, kv_head, position);
+    void *to = (void *)row.data;
+    if (row.type == ES_CACHE_Q8_0) {
+        job->engine->k.store_q8_0(to, x, job->op->head_dim);
+    } else {
+        job->engine->k.f32_to_f16(to, x, job->op->head_dim);
+    }
+}
+
 static void rope_token(const rope_job *job, int32_t token) {
     const es_engine *engine = job->engine;
     const es_op *op = job->op;
@@ -35,14 +47,10 @@ static void rope_token(const rope_job *job, int32_t token) {
     const float *v = es_row(engine, op->src3, token);
     rotate_heads(job, q, op->n_heads, op->norm, table);
     rotate_heads(job, k, op->n_kv_heads, op->norm_k, table);
-    const size_t dim = (size_t)op->head_dim;
-    const size_t plane = (size_t)cache->capacity * dim;
-    uint16_t *keys = cache->data + (size_t)op->layer * 2 * (size_t)op->n_kv_heads * plane +
-                     (size_t)position * dim;
-    uint16_t *values = keys + (size_t)op->n_kv_heads * plane;
     for (int32_t h = 0; h < op->n_kv_heads; h++) {
-        engine->k.f32_to_f16(keys + (size_t)h * plane, k + (size_t)h * dim, op->head_dim);
-        engine->k.f32_to_f16(values + (size_t)h * plane, v + (size_t)h * dim, op->head_dim);
+        const size_t at = (size_t)h * (size_t)op->head_dim;
+        store_row(job, cache, 0, h, position, k + at);
+        store_row(job, cache, 1, h, position, v + at);
     }
 }
 

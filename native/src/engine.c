@@ -86,7 +86,18 @@ static int create_scratch(es_engine *engine, int32_t n_threads) {
         }
     }
     engine->list = es_aligned((max_live_rows(&engine->plan) + ES_LIST_SLACK) * sizeof(int32_t));
-    if (engine->list == NULL) {
+    int32_t n_heads = 1;
+    for (int32_t i = 0; i < engine->plan.n_ops; i++) {
+        if (engine->plan.ops[i].kind == ES_OP_ATTENTION) {
+            n_heads = es_max(n_heads, engine->plan.ops[i].n_heads);
+        }
+    }
+    engine->scores_stride = es_round_up((size_t)engine->plan.n_ctx, 16) + 32;
+    engine->scores = es_aligned((size_t)n_heads * engine->scores_stride * sizeof(float));
+    engine->inverse = es_aligned((size_t)n_heads * sizeof(float));
+    engine->unscored = es_aligned((size_t)n_heads * sizeof(int32_t));
+    if (engine->list == NULL || engine->scores == NULL || engine->inverse == NULL ||
+        engine->unscored == NULL) {
         return 0;
     }
     return es_input_create(&engine->input, (size_t)engine->plan.max_tokens, k);
@@ -150,6 +161,9 @@ void es_engine_destroy(es_engine *engine) {
     }
     free(engine->list);
     free(engine->scratch);
+    free(engine->scores);
+    free(engine->inverse);
+    free(engine->unscored);
     free(engine->buffers);
     free((void *)engine->plan.ops);
     free((void *)engine->plan.widths);

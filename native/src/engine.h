@@ -41,9 +41,13 @@ struct es_engine {
     float **buffers;
     es_scratch *scratch; /* [n_threads] */
     es_input input;      /* max_tokens tokens, shared by the threads of one step */
-    uint64_t job;        /* counts linears, so that a thread knows a stale input */
     int32_t *list;       /* live rows of one token, shared by the threads */
     uint64_t moved;      /* bytes of weights that the op in progress has read */
+    float *scores;       /* [n_heads][scores_stride]: of one token that all threads work on */
+    float *inverse;      /* [n_heads]: 1 / sum of its weights */
+    int32_t *unscored;   /* [n_kv_heads]: pieces of positions whose scores are missing */
+    size_t scores_stride;
+    uint64_t job; /* counts linears, so that a thread knows a stale input */
 };
 
 int32_t es_run_embed(es_engine *engine, const es_op *op, const es_step *step);
@@ -59,6 +63,18 @@ enum { ES_TOKENS_PER_CHUNK = 8 };
 
 static inline int32_t es_token_chunks(int32_t n_tokens) {
     return (n_tokens + ES_TOKENS_PER_CHUNK - 1) / ES_TOKENS_PER_CHUNK;
+}
+
+/* Keys or values of one kv head of the op's layer; `position` is the first row. */
+static inline es_cache_rows es_cache_plane(const es_engine *engine, const es_op *op,
+                                           const es_cache *cache, int values, int32_t kv_head,
+                                           int32_t position) {
+    const int32_t type = values ? engine->plan.cache_type_v : engine->plan.cache_type_k;
+    const size_t row_bytes = es_cache_row_bytes(type, op->head_dim);
+    const size_t plane = (size_t)op->layer * (size_t)op->n_kv_heads + (size_t)kv_head;
+    const size_t row = plane * (size_t)cache->capacity + (size_t)position;
+    return (es_cache_rows){(values ? cache->values : cache->keys) + row * row_bytes, row_bytes,
+                           type};
 }
 
 /* Row `token` of buffer `id`. */

@@ -51,6 +51,29 @@ typedef struct es_attention_token {
     int32_t end;
 } es_attention_token;
 
+/* Rows of one kv head of one layer's cache: row j lies at data + j * row_bytes. */
+typedef struct es_cache_rows {
+    const uint8_t *data;
+    size_t row_bytes; /* es_cache_row_bytes */
+    int32_t type;     /* ES_CACHE_* */
+} es_cache_rows;
+
+/* A block of the q8_0 cache: a half as step, then 32 int8 codes. */
+enum { ES_CACHE_BLOCK = 32, ES_CACHE_BLOCK_BYTES = 34 };
+
+static inline size_t es_cache_row_bytes(int32_t type, int32_t head_dim) {
+    const size_t dim = (size_t)head_dim;
+    return type == ES_CACHE_Q8_0
+               ? (dim + ES_CACHE_BLOCK - 1) / ES_CACHE_BLOCK * ES_CACHE_BLOCK_BYTES
+               : dim * sizeof(uint16_t);
+}
+
+static inline es_cache_rows es_cache_rows_from(const es_cache_rows *rows, int32_t first) {
+    es_cache_rows later = *rows;
+    later.data += (size_t)first * rows->row_bytes;
+    return later;
+}
+
 enum {
     ES_ATTENTION_QUERIES = 16, /* heads times tokens in one call, at most */
     ES_ATTENTION_TILE = 16     /* positions that are widened and worked on together */
@@ -103,12 +126,29 @@ typedef struct es_kernels {
     /* float32 to IEEE half, round to nearest even; and back. */
     void (*f32_to_f16)(uint16_t *y, const float *x, int32_t n);
     void (*f16_to_f32)(float *y, const uint16_t *x, int32_t n);
+    /* A row of the q8_0 cache from n floats. */
+    void (*store_q8_0)(uint8_t *to, const float *x, int32_t n);
     /* n_heads heads of each of n_tokens tokens, at most ES_ATTENTION_QUERIES in all, which read one kv
-     * head of one cache: row j of k and v is the head_dim halfs at j * head_dim.
+     * head of one cache.
      * scratch: es_attention_scratch(...) floats, 64-byte aligned. */
     void (*attention)(const es_attention_token *tokens, int32_t n_tokens, int32_t n_heads,
-                      const uint16_t *k, const uint16_t *v, int32_t head_dim, float scale,
+                      const es_cache_rows *k, const es_cache_rows *v, int32_t head_dim, float scale,
                       float *scratch);
+    /* The same in three parts, for heads of one token, at most ES_ATTENTION_QUERIES, so that threads can
+     * share the positions of the first and the columns of the last. Scratch as above.
+     *   scores: s[h * stride + j] = dot16(q[h], row j of k) * scale for rows j < n; s has room for n
+     *           rounded up to 16 in every head.
+     *   weigh:  s[j] = exp(s[j] - max s) for j < n; returns 1 / their sum. s is 64-byte aligned and has
+     *           room for n rounded up to 16, and 16 more.
+     *   values: out[h * head_dim + i] = inverse[h] * sum over j < n of e[h * stride + j] * v[j][i] for
+     *           columns i in [column, column + n_columns); column is a multiple of 32. */
+    void (*attention_scores)(float *s, size_t stride, const float *q, int32_t n_heads,
+                             const es_cache_rows *k, int32_t n, int32_t head_dim, float scale,
+                             float *scratch);
+    float (*attention_weigh)(float *s, int32_t n);
+    void (*attention_values)(float *out, const float *e, size_t stride, const float *inverse,
+                             int32_t n_heads, const es_cache_rows *v, int32_t n, int32_t head_dim,
+                             int32_t column, int32_t n_columns, float *scratch);
 
     /* Variant names for reporting, same order of families as es_kernel_variant. */
     const char *t2_variant, *t2n_variant, *t5_variant, *q8_variant, *q4_variant, *q8m_variant,

@@ -102,10 +102,15 @@ static int op_is_valid(const es_plan *plan, const es_op *op) {
     }
 }
 
+static int cache_type_is_valid(int32_t type) {
+    return type == ES_CACHE_F16 || type == ES_CACHE_Q8_0;
+}
+
 int es_plan_is_valid(const es_plan *plan) {
     if (plan == NULL || plan->n_ops < 1 || plan->n_buffers < 1 || plan->n_weights < 1 ||
         plan->n_layers < 1 || plan->n_ctx < 1 || plan->n_vocab < 1 || plan->max_tokens < 1 ||
-        plan->kv_dim < 1) {
+        plan->kv_dim < 1 || !cache_type_is_valid(plan->cache_type_k) ||
+        !cache_type_is_valid(plan->cache_type_v)) {
         return 0;
     }
     for (int32_t i = 0; i < plan->n_weights; i++) {

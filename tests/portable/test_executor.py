@@ -120,7 +120,7 @@ def test_equal_to_the_reference_op_by_op(executor: PortableExecutor) -> None:
         for name, _ in PLAN.buffers:
             same_bits(executor.buffer(name, n), reference.buffer(name, n))
     same_bits(steps[0].logits, steps[1].logits)
-    caches = [step.caches[0].data.view(np.uint16) for step in steps]
+    caches = [step.caches[0].raw for step in steps]
     np.testing.assert_array_equal(*caches)
     assert np.isfinite(steps[0].logits).all()
     assert np.unique(steps[0].logits).size > VOCAB
@@ -131,7 +131,7 @@ def test_chunks_and_threads_do_not_matter() -> None:
     for threads in (1, 2, 3):
         executor = PortableExecutor(PLAN, PARAMETERS, threads=threads)
         logits, cache = whole_prompt(executor)
-        seen.append((logits, cache.data.view(np.uint16)))
+        seen.append((logits, cache.raw))
         for chunk in (1, 4):
             cache, rows = KVCache(PLAN, 64), []
             for begin in range(0, len(PROMPT), chunk):
@@ -141,7 +141,7 @@ def test_chunks_and_threads_do_not_matter() -> None:
                 step = step_of(PLAN, tokens, positions=positions, outputs=outputs, caches=[cache])
                 executor.run(step)
                 rows.append(step.logits)
-            seen.append((np.concatenate(rows), cache.data.view(np.uint16)))
+            seen.append((np.concatenate(rows), cache.raw))
         executor.close()
     assert len(seen) == 9
     for logits, halfs in seen[1:]:

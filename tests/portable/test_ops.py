@@ -107,19 +107,19 @@ def test_rope_kv() -> None:
         executor.run(
             step_of(plan, [0] * 5, positions=positions, sequences=sequences, caches=caches)
         )
-        expected = [np.zeros_like(cache.data) for cache in caches]
+        expected = [KVCache(plan, cache.capacity) for cache in caches]
         heads = {name: a.reshape(5, -1, head_dim).copy() for name, a in data.items()}
         for t, (p, s) in enumerate(zip(positions, sequences, strict=True)):
             for name, weight in (("q", "nq"), ("k", "nk")):
                 for h, x in enumerate(heads[name][t]):
                     y = truth.norm(x, vectors[weight], 1e-5) if normed else x
                     heads[name][t, h] = truth.rotate(y, table[p], style)
-            expected[s][1, 0, :, p] = heads["k"][t]
-            expected[s][1, 1, :, p] = heads["v"][t]
+            expected[s].keys[1, :, p] = heads["k"][t]
+            expected[s].values[1, :, p] = heads["v"][t]
         for name in widths:
             same_bits(executor.buffer(name, 5), heads[name].reshape(5, -1))
         for cache, wanted in zip(caches, expected, strict=True):
-            np.testing.assert_array_equal(cache.data.view(np.uint16), wanted.view(np.uint16))
+            np.testing.assert_array_equal(cache.raw, wanted.raw)
         executor.close()
         n_cases += 1
     assert n_cases == 2 * 3 * 2 * 3
@@ -142,7 +142,8 @@ def test_attention() -> None:
         executor = PortableExecutor(plan, NOTHING, threads=threads)
         caches = [KVCache(plan, 64), KVCache(plan, 48)]
         for cache in caches:
-            cache.data[:] = rng.normal(size=cache.data.shape).astype(np.float16)
+            for rows in (cache.keys, cache.values):
+                rows[:] = rng.normal(size=rows.shape).astype(np.float16)
         q = (rng.normal(size=(5, n_heads, head_dim)) * 4).astype(F32)
         executor.buffer("q", 5)[:] = q.reshape(5, -1)
         executor.run(
@@ -152,7 +153,8 @@ def test_attention() -> None:
         for t, h in itertools.product(range(5), range(n_heads)):
             p = positions[t]
             rows = slice(max(0, p + 1 - window) if window else 0, p + 1)
-            keys, values = caches[sequences[t]].data[1, :, h // (n_heads // n_kv), rows]
+            cache, kv = caches[sequences[t]], h // (n_heads // n_kv)
+            keys, values = cache.keys[1, kv, rows], cache.values[1, kv, rows]
             same_bits(got[t, h], truth.attention(q[t, h], keys, values, scale))
         executor.close()
         n_cases += 1

@@ -1,5 +1,6 @@
 /* Attention for AVX2 with F16C: the sixteen lanes of dot16 are two registers. */
 #include "kernels.h"
+#include "kernels/attention/cache_rows.h"
 #include "kernels/vector/vector_avx2.h"
 
 #include <math.h>
@@ -21,6 +22,22 @@ ES_INLINE_AVX2 void widen_row(float *to, const uint16_t *from, int32_t n) {
     if (i % 16 != 0) {
         _mm256_store_ps(to + i, zero);
     }
+}
+
+/* Blocks of 32 codes behind their half step; a ragged last block takes the plain way. */
+ES_INLINE_AVX2 void widen_q8_row(float *to, const uint8_t *row, int32_t n) {
+    for (; n >= ES_CACHE_BLOCK; n -= ES_CACHE_BLOCK, to += ES_CACHE_BLOCK) {
+        uint16_t half;
+        memcpy(&half, row, sizeof half);
+        const __m256 step = _mm256_set1_ps(es_half_to_float(half));
+        for (int i = 0; i < ES_CACHE_BLOCK; i += 8) {
+            const __m128i codes = _mm_loadl_epi64((const __m128i *)(const void *)(row + 2 + i));
+            const __m256 wide = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes));
+            _mm256_storeu_ps(to + i, _mm256_mul_ps(wide, step));
+        }
+        row += ES_CACHE_BLOCK_BYTES;
+    }
+    es_widen_q8_0(to, row, n);
 }
 
 /* Two rows of a tile: one in each half, its sixteen lanes folded to four. */
@@ -154,6 +171,5 @@ ES_INLINE_AVX2 void scale_row(float *out, const float *acc, int32_t n, float fac
 #include "kernels/attention/attention_driver.h"
 
 void es_attention_avx2(es_kernels *table) {
-    table->attention = es_attention;
-    table->attention_variant = "avx2";
+    es_attention_fill(table, "avx2");
 }

@@ -1,5 +1,6 @@
 /* Attention for AVX-512 F and DQ: the sixteen lanes of dot16 are one register. */
 #include "kernels.h"
+#include "kernels/attention/cache_rows.h"
 
 #include <immintrin.h>
 #include <math.h>
@@ -21,6 +22,22 @@ ES_INLINE_512 void widen_row(float *to, const uint16_t *from, int32_t n) {
         const __m256i part = _mm256_maskz_loadu_epi16(first_lanes(n - i), from + i);
         _mm512_store_ps(to + i, _mm512_cvtph_ps(part));
     }
+}
+
+/* Blocks of 32 codes behind their half step; a ragged last block takes the plain way. */
+ES_INLINE_512 void widen_q8_row(float *to, const uint8_t *row, int32_t n) {
+    for (; n >= ES_CACHE_BLOCK; n -= ES_CACHE_BLOCK, to += ES_CACHE_BLOCK) {
+        uint16_t half;
+        memcpy(&half, row, sizeof half);
+        const __m512 step = _mm512_set1_ps(es_half_to_float(half));
+        for (int i = 0; i < ES_CACHE_BLOCK; i += 16) {
+            const __m128i codes = _mm_loadu_si128((const __m128i *)(const void *)(row + 2 + i));
+            const __m512 wide = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes));
+            _mm512_storeu_ps(to + i, _mm512_mul_ps(wide, step));
+        }
+        row += ES_CACHE_BLOCK_BYTES;
+    }
+    es_widen_q8_0(to, row, n);
 }
 
 /* Rows 0, 4, 8 and 12 of a tile: one in each 128-bit quarter, its sixteen lanes folded to four. */
@@ -167,6 +184,5 @@ ES_INLINE_512 void scale_row(float *out, const float *acc, int32_t n, float fact
 #include "kernels/attention/attention_driver.h"
 
 void es_attention_avx512vnni(es_kernels *table) {
-    table->attention = es_attention;
-    table->attention_variant = "avx512";
+    es_attention_fill(table, "avx512");
 }

@@ -7,6 +7,7 @@
  *
  * The including file defines, inlined, with `width` the padded head_dim:
  *   widen_row(to, from, n)                        n halfs as floats
+ *   widen_q8_row(to, from, n)                     n elements of a q8_0 row as floats
  *   score_tile(s, q, tile, width, scale)          s[0..16) = dot16(q, row) * scale
  *   weigh(s, n)                                   s[j] = exp(s[j] - max s); returns 1 / sum
  *   add_values(acc, e, stride, tile, n, width, n_heads)
@@ -16,6 +17,7 @@
 #define ES_ATTENTION_DRIVER_H
 
 #include "kernels.h"
+#include "kernels/attention/cache_rows.h"
 #include "kernels/prefetch.h"
 
 #include <string.h>
@@ -75,24 +77,37 @@ static es_attention_block es_attention_lay_out(const es_attention_token *tokens,
     return b;
 }
 
-/* Rows [j, j + n) as floats, and zeros up to a whole tile. */
-ES_INLINE_ATTENTION void es_attention_widen(const es_attention_block *b, const uint16_t *rows,
-                                            int32_t j, int32_t n, const size_t width) {
-    const size_t dim = (size_t)b->head_dim;
-    const uint16_t *row = rows + (size_t)j * dim;
-    for (size_t r = 0; r < (size_t)n; r++, row += dim) {
-        es_prefetch_ahead(row, dim * sizeof *row);
-        widen_row(b->tile + r * width, row, b->head_dim);
+/* Columns [column, column + n_columns) of rows [j, j + n) as floats, and zeros up to a whole tile. */
+ES_INLINE_ATTENTION void es_attention_widen(float *tile, const size_t width,
+                                            const es_cache_rows *rows, int32_t j, int32_t n,
+                                            int32_t column, int32_t n_columns) {
+    const uint8_t *row = rows->data + (size_t)j * rows->row_bytes;
+    if (rows->type == ES_CACHE_Q8_0) {
+        const size_t n_bytes = es_cache_row_bytes(ES_CACHE_Q8_0, n_columns);
+        row += es_cache_row_bytes(ES_CACHE_Q8_0, column);
+        for (size_t r = 0; r < (size_t)n; r++, row += rows->row_bytes) {
+            es_prefetch_ahead(row, n_bytes);
+            widen_q8_row(tile + r * width, row, n_columns);
+            for (size_t i = (size_t)n_columns; i < width; i++) {
+                tile[r * width + i] = 0.0f;
+            }
+        }
+    } else {
+        row += (size_t)column * sizeof(uint16_t);
+        for (size_t r = 0; r < (size_t)n; r++, row += rows->row_bytes) {
+            es_prefetch_ahead(row, (size_t)n_columns * sizeof(uint16_t));
+            widen_row(tile + r * width, (const void *)row, n_columns);
+        }
     }
-    memset(b->tile + (size_t)n * width, 0,
-           (size_t)(ES_ATTENTION_TILE - n) * width * sizeof *b->tile);
+    memset(tile + (size_t)n * width, 0, (size_t)(ES_ATTENTION_TILE - n) * width * sizeof *tile);
 }
 
-ES_INLINE_ATTENTION void es_attention_keys(const es_attention_block *b, const uint16_t *k,
+ES_INLINE_ATTENTION void es_attention_keys(const es_attention_block *b, const es_cache_rows *k,
                                            const size_t width, float scale) {
     const size_t n_heads = (size_t)b->n_heads;
     for (int32_t j = b->low; j < b->high; j += ES_ATTENTION_TILE) {
-        es_attention_widen(b, k, j, es_lower(ES_ATTENTION_TILE, b->high - j), width);
+        es_attention_widen(b->tile, width, k, j, es_lower(ES_ATTENTION_TILE, b->high - j), 0,
+                           b->head_dim);
         for (int32_t t = 0; t < b->n_tokens; t++) {
             const es_attention_token *token = &b->tokens[t];
             if (token->first >= j + ES_ATTENTION_TILE || token->end <= j) {
@@ -108,11 +123,12 @@ ES_INLINE_ATTENTION void es_attention_keys(const es_attention_block *b, const ui
     }
 }
 
-ES_INLINE_ATTENTION void es_attention_values(const es_attention_block *b, const uint16_t *v,
+ES_INLINE_ATTENTION void es_attention_values(const es_attention_block *b, const es_cache_rows *v,
                                              const size_t width) {
     const size_t n_heads = (size_t)b->n_heads;
     for (int32_t j = b->low; j < b->high; j += ES_ATTENTION_TILE) {
-        es_attention_widen(b, v, j, es_lower(ES_ATTENTION_TILE, b->high - j), width);
+        es_attention_widen(b->tile, width, v, j, es_lower(ES_ATTENTION_TILE, b->high - j), 0,
+                           b->head_dim);
         for (int32_t t = 0; t < b->n_tokens; t++) {
             const es_attention_token *token = &b->tokens[t];
             const int32_t begin = es_higher(j, token->first);
@@ -128,9 +144,9 @@ ES_INLINE_ATTENTION void es_attention_values(const es_attention_block *b, const 
 }
 
 ES_INLINE_ATTENTION void es_attention_run(const es_attention_token *tokens, int32_t n_tokens,
-                                          int32_t n_heads, const uint16_t *k, const uint16_t *v,
-                                          int32_t head_dim, const size_t width, float scale,
-                                          float *scratch) {
+                                          int32_t n_heads, const es_cache_rows *k,
+                                          const es_cache_rows *v, int32_t head_dim,
+                                          const size_t width, float scale, float *scratch) {
     const es_attention_block b =
         es_attention_lay_out(tokens, n_tokens, n_heads, head_dim, width, scratch);
     float inverse[ES_ATTENTION_QUERIES];
@@ -148,8 +164,8 @@ ES_INLINE_ATTENTION void es_attention_run(const es_attention_token *tokens, int3
 
 /* The kernel itself; the usual head sizes have code of their own. */
 static void es_attention(const es_attention_token *tokens, int32_t n_tokens, int32_t n_heads,
-                         const uint16_t *k, const uint16_t *v, int32_t head_dim, float scale,
-                         float *scratch) {
+                         const es_cache_rows *k, const es_cache_rows *v, int32_t head_dim,
+                         float scale, float *scratch) {
     if (head_dim == 64) {
         es_attention_run(tokens, n_tokens, n_heads, k, v, 64, 64, scale, scratch);
     } else if (head_dim == 128) {
@@ -158,6 +174,88 @@ static void es_attention(const es_attention_token *tokens, int32_t n_tokens, int
         es_attention_run(tokens, n_tokens, n_heads, k, v, head_dim,
                          ((size_t)head_dim + 15) / 16 * 16, scale, scratch);
     }
+}
+
+/* ---- one token in three parts, see kernels.h ---------------------------------------------------- */
+
+ES_INLINE_ATTENTION void es_attention_score_rows(float *s, size_t stride, const float *q,
+                                                 int32_t n_heads, const es_cache_rows *k, int32_t n,
+                                                 int32_t head_dim, const size_t width, float scale,
+                                                 float *scratch) {
+    float *tile = scratch, *padded = tile + ES_ATTENTION_TILE * width;
+    const size_t dim = (size_t)head_dim;
+    for (size_t h = 0; h < (size_t)n_heads; h++) {
+        memcpy(padded + h * width, q + h * dim, dim * sizeof *q);
+        memset(padded + h * width + dim, 0, (width - dim) * sizeof *q);
+    }
+    for (int32_t j = 0; j < n; j += ES_ATTENTION_TILE) {
+        es_attention_widen(tile, width, k, j, es_lower(ES_ATTENTION_TILE, n - j), 0, head_dim);
+        for (size_t h = 0; h < (size_t)n_heads; h++) {
+            score_tile(s + h * stride + j, padded + h * width, tile, width, scale);
+        }
+    }
+}
+
+static void es_attention_scores_of(float *s, size_t stride, const float *q, int32_t n_heads,
+                                   const es_cache_rows *k, int32_t n, int32_t head_dim, float scale,
+                                   float *scratch) {
+    if (head_dim == 64) {
+        es_attention_score_rows(s, stride, q, n_heads, k, n, 64, 64, scale, scratch);
+    } else if (head_dim == 128) {
+        es_attention_score_rows(s, stride, q, n_heads, k, n, 128, 128, scale, scratch);
+    } else {
+        es_attention_score_rows(s, stride, q, n_heads, k, n, head_dim,
+                                ((size_t)head_dim + 15) / 16 * 16, scale, scratch);
+    }
+}
+
+static float es_attention_weigh_all(float *s, int32_t n) {
+    return weigh(s, n);
+}
+
+ES_INLINE_ATTENTION void
+es_attention_value_rows(float *out, const float *e, size_t stride, const float *inverse,
+                        int32_t n_heads, const es_cache_rows *v, int32_t n, int32_t head_dim,
+                        int32_t column, int32_t n_columns, const size_t width, float *scratch) {
+    float *tile = scratch, *acc = tile + ES_ATTENTION_TILE * width;
+    memset(acc, 0, (size_t)n_heads * width * sizeof *acc);
+    for (int32_t j = 0; j < n; j += ES_ATTENTION_TILE) {
+        const int32_t n_rows = es_lower(ES_ATTENTION_TILE, n - j);
+        es_attention_widen(tile, width, v, j, n_rows, column, n_columns);
+        add_values(acc, e + j, stride, tile, n_rows, width, n_heads);
+    }
+    for (int32_t h = 0; h < n_heads; h++) {
+        scale_row(out + (size_t)h * (size_t)head_dim + column, acc + (size_t)h * width, n_columns,
+                  inverse[h]);
+    }
+}
+
+static void es_attention_values_of(float *out, const float *e, size_t stride, const float *inverse,
+                                   int32_t n_heads, const es_cache_rows *v, int32_t n,
+                                   int32_t head_dim, int32_t column, int32_t n_columns,
+                                   float *scratch) {
+    if (n_columns == 32) {
+        es_attention_value_rows(out, e, stride, inverse, n_heads, v, n, head_dim, column, 32, 32,
+                                scratch);
+    } else if (n_columns == 64) {
+        es_attention_value_rows(out, e, stride, inverse, n_heads, v, n, head_dim, column, 64, 64,
+                                scratch);
+    } else if (n_columns == 128) {
+        es_attention_value_rows(out, e, stride, inverse, n_heads, v, n, head_dim, column, 128, 128,
+                                scratch);
+    } else {
+        es_attention_value_rows(out, e, stride, inverse, n_heads, v, n, head_dim, column, n_columns,
+                                ((size_t)n_columns + 15) / 16 * 16, scratch);
+    }
+}
+
+/* Puts an instruction set's kernels into the table. */
+static inline void es_attention_fill(es_kernels *table, const char *variant) {
+    table->attention = es_attention;
+    table->attention_scores = es_attention_scores_of;
+    table->attention_weigh = es_attention_weigh_all;
+    table->attention_values = es_attention_values_of;
+    table->attention_variant = variant;
 }
 
 #endif

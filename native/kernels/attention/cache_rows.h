@@ -1,0 +1,54 @@
+/* Rows of the q8_0 cache in plain C: everything but the rounding of the store is exact, so that a
+ * compiler may vectorise it as it likes. */
+#ifndef ES_CACHE_ROWS_H
+#define ES_CACHE_ROWS_H
+
+#include "kernels.h"
+#include "kernels/half.h"
+#include "kernels/vector/vector.h"
+
+#include <string.h>
+
+/* n elements as floats. A code has 8 bits and a step 11, so that no product is rounded. */
+static inline __attribute__((always_inline)) void es_widen_q8_0(float *to, const uint8_t *from,
+                                                                int32_t n) {
+    for (; n > 0; n -= ES_CACHE_BLOCK, from += ES_CACHE_BLOCK_BYTES, to += ES_CACHE_BLOCK) {
+        uint16_t half;
+        int8_t codes[ES_CACHE_BLOCK];
+        memcpy(&half, from, sizeof half);
+        memcpy(codes, from + sizeof half, sizeof codes);
+        const float step = es_half_to_float(half);
+        if (n >= ES_CACHE_BLOCK) {
+            for (int i = 0; i < ES_CACHE_BLOCK; i++) {
+                to[i] = (float)codes[i] * step;
+            }
+        } else {
+            for (int i = 0; i < n; i++) {
+                to[i] = (float)codes[i] * step;
+            }
+        }
+    }
+}
+
+/* Quantises n elements; the last block is filled with zeros. */
+static inline void es_store_q8_0(uint8_t *to, const float *x, int32_t n) {
+    for (; n > 0; n -= ES_CACHE_BLOCK, to += ES_CACHE_BLOCK_BYTES, x += ES_CACHE_BLOCK) {
+        const int count = n < ES_CACHE_BLOCK ? n : ES_CACHE_BLOCK;
+        float amax = 0.0f;
+        for (int i = 0; i < count; i++) {
+            const float magnitude = x[i] < 0.0f ? -x[i] : x[i];
+            amax = magnitude > amax ? magnitude : amax;
+        }
+        const int live = amax >= 1e-30f;
+        const float inverse = live ? 127.0f / amax : 0.0f;
+        const uint16_t step = es_float_to_half(live ? amax / 127.0f : 0.0f);
+        int8_t codes[ES_CACHE_BLOCK] = {0};
+        for (int i = 0; i < count; i++) {
+            codes[i] = (int8_t)(int32_t)es_round(es_clamp(x[i] * inverse, -127.0f, 127.0f));
+        }
+        memcpy(to, &step, sizeof step);
+        memcpy(to + sizeof step, codes, sizeof codes);
+    }
+}
+
+#endif

@@ -1,6 +1,8 @@
-/* Many tokens times neuron-major weights, for the x86 variants: panels of 128 outputs by 128 inputs
- * under the tiles of ternary_panel.h. A quad of a panel is four inputs; their packed rows lie side by
- * side in memory, so interleaving them byte by byte puts the four codes of an output into one lane. */
+/* Many tokens times neuron-major weights, for the x86 variants: panels of 64 outputs by 256 inputs
+ * under the tiles of ternary_panel.h. A quad of a panel is four inputs; interleaving their packed rows
+ * byte by byte puts the four codes of an output into one lane. A panel takes two of the four fields of
+ * 32 packed bytes: with all of them, or fewer inputs, sums would be written more often or not fit the
+ * first-level cache beside it. */
 #ifndef ES_T2N_256_H
 #define ES_T2N_256_H
 
@@ -9,8 +11,8 @@
 #include <immintrin.h>
 
 enum {
-    T2N_ROWS = ES_T2_BLOCK,
-    T2N_COLUMNS = 128, /* int16 sums of a tile hold 256 */
+    T2N_ROWS = 64,
+    T2N_COLUMNS = 256, /* what the int16 sums of a tile hold */
     T2N_STRIP_BYTES = ES_PANEL_ROWS * T2N_COLUMNS
 };
 _Static_assert(T2N_ROWS *T2N_COLUMNS <= ES_TERNARY_SCRATCH_BYTES, "a panel fits its buffer");
@@ -35,9 +37,11 @@ ES_INLINE void t2n_interleave(__m256i out[4], const uint8_t *const w[4]) {
     out[3] = _mm256_permute2x128_si256(v2, v3, 0x31);
 }
 
-/* n_columns inputs become strips of ES_PANEL_ROWS outputs, each a sequence of quads. Inputs missing in
- * the last quad repeat the last one: their activations are zero. */
-static void t2n_unpack(uint8_t *panel, const uint8_t *w, size_t row_bytes, size_t n_columns) {
+/* n_columns inputs become strips of ES_PANEL_ROWS outputs, each a sequence of quads; `half` 0: outputs
+ * 0-63 of the packed block at w, 1: 64-127. Inputs missing in the last quad repeat the last one: their
+ * activations are zero. */
+ES_INLINE void t2n_unpack(uint8_t *panel, const uint8_t *w, size_t row_bytes, size_t n_columns,
+                          const int half) {
     const __m256i three = _mm256_set1_epi8(3);
     for (size_t c = 0; c < n_columns; c += 4, panel += ES_QUAD_BYTES) {
         const uint8_t *rows[4];
@@ -47,11 +51,11 @@ static void t2n_unpack(uint8_t *panel, const uint8_t *w, size_t row_bytes, size_
         __m256i packed[4];
         t2n_interleave(packed, rows);
         ES_UNROLL
-        for (int f = 0; f < ES_T2_FIELDS; f++) {
+        for (int f = 0; f < 2; f++) {
             ES_UNROLL
             for (int i = 0; i < 4; i++) {
                 const size_t row = (size_t)(32 * f + 8 * i);
-                const __m256i moved = _mm256_srli_epi16(packed[i], 6 - 2 * f);
+                const __m256i moved = _mm256_srli_epi16(packed[i], 6 - 2 * (f + 2 * half));
                 uint8_t *at = panel + row / ES_PANEL_ROWS * T2N_STRIP_BYTES +
                               row % ES_PANEL_ROWS * sizeof(int32_t);
                 _mm256_store_si256((__m256i *)at, _mm256_and_si256(moved, three));
@@ -67,8 +71,12 @@ static void t2n_dot(int32_t *sums, size_t sums_stride, const uint8_t *w, size_t 
     for (size_t r = 0; r < rows; r += T2N_ROWS) {
         for (size_t c = 0; c < columns; c += T2N_COLUMNS) {
             const size_t n = es_min_size(T2N_COLUMNS, columns - c);
-            const uint8_t *chunk = w + c * row_bytes + r / ES_T2_FIELDS;
-            t2n_unpack(panel, chunk, row_bytes, n);
+            const uint8_t *chunk = w + c * row_bytes + r / ES_T2_BLOCK * ES_TERNARY_BLOCK_BYTES;
+            if (r % ES_T2_BLOCK == 0) {
+                t2n_unpack(panel, chunk, row_bytes, n, 0);
+            } else {
+                t2n_unpack(panel, chunk, row_bytes, n, 1);
+            }
             /* The next inputs arrive from memory while these are multiplied. */
             const size_t left = es_min_size(T2N_COLUMNS, columns - c - n);
             for (size_t i = n; i < n + left; i++) {

@@ -10,7 +10,7 @@ from edgesparse.cli import options
 __all__ = ["add_arguments", "run"]
 
 _FAMILIES = (
-    *("t2", "t5", "q8", "q4", "q8m", "q4m"),
+    *("t2", "t5", "q8", "q4", "q8m", "q4m", "q6"),
     *("f16", "bf16", "f32", "vector", "attention"),
 )
 _PACKAGES = ("numpy", "numba", "llvmlite", "cffi", "tokenizers", "sentencepiece", "gguf", "jinja2")

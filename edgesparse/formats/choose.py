@@ -45,6 +45,8 @@ KEPT = {
 _PER_16 = frozenset({_T.Q2_K, _T.Q3_K, _T.Q6_K})
 _FLOATS = frozenset({_T.F32, _T.F16, _T.BF16})
 _REQUANTISABLE = _FLOATS | _PER_16 | {_T.Q8_0, _T.Q5_0}
+_ERROR = {Format.Q8: "1/254", Format.Q6: "1/62", Format.Q4: "1/14"}
+"""Formats that numbers can be rounded to: half of a step, as a share of the block's largest."""
 _ROUNDED_STEPS = "steps d·scale and dmin·minimum rounded to half: relative error at most 2^-11"
 
 
@@ -87,8 +89,8 @@ def choose(
     ternary : Format
         What ternary rows become: `Format.T2`, `Format.T2N` or `Format.T5`.
     override : Format, optional
-        Wish of the user for this tensor: `Format.Q8` or `Format.Q4` for floats, Q8_0, Q5_0,
-        Q6_K, Q3_K and Q2_K.
+        Wish of the user for this tensor: `Format.Q8`, `Format.Q6` or `Format.Q4` for floats, Q8_0,
+        Q5_0, Q6_K, Q3_K and Q2_K.
 
     Raises
     ------
@@ -103,10 +105,10 @@ def choose(
     if override is None or override is chosen.format:
         return chosen
     able = info.type in _REQUANTISABLE and not chosen.format.is_ternary
-    if not able or override not in (Format.Q8, Format.Q4):
+    if not able or override not in _ERROR:
         raise UsageError(
             f"{shown(info.name)}: {info.type.name} cannot be stored as {override.name}.",
-            advice="Floats, Q8_0, Q5_0, Q6_K, Q3_K and Q2_K can become q8 or q4.",
+            advice="Floats, Q8_0, Q5_0, Q6_K, Q3_K and Q2_K can become q8, q6 or q4.",
         )
     return Choice(override, _requantised(info.type, override) + ", as asked")
 
@@ -133,5 +135,7 @@ def _default(info: TensorInfo, uniform: bool, ternary: Format) -> Choice:
 
 
 def _requantised(tensor_type: TensorType, fmt: Format) -> str:
-    share = "1/254" if fmt is Format.Q8 else "1/14"
-    return f"{tensor_type.name} rounded anew per 32 columns: error about {share} of their largest"
+    return (
+        f"{tensor_type.name} rounded anew per 32 columns: "
+        f"error at most about {_ERROR[fmt]} of their largest"
+    )

@@ -27,9 +27,10 @@ class Format(IntEnum):
     Q4 = 4
     Q8M = 5
     Q4M = 6
-    F16 = 7
-    BF16 = 8
-    F32 = 9
+    Q6 = 7
+    F16 = 8
+    BF16 = 9
+    F32 = 10
     T2N = 11
 
     @property
@@ -45,11 +46,17 @@ class Format(IntEnum):
     @property
     def is_block(self) -> bool:
         """Whether activations are quantised to int16 per block of 32."""
-        return Format.Q8 <= self <= Format.Q4M
+        return Format.Q8 <= self <= Format.Q6
 
 
 _TERNARY_GROUP = {Format.T2: 128, Format.T5: 160, Format.T2N: 128}
-_BLOCK_BYTES = {Format.Q8: 272, Format.Q8M: 288, Format.Q4: 144, Format.Q4M: 160}
+_BLOCK_BYTES = {
+    Format.Q8: 272,
+    Format.Q8M: 288,
+    Format.Q6: 208,
+    Format.Q4: 144,
+    Format.Q4M: 160,
+}
 _ELEMENT_BYTES = {Format.F16: 2, Format.BF16: 2, Format.F32: 4}
 
 

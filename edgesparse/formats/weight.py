@@ -96,6 +96,8 @@ class Weight:
         Type in the file, for reports.
     note : str
         Why this format was chosen, when it is not the obvious one; for reports.
+    is_rounded : bool
+        Whether the stored values differ from the file's; for reports.
     """
 
     name: str
@@ -106,6 +108,7 @@ class Weight:
     scales: npt.NDArray[np.float32]
     source: str = ""
     note: str = ""
+    is_rounded: bool = False
 
     @property
     def n_bytes(self) -> int:

@@ -10,6 +10,7 @@ from edgesparse.architectures import ROPE_TABLE
 from edgesparse.config import ModelConfig
 from edgesparse.errors import ModelFormatError
 from edgesparse.executors.base import Float32, Parameters
+from edgesparse.formats.head import head_override
 from edgesparse.formats.load import load_vector, load_weights
 from edgesparse.ops.rope_kv import rope_table
 from edgesparse.plan.op import LOGITS, Embed, Linear, Norm, RopeKV
@@ -18,7 +19,14 @@ from edgesparse.plan.plan import Plan
 if TYPE_CHECKING:
     from edgesparse.checkpoint import Checkpoint
 
-__all__ = ["load_parameters", "neuron_major_names", "tensor_names", "vector_names", "weight_names"]
+__all__ = [
+    "head_name",
+    "load_parameters",
+    "neuron_major_names",
+    "tensor_names",
+    "vector_names",
+    "weight_names",
+]
 
 _COMPARE_BYTES = 4 << 20
 
@@ -70,6 +78,12 @@ def neuron_major_names(plan: Plan) -> set[str]:
     return skipping - plain - {op.weight for op in plan.ops if isinstance(op, Embed)}
 
 
+def head_name(plan: Plan) -> str:
+    """Name the matrix that makes the logits; in a tied model it is the embedding too."""
+    outputs = [out for op in plan.ops if isinstance(op, Linear) for out in op.outputs]
+    return next(out.weight for out in outputs if out.dst == LOGITS)
+
+
 def vector_names(plan: Plan) -> dict[str, int]:
     """Name the vectors that a plan reads, with the length that each must have (0: any)."""
     widths = dict(plan.buffers)
@@ -92,25 +106,43 @@ def load_parameters(
     config: ModelConfig,
     plan: Plan,
     *,
+    head: str = "exact",
     native: bool | None = None,
     threads: int | None = None,
 ) -> Parameters:
     """Read and convert everything that `plan` names.
 
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+    config : ModelConfig
+    plan : Plan
+    head : str
+        How to store the head: one of `edgesparse.formats.head.HEADS`.
+    native : bool, optional
+        Repack in C; by default when the compiled module is available.
+    threads : int, optional
+        Threads of loading; by default one per CPU that this process may use.
+
     Raises
     ------
     ModelFormatError
         A tensor is missing, malformed, or of another shape than the plan needs.
+    UsageError
+        The head cannot be stored as asked.
     MemoryBudgetError
         The weights do not fit.
     """
     _check_shapes(checkpoint, plan)
+    name = head_name(plan)
+    override = head_override(checkpoint.info(name), head)
     weights = load_weights(
         checkpoint,
         weight_names(plan),
         native=native,
         threads=threads,
         neuron_major=neuron_major_names(plan),
+        overrides={} if override is None else {name: override},
     )
     offset = np.float32(checkpoint.get_float("edgesparse.norm_offset", 0.0))
     vectors: dict[str, Float32] = {}

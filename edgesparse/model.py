@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -21,9 +21,13 @@ from edgesparse.engine import Engine
 from edgesparse.errors import ContextOverflow, UsageError
 from edgesparse.executors import make_executor
 from edgesparse.executors.base import Parameters
+from edgesparse.formats.head import parse_head
 from edgesparse.formats.memory import release_freed
-from edgesparse.loading import load_parameters, tensor_names
+from edgesparse.loading import head_name, load_parameters, tensor_names
 from edgesparse.plan.cache_type import CacheType
+from edgesparse.plan.op import Embed
+from edgesparse.plan.plan import Plan
+from edgesparse.quality import describe_head, describe_quality
 from edgesparse.sampling.recommended import Recommended, read_recommended
 from edgesparse.tokenizer import Tokenizer, load_tokenizer
 
@@ -55,6 +59,10 @@ class ModelInfo:
         What the reader and the tokenizer noticed.
     recommended : Recommended
         Sampling settings that the model's files name; they are the defaults of its answers.
+    head : str
+        How the matrix that makes the logits is stored.
+    quality : str
+        Which weights were rounded, or that nothing is approximated.
     """
 
     path: str
@@ -66,6 +74,8 @@ class ModelInfo:
     formats: str
     warnings: tuple[str, ...]
     recommended: Recommended = field(default_factory=Recommended)
+    head: str = ""
+    quality: str = ""
 
 
 class Model:
@@ -200,6 +210,7 @@ def load(
     sparse: str = "auto",
     cache_type_k: str = "f16",
     cache_type_v: str = "f16",
+    head: str = "auto",
     fused: bool = True,
 ) -> Model:
     """Load a model from a GGUF file or a safetensors folder.
@@ -222,6 +233,9 @@ def load(
         compute everything (for comparisons).
     cache_type_k, cache_type_v : {"f16", "q8_0"}
         Storage of keys and of values. q8_0 takes 53 % of the memory and is lossy.
+    head : {"auto", "exact", "q8", "q6", "q4"}
+        Storage of the matrix that makes the logits (in a tied model of the embedding, too).
+        ``exact``: as the file has it. ``auto``: rounded to 6.5 bits per weight if it is larger.
     fused : bool
         False runs norms, gates and additions as ops of their own (for comparisons).
 
@@ -245,6 +259,7 @@ def load(
     if sparse not in ("auto", "off"):
         raise UsageError(f"sparse must be auto or off, not {sparse!r}.")
     types = CacheType.parse(cache_type_k), CacheType.parse(cache_type_v)
+    parse_head(head)
     n_threads = threads or usable_cpus()
     native = executor == "native"
     if native:
@@ -271,11 +286,12 @@ def load(
         tokenizer = load_tokenizer(checkpoint)
         release_freed()
         parameters = load_parameters(
-            checkpoint, config, plan, native=native or None, threads=n_threads
+            checkpoint, config, plan, head=head, native=native or None, threads=n_threads
         )
         recommended = read_recommended(checkpoint)
         warnings = (*checkpoint.warnings, *tokenizer.warnings, *recommended.warnings)
         info = _describe(str(source), config, parameters, checkpoint.n_bytes, warnings, recommended)
+    info = _describe_quality(info, plan, parameters, head)
     made = make_executor(executor, plan, parameters, threads=n_threads, isa=isa)
     return Model(Engine(made, n_threads=n_threads), tokenizer, config, parameters, info)
 
@@ -314,4 +330,14 @@ def _describe(
         formats=", ".join(f"{name} {n_bytes / 1e6:.1f} MB" for name, n_bytes in ordered),
         warnings=warnings,
         recommended=recommended,
+    )
+
+
+def _describe_quality(info: ModelInfo, plan: Plan, parameters: Parameters, head: str) -> ModelInfo:
+    name = head_name(plan)
+    tied = any(isinstance(op, Embed) and op.weight == name for op in plan.ops)
+    return replace(
+        info,
+        head=describe_head(parameters.weights[name], tied=tied, choice=head),
+        quality=describe_quality(parameters.weights.values(), name, plan),
     )

@@ -10,7 +10,6 @@ from edgesparse.cli import options
 if TYPE_CHECKING:
     from edgesparse.benchmark import Row
     from edgesparse.model import Model
-    from edgesparse.plan.plan import Plan
 
 __all__ = ["add_arguments", "run"]
 
@@ -40,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--isa", choices=options.ISAS, help="force an instruction set")
     options.add_sparse(parser)
     options.add_cache_types(parser)
+    options.add_head(parser)
     parser.add_argument("-o", "--output", choices=_FORMATS, default="md", help="default: md")
     parser.add_argument("--json", action="store_const", const="json", dest="output")
 
@@ -64,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
             sparse=args.sparse,
             cache_type_k=args.cache_type_k,
             cache_type_v=args.cache_type_v,
+            head=args.head,
         ) as model:
             for depth in depths:
                 for n_prompt, n_gen in tests:
@@ -145,18 +146,8 @@ def _record(model: Model, row: Row) -> dict[str, Any]:
         "gb_per_s": round(row.gb_per_s, 3),
         "read_bandwidth_gb_per_s": round(row.read_bandwidth_gb_per_s, 3),
         "ceiling_ts": round(row.ceiling_ts, 3),
-        "quality": _quality(engine.plan),
+        "quality": info.quality,
     }
-
-
-def _quality(plan: Plan) -> str:
-    from edgesparse.plan.cache_type import CacheType
-
-    types = (plan.cache_type_k, plan.cache_type_v)
-    if all(kind is CacheType.F16 for kind in types):
-        return "exact, no approximation is on"
-    names = " and ".join(kind.name.lower() for kind in types)
-    return f"lossy: keys and values as {names}; 'edgesparse perplexity' says what that costs"
 
 
 def _markdown(rows: list[dict[str, Any]]) -> str:

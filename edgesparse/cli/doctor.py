@@ -10,7 +10,7 @@ from edgesparse.cli import options
 __all__ = ["add_arguments", "run"]
 
 _FAMILIES = (
-    *("t2", "t5", "q8", "q4", "q8m", "q4m"),
+    *("t2", "t5", "q8", "q4", "q8m", "q4m", "q6"),
     *("f16", "bf16", "f32", "vector", "attention"),
 )
 _PACKAGES = ("numpy", "numba", "llvmlite", "cffi", "tokenizers", "sentencepiece", "gguf", "jinja2")
@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's flags."""
     options.add_model(parser)
     parser.add_argument("--isa", choices=options.ISAS, help="show the kernels of this one")
+    options.add_head(parser)
     parser.add_argument(
         "--no-measure", action="store_true", help="do not measure the read bandwidth"
     )
@@ -119,14 +120,19 @@ def _model(args: argparse.Namespace) -> dict[str, Any]:
     from edgesparse.checkpoint import open_checkpoint
     from edgesparse.default_model import default_model_path
     from edgesparse.formats.choose import choose
+    from edgesparse.formats.head import head_override
+    from edgesparse.loading import tensor_names
 
     path = options.model_path(args) or default_model_path()
     with open_checkpoint(path) as checkpoint:
         stored: dict[str, dict[str, Any]] = {}
+        names = tensor_names(checkpoint)
+        head = "output.weight" if "output.weight" in names else "token_embd.weight"
         for info in checkpoint.tensors.values():
-            if len(info.shape) != 2:
+            if len(info.shape) != 2 or info.name not in names:
                 continue
-            choice = choose(info, uniform=True)
+            override = head_override(info, args.head) if info.name == head else None
+            choice = choose(info, uniform=True, override=override)
             key = f"{info.type.value} → {choice.format.name.lower()}"
             row = stored.setdefault(key, {"tensors": 0, "bytes": 0, "note": choice.note})
             row["tensors"] += 1

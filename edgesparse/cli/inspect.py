@@ -52,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
             "executor": running.executor_name,
             "n_threads": running.n_threads,
             "n_ctx": running.n_ctx,
+            "head": model.info.head,
+            "quality": model.info.quality,
         }
     with open_checkpoint(path) as checkpoint:
         tokenizer = load_tokenizer(checkpoint)
@@ -150,6 +152,7 @@ def _summary(data: dict[str, Any]) -> str:
                 f"{engine['executor']}, {engine['n_threads']} threads, context {engine['n_ctx']}",
             )
         )
+        rows += [("head", engine["head"]), ("quality", engine["quality"])]
     return "\n".join(f"{name:<14}{value}" for name, value in rows)
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "add_common",
     "add_engine",
     "add_generation",
+    "add_head",
     "add_model",
     "add_sparse",
     "apply_environment",
@@ -38,6 +39,7 @@ EXECUTORS = ("native", "portable", "reference")
 SPARSE = ("auto", "off")
 CACHE_TYPES = ("f16", "q8_0")
 I2S_LAYOUTS = ("auto", "128x32", "64x16", "row4")
+HEADS = ("auto", "exact", "q8", "q6", "q4")
 ISAS = ("scalar", "avx2", "avxvnni", "avx512vnni", "neon", "neondot")
 _TRUE = frozenset({"1", "on", "enabled", "true", "yes"})
 _SAMPLING = (
@@ -84,6 +86,7 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     )
     add_sparse(group)
     add_cache_types(group)
+    add_head(group)
     # Flags of other tools that have nothing to decide here.
     group.add_argument("-ngl", "--n-gpu-layers", help=argparse.SUPPRESS)
     group.add_argument("-fa", "--flash-attn", nargs="?", const="on", help=argparse.SUPPRESS)
@@ -114,6 +117,17 @@ def add_cache_types(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -
             default="f16",
             help=f"storage of the cache's {what} (default: f16; q8_0 is half the size and lossy)",
         )
+
+
+def add_head(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add the flag that chooses how the matrix that makes the logits is stored."""
+    parser.add_argument(
+        "--head",
+        choices=HEADS,
+        default="auto",
+        help="storage of the output matrix: exact is as in the file; auto (default) rounds a "
+        "larger one to q6",
+    )
 
 
 def add_generation(parser: argparse.ArgumentParser) -> None:
@@ -232,6 +246,7 @@ def load_model(args: argparse.Namespace, terminal: Terminal | None = None) -> Mo
             sparse=getattr(args, "sparse", "auto"),
             cache_type_k=getattr(args, "cache_type_k", "f16"),
             cache_type_v=getattr(args, "cache_type_v", "f16"),
+            head=getattr(args, "head", "auto"),
         )
     finally:
         if terminal is not None:

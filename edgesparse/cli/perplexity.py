@@ -87,6 +87,7 @@ def _json(model: Model, estimate: Estimate, seconds: float) -> str:
             "n_threads": model.engine.n_threads,
             "n_ctx": model.engine.n_ctx,
             "weight_formats": model.info.formats,
+            "quality": model.info.quality,
             **asdict(estimate),
             "seconds": seconds,
         }

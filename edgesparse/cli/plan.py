@@ -45,10 +45,13 @@ def run(args: argparse.Namespace) -> int:
         if args.output == "json":
             data = {
                 "ops": plan_rows(costs, bandwidth),
-                "summary": plan_summary(plan, costs, args.position, bandwidth),
+                "summary": plan_summary(plan, costs, args.position, bandwidth)
+                | {"head": model.info.head, "quality": model.info.quality},
             }
             terminal.write(json.dumps(data) + "\n")
         else:
             table = plan_table(plan, costs, args.position, bandwidth, all_layers=args.all)
             terminal.write(table + "\n")
+            for name, text in (("head", model.info.head), ("quality", model.info.quality)):
+                terminal.write(f"{name:<28}{text}\n")
     return 0

@@ -13,7 +13,7 @@ from edgesparse.checkpoint.source import shown
 from edgesparse.errors import UnsupportedTensorType, UsageError
 from edgesparse.formats.weight import Format
 
-__all__ = ["BLOCK_SCALE_OFFSET", "KEPT", "Choice", "choose", "keeps_codes"]
+__all__ = ["BLOCK_SCALE_OFFSET", "KEPT", "Choice", "choose", "is_roundable", "keeps_codes"]
 
 _T = TensorType
 
@@ -45,6 +45,8 @@ KEPT = {
 _PER_16 = frozenset({_T.Q2_K, _T.Q3_K, _T.Q6_K})
 _FLOATS = frozenset({_T.F32, _T.F16, _T.BF16})
 _REQUANTISABLE = _FLOATS | _PER_16 | {_T.Q8_0, _T.Q5_0}
+_ERROR = {Format.Q8: "1/254", Format.Q6: "1/62", Format.Q4: "1/14"}
+"""Formats that numbers can be rounded to: half of a step, as a share of the block's largest."""
 _ROUNDED_STEPS = "steps d·scale and dmin·minimum rounded to half: relative error at most 2^-11"
 
 
@@ -58,15 +60,23 @@ class Choice:
         Storage format.
     note : str
         Empty when the choice is the obvious one and exact.
+    is_rounded : bool
+        Whether stored values differ from what the file's own rule gives.
     """
 
     format: Format
     note: str = ""
+    is_rounded: bool = False
 
 
 def keeps_codes(tensor_type: TensorType, fmt: Format) -> bool:
     """Tell whether `fmt` stores the codes of the file type, rather than newly rounded ones."""
     return KEPT.get(tensor_type) is fmt
+
+
+def is_roundable(info: TensorInfo) -> bool:
+    """Tell whether the numbers of a matrix can be rounded to q8, q6 or q4."""
+    return info.type in _REQUANTISABLE and not info.ternarize
 
 
 def choose(
@@ -87,8 +97,8 @@ def choose(
     ternary : Format
         What ternary rows become: `Format.T2`, `Format.T2N` or `Format.T5`.
     override : Format, optional
-        Wish of the user for this tensor: `Format.Q8` or `Format.Q4` for floats, Q8_0, Q5_0,
-        Q6_K, Q3_K and Q2_K.
+        Wish of the user for this tensor: `Format.Q8`, `Format.Q6` or `Format.Q4` for floats, Q8_0,
+        Q5_0, Q6_K, Q3_K and Q2_K.
 
     Raises
     ------
@@ -102,13 +112,12 @@ def choose(
     chosen = _default(info, uniform, ternary)
     if override is None or override is chosen.format:
         return chosen
-    able = info.type in _REQUANTISABLE and not chosen.format.is_ternary
-    if not able or override not in (Format.Q8, Format.Q4):
+    if not is_roundable(info) or override not in _ERROR:
         raise UsageError(
             f"{shown(info.name)}: {info.type.name} cannot be stored as {override.name}.",
-            advice="Floats, Q8_0, Q5_0, Q6_K, Q3_K and Q2_K can become q8 or q4.",
+            advice="Floats, Q8_0, Q5_0, Q6_K, Q3_K and Q2_K can become q8, q6 or q4.",
         )
-    return Choice(override, _requantised(info.type, override) + ", as asked")
+    return Choice(override, _requantised(info.type, override), is_rounded=True)
 
 
 def _default(info: TensorInfo, uniform: bool, ternary: Format) -> Choice:
@@ -119,11 +128,12 @@ def _default(info: TensorInfo, uniform: bool, ternary: Format) -> Choice:
             return Choice(ternary)
         return Choice(Format.Q8, "not ternary with one scale per row; codes kept exactly")
     if info.type in (_T.Q4_K, _T.Q5_K):
-        return Choice(KEPT[info.type], _ROUNDED_STEPS)
+        return Choice(KEPT[info.type], _ROUNDED_STEPS, is_rounded=True)
     if info.type in KEPT:
         return Choice(KEPT[info.type])
     if info.type in _PER_16:
-        return Choice(Format.Q8, _requantised(info.type, Format.Q8) + " (its scales span 16)")
+        note = _requantised(info.type, Format.Q8) + " (its scales span 16)"
+        return Choice(Format.Q8, note, is_rounded=True)
     raise UnsupportedTensorType(
         "unsupported",
         shown(info.name),
@@ -133,5 +143,7 @@ def _default(info: TensorInfo, uniform: bool, ternary: Format) -> Choice:
 
 
 def _requantised(tensor_type: TensorType, fmt: Format) -> str:
-    share = "1/254" if fmt is Format.Q8 else "1/14"
-    return f"{tensor_type.name} rounded anew per 32 columns: error about {share} of their largest"
+    return (
+        f"{tensor_type.name} rounded anew per 32 columns: "
+        f"error at most about {_ERROR[fmt]} of their largest"
+    )

@@ -190,7 +190,7 @@ class _Loader:
             _settle_zero_rows(target.scales)
             target.data.flags.writeable = False
             target.scales.flags.writeable = False
-            weights[name] = _weight(target, choices[name].note)
+            weights[name] = _weight(target, choices[name])
         return weights, failed
 
     def _tensor_scale(self, info: TensorInfo, fmt: Format) -> float:
@@ -275,7 +275,7 @@ def _settle_zero_rows(scales: npt.NDArray[np.float32]) -> None:
         scales.fill(live[0])
 
 
-def _weight(target: Target, note: str) -> Weight:
+def _weight(target: Target, choice: Choice) -> Weight:
     info = target.info
     return Weight(
         info.name,
@@ -285,5 +285,6 @@ def _weight(target: Target, note: str) -> Weight:
         target.data,
         target.scales,
         source=info.type.name,
-        note=note,
+        note=choice.note,
+        is_rounded=choice.is_rounded,
     )

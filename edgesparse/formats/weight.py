@@ -27,9 +27,10 @@ class Format(IntEnum):
     Q4 = 4
     Q8M = 5
     Q4M = 6
-    F16 = 7
-    BF16 = 8
-    F32 = 9
+    Q6 = 7
+    F16 = 8
+    BF16 = 9
+    F32 = 10
     T2N = 11
 
     @property
@@ -45,11 +46,17 @@ class Format(IntEnum):
     @property
     def is_block(self) -> bool:
         """Whether activations are quantised to int16 per block of 32."""
-        return Format.Q8 <= self <= Format.Q4M
+        return Format.Q8 <= self <= Format.Q6
 
 
 _TERNARY_GROUP = {Format.T2: 128, Format.T5: 160, Format.T2N: 128}
-_BLOCK_BYTES = {Format.Q8: 272, Format.Q8M: 288, Format.Q4: 144, Format.Q4M: 160}
+_BLOCK_BYTES = {
+    Format.Q8: 272,
+    Format.Q8M: 288,
+    Format.Q6: 208,
+    Format.Q4: 144,
+    Format.Q4M: 160,
+}
 _ELEMENT_BYTES = {Format.F16: 2, Format.BF16: 2, Format.F32: 4}
 
 
@@ -89,6 +96,8 @@ class Weight:
         Type in the file, for reports.
     note : str
         Why this format was chosen, when it is not the obvious one; for reports.
+    is_rounded : bool
+        Whether the stored values differ from the file's; for reports.
     """
 
     name: str
@@ -99,6 +108,7 @@ class Weight:
     scales: npt.NDArray[np.float32]
     source: str = ""
     note: str = ""
+    is_rounded: bool = False
 
     @property
     def n_bytes(self) -> int:

@@ -1,4 +1,4 @@
-"""Block-quantised × int16 products: q8, q4, q8m, q4m (bytes: ``edgesparse/formats/README.md``).
+"""Block-quantised × int16 products: q8, q6, q4, q8m, q4m (bytes: ``edgesparse/formats/README.md``).
 
 A tile of 8 rows is unpacked once into rows of int8 codes, its steps are widened, and every token is
 multiplied with it. A block's |Σ code q| ≤ 32 · 128 · 32767 fits int32.
@@ -20,12 +20,33 @@ Q8 = int(Format.Q8)
 Q4 = int(Format.Q4)
 Q8M = int(Format.Q8M)
 Q4M = int(Format.Q4M)
+Q6 = int(Format.Q6)
 
 
 def tiles_of(weight: Weight) -> npt.NDArray[np.uint16]:
     """Return the stored bytes as a (n_tiles, n_blocks, block_bytes / 2) view of 16-bit words."""
     n_blocks = -(-weight.k // 32)
     return weight.data.view(np.uint16).reshape(row_tiles(weight.n_rows), n_blocks, -1)
+
+
+@njit
+def zero_of(kind: int) -> np.int32:
+    """Return what a stored code of value 0 is."""
+    if kind == Q6:
+        return np.int32(32)
+    return np.int32(8) if kind == Q4 else np.int32(0)
+
+
+@njit
+def unpack_six(out: Bytes, words: npt.NDArray[np.uint16]) -> None:
+    """Write every second of 32 numbers of 6 bits, from six words that lie 16 apart."""
+    for i in range(6):
+        word = words[16 * i]
+        out[2 * i] = word & 63
+        out[12 + 2 * i] = (word >> 6) & 63
+    for i in range(4):
+        upper = words[16 * (4 + i // 2)] >> (12 + i % 2 * 2)
+        out[24 + 2 * i] = (words[16 * i] >> 12) | ((upper & 3) << 4)
 
 
 @njit
@@ -41,7 +62,7 @@ def unpack_tile(
     kind : int
         Value of `Format`.
     codes : (8, 32 n_blocks) uint8
-        Written: int8 codes (q8, q8m) or nibbles 0…15 (q4, q4m).
+        Written: int8 codes (q8, q8m), numbers 0…63 (q6) or nibbles 0…15 (q4, q4m).
     d, m : (8, n_blocks) float32
         Written: steps; minima where the format has them.
     """
@@ -61,6 +82,10 @@ def unpack_tile(
                 out = pairs[r, begin : begin + 16]
                 for c in range(16):
                     out[c] = source[first + c * 8 + r]
+        elif kind == Q6:
+            for r in range(8):
+                for e in range(2):
+                    unpack_six(codes[r, block * 32 + e : block * 32 + 32], source[8 + 2 * r + e :])
         else:
             for r in range(8):
                 out = pairs[r, begin : begin + 16]
@@ -74,7 +99,7 @@ def unpack_tile(
 def row_from_tile(out: Float32, codes: Bytes, d: Float32, m: Float32, kind: int, r: int) -> None:
     """Dequantise row r of an unpacked tile."""
     signed = codes.view(np.int8)
-    offset = np.int32(8) if kind == Q4 else np.int32(0)
+    offset = zero_of(kind)
     for i in range(out.shape[0]):
         value = d[r, i // 32] * np.float32(np.int32(signed[r, i]) - offset)
         if kind in (Q8M, Q4M):
@@ -129,7 +154,7 @@ def block_product(
     n_blocks = tiles.shape[1]
     has_bias = bias.shape[0] > 0
     has_minimum = kind in (Q8M, Q4M)
-    offset = np.int32(8) if kind == Q4 else np.int32(0)
+    offset = zero_of(kind)
     signed = codes.view(np.int8)
     for tile_begin in range(row_begin, row_end, 8):
         unpack_tile(tiles[tile_begin // 8], kind, codes, d, m)

@@ -20,8 +20,11 @@ typedef struct bench {
 } bench;
 
 static int block_bytes(int format) {
-    static const int bytes[] = {
-        [ES_FORMAT_Q8] = 272, [ES_FORMAT_Q4] = 144, [ES_FORMAT_Q8M] = 288, [ES_FORMAT_Q4M] = 160};
+    static const int bytes[] = {[ES_FORMAT_Q8] = 272,
+                                [ES_FORMAT_Q4] = 144,
+                                [ES_FORMAT_Q8M] = 288,
+                                [ES_FORMAT_Q4M] = 160,
+                                [ES_FORMAT_Q6] = 208};
     return bytes[format];
 }
 
@@ -82,6 +85,20 @@ static int code_at(const uint8_t *codes, int format, int row, int column) {
     if (format == ES_FORMAT_Q8 || format == ES_FORMAT_Q8M) {
         return (int8_t)codes[column / 2 * 16 + 2 * row + column % 2];
     }
+    if (format == ES_FORMAT_Q6) {
+        /* Word i of this row and parity; columns 24 on lie above the codes of the first 24. */
+        int words[6];
+        for (int i = 0; i < 6; i++) {
+            const uint8_t *word = codes + 32 * i + 4 * row + 2 * (column % 2);
+            words[i] = word[0] + 256 * word[1];
+        }
+        const int i = column / 2 % 6, last = (column - 24) / 2;
+        if (column < 24) {
+            return words[i] / (column < 12 ? 1 : 64) % 64 - 32;
+        }
+        const int upper = words[4 + last / 2] / (last % 2 ? 16384 : 4096) % 4;
+        return words[last] / 4096 + 16 * upper - 32;
+    }
     const int half = column % 16;
     const int byte = codes[half / 2 * 16 + 2 * row + half % 2];
     const int nibble = column < 16 ? byte & 15 : byte >> 4;
@@ -116,6 +133,7 @@ static int block_truth(float y, const uint8_t *w, int format, int row, const es_
 static es_block_dot *block_kernel(const es_kernels *table, int format) {
     return format == ES_FORMAT_Q8    ? table->q8_dot
            : format == ES_FORMAT_Q4  ? table->q4_dot
+           : format == ES_FORMAT_Q6  ? table->q6_dot
            : format == ES_FORMAT_Q8M ? table->q8m_dot
                                      : table->q4m_dot;
 }
@@ -224,8 +242,8 @@ static void override_case(bench *m, const es_kernels *table, const es_kernels *s
 #if defined(__x86_64__)
     const int kept = table->q8_dot == scalar->q8_dot || table->q4_dot == scalar->q4_dot ||
                      table->q8m_dot == scalar->q8m_dot || table->q4m_dot == scalar->q4m_dot ||
-                     table->f16_dot == scalar->f16_dot || table->bf16_dot == scalar->bf16_dot ||
-                     table->f32_dot == scalar->f32_dot;
+                     table->q6_dot == scalar->q6_dot || table->f16_dot == scalar->f16_dot ||
+                     table->bf16_dot == scalar->bf16_dot || table->f32_dot == scalar->f32_dot;
     check_case(m->count, isa == ES_ISA_SCALAR || !kept, "level has kernels of its own", isa, 0, 0);
 #else
     (void)m, (void)table, (void)scalar, (void)isa;
@@ -239,7 +257,7 @@ static void all_cases(bench *m, const es_kernels *table, const es_kernels *scala
             /* Long rows add no new path: a few shapes of them do. */
             const int32_t step = COLUMNS[c] > 200 ? (TOKENS[t] % 4 == 1 ? 2 : MAX_TILES) : 1;
             for (int32_t n_tiles = 0; n_tiles <= MAX_TILES; n_tiles += step) {
-                for (int f = ES_FORMAT_Q8; f <= ES_FORMAT_Q4M; f++) {
+                for (int f = ES_FORMAT_Q8; f <= ES_FORMAT_Q6; f++) {
                     block_case(m, table, scalar, truth, f, n_tiles, TOKENS[t], COLUMNS[c], pattern);
                 }
                 for (int f = ES_FORMAT_F16; f <= ES_FORMAT_F32; f++) {

@@ -8,10 +8,10 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { LAST_SOURCE = ES_SRC_HF_T2, N_PAIRS = 60 };
+enum { LAST_SOURCE = ES_SRC_HF_T2, N_PAIRS = 68 };
 
 /* FNV-1a over storage and scales of all pairs, taken on x86-64. */
-#define DIGEST UINT64_C(0x696bfd0edc9565e3)
+#define DIGEST UINT64_C(0xffce714cab7741d9)
 
 typedef struct tally {
     int64_t n_cases, n_failures;

@@ -40,9 +40,10 @@ enum {
     ES_FORMAT_Q4 = 4,
     ES_FORMAT_Q8M = 5,
     ES_FORMAT_Q4M = 6,
-    ES_FORMAT_F16 = 7,
-    ES_FORMAT_BF16 = 8,
-    ES_FORMAT_F32 = 9,
+    ES_FORMAT_Q6 = 7,
+    ES_FORMAT_F16 = 8,
+    ES_FORMAT_BF16 = 9,
+    ES_FORMAT_F32 = 10,
     ES_FORMAT_T2N = 11
 };
 
@@ -162,7 +163,8 @@ int32_t es_isa_supported(int32_t isa);
 const char *es_isa_name(int32_t isa);
 
 /* Name of the kernel variant ("scalar", "avx2", …) that `isa` uses for an activation-weight family
- * ("t2", "t2n", "t5", "q8", "q4", "q8m", "q4m", "f16", "bf16", "f32", "vector", "attention"); NULL if unknown. */
+ * ("t2", "t2n", "t5", "q8", "q4", "q8m", "q4m", "q6", "f16", "bf16", "f32", "vector", "attention"); NULL
+ * if unknown. */
 const char *es_kernel_variant(int32_t isa, const char *family);
 
 /* Sequential read bandwidth in GB/s of `n_threads` threads over `n_bytes` each, best of `repeats`. */

@@ -1,5 +1,6 @@
 /* Embed: one dequantised row of a matrix per token, whatever its storage format. */
 #include "engine.h"
+#include "kernels/dense/dense.h"
 
 #include <string.h>
 
@@ -27,8 +28,8 @@ static void ternary_row(float *dst, const es_weight *w, int32_t row) {
 }
 
 static void block_row(const es_kernels *kernels, float *dst, const es_weight *w, int32_t row) {
-    const int nibbles = w->format == ES_FORMAT_Q4 || w->format == ES_FORMAT_Q4M;
-    const int has_min = w->format == ES_FORMAT_Q8M || w->format == ES_FORMAT_Q4M;
+    const int nibbles = es_is_nibble(w->format), has_min = es_has_minimum(w->format);
+    const int32_t zero = es_code_zero(w->format);
     const int32_t n_blocks = (w->k + 31) / 32;
     const size_t tile_bytes = w->n_bytes / (((size_t)w->n_rows + 7) / 8);
     const size_t block_bytes = tile_bytes / (size_t)n_blocks;
@@ -41,8 +42,9 @@ static void block_row(const es_kernels *kernels, float *dst, const es_weight *w,
         int32_t code;
         if (nibbles) {
             const uint8_t byte = codes[column % 16 / 2 * 16 + 2 * lane + column % 2];
-            code = column < 16 ? byte & 15 : byte >> 4;
-            code -= has_min ? 0 : 8;
+            code = (column < 16 ? byte & 15 : byte >> 4) - zero;
+        } else if (w->format == ES_FORMAT_Q6) {
+            code = es_q6_stored(codes, lane, column) - zero;
         } else {
             code = (int8_t)codes[column / 2 * 16 + 2 * lane + column % 2];
         }
@@ -81,7 +83,7 @@ static void embed_token(const embed_job *job, int32_t token) {
     float *dst = es_row(job->engine, job->op->dst, token);
     if (w->format <= ES_FORMAT_T5) {
         ternary_row(dst, w, row);
-    } else if (w->format <= ES_FORMAT_Q4M) {
+    } else if (w->format <= ES_FORMAT_Q6) {
         block_row(&job->engine->k, dst, w, row);
     } else {
         float_row(&job->engine->k, dst, w, row);

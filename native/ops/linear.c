@@ -15,7 +15,7 @@ static int is_ternary(const es_weight *w) {
 }
 
 static int is_block(const es_weight *w) {
-    return w->format >= ES_FORMAT_Q8 && w->format <= ES_FORMAT_Q4M;
+    return w->format >= ES_FORMAT_Q8 && w->format <= ES_FORMAT_Q6;
 }
 
 /* Fills row `slot` of `input` for row `row` of the product. */
@@ -159,6 +159,9 @@ static void tiled_rows(const es_linear_job *job, const es_output *out, const es_
             break;
         case ES_FORMAT_Q4M:
             kernels->q4m_dot(y, ES_ROW_BLOCK, data, n_tiles, &x, n_tokens, n_blocks);
+            break;
+        case ES_FORMAT_Q6:
+            kernels->q6_dot(y, ES_ROW_BLOCK, data, n_tiles, &x, n_tokens, n_blocks);
             break;
         case ES_FORMAT_F16:
             kernels->f16_dot(y, ES_ROW_BLOCK, data, n_tiles, h, input->h_stride, n_tokens, w->k);

@@ -1,4 +1,4 @@
-/* Tiles of 8 rows of blocks of 32 columns: q8, q8m, q4, q4m.
+/* Tiles of 8 rows of blocks of 32 columns: q8, q8m, q6, q4, q4m.
  *
  * A tile is decoded row by row into plain arrays and then woven. Sources with blocks of their own
  * keep their codes; floats (and types with a scale per 16 columns) are quantised anew, with the step
@@ -31,6 +31,40 @@ static inline void store_u16(uint8_t *dst, uint16_t value) {
     dst[1] = (uint8_t)(value >> 8);
 }
 
+/* Largest code of a format that numbers are rounded to; its codes are stored from `zero` upwards. */
+static inline float largest_code(int32_t format) {
+    return format == ES_FORMAT_Q8 ? 127.0f : format == ES_FORMAT_Q6 ? 31.0f : 7.0f;
+}
+
+static inline int stored_zero(int32_t format) {
+    return format == ES_FORMAT_Q4 ? 8 : format == ES_FORMAT_Q6 ? 32 : 0;
+}
+
+/* Six words per row and parity of the column: two codes each, and four bits of the last columns. */
+static void weave_six(uint8_t *dst, const tile *t, size_t block) {
+    for (size_t r = 0; r < ES_TILE; r++) {
+        const int8_t *codes = t->codes + (r * t->n_blocks + block) * ES_BLOCK;
+        for (size_t e = 0; e < 2; e++) {
+            unsigned words[6], last[4];
+            for (size_t i = 0; i < 4; i++) {
+                last[i] = (unsigned)(codes[24 + 2 * i + e] + 32) & 63;
+            }
+            for (size_t i = 0; i < 6; i++) {
+                const unsigned low = (unsigned)(codes[2 * i + e] + 32) & 63;
+                const unsigned high = (unsigned)(codes[12 + 2 * i + e] + 32) & 63;
+                words[i] = low | high << 6;
+            }
+            for (size_t i = 0; i < 4; i++) {
+                words[i] |= (last[i] & 15) << 12;
+                words[4 + i / 2] |= last[i] >> 4 << (12 + i % 2 * 2);
+            }
+            for (size_t i = 0; i < 6; i++) {
+                store_u16(dst + 32 * i + 4 * r + 2 * e, (uint16_t)words[i]);
+            }
+        }
+    }
+}
+
 static void weave_codes(uint8_t *dst, const tile *t, size_t block, int nibble, int zero) {
     for (size_t r = 0; r < ES_TILE; r++) {
         const int8_t *codes = t->codes + (r * t->n_blocks + block) * ES_BLOCK;
@@ -49,7 +83,7 @@ static void weave_codes(uint8_t *dst, const tile *t, size_t block, int nibble, i
 }
 
 static void weave(uint8_t *dst, const tile *t, int32_t format) {
-    const int nibble = is_nibble(format), zero = format == ES_FORMAT_Q4 ? 8 : 0;
+    const int nibble = is_nibble(format), zero = stored_zero(format);
     for (size_t block = 0; block < t->n_blocks; block++) {
         for (size_t r = 0; r < ES_TILE; r++) {
             store_u16(dst + 2 * r, t->d[r * t->n_blocks + block]);
@@ -60,6 +94,11 @@ static void weave(uint8_t *dst, const tile *t, int32_t format) {
                 store_u16(dst + 2 * r, t->m[r * t->n_blocks + block]);
             }
             dst += 16;
+        }
+        if (format == ES_FORMAT_Q6) {
+            weave_six(dst, t, block);
+            dst += 192;
+            continue;
         }
         weave_codes(dst, t, block, nibble, zero);
         dst += nibble ? 128 : 256;
@@ -124,13 +163,13 @@ static int32_t decode_row(const tile *t, size_t r, const es_repack_job *job,
         }
     } else if (source->floats) {
         source->floats(t->values, row, n_source_blocks);
-        status = requantize(codes, d, t->values, t->n_blocks, is_nibble(job->dst_format) ? 7 : 127);
-    } else { /* q8 to q4 */
+        status = requantize(codes, d, t->values, t->n_blocks, largest_code(job->dst_format));
+    } else { /* q8 to q6 or q4 */
         source->affine(codes, d, m, row, n_source_blocks);
         for (size_t i = 0; i < t->n_blocks * ES_BLOCK; i++) {
             t->values[i] = (float)codes[i] * es_half_to_float(d[i / ES_BLOCK]);
         }
-        status = requantize(codes, d, t->values, t->n_blocks, 7);
+        status = requantize(codes, d, t->values, t->n_blocks, largest_code(job->dst_format));
     }
     unsigned finite = 1;
     for (size_t b = 0; b < t->n_blocks; b++) {
@@ -145,7 +184,7 @@ static int32_t decode_row(const tile *t, size_t r, const es_repack_job *job,
 static int32_t repack_tiles(const tile *t, const es_repack_job *job, const es_source *source) {
     const size_t row_bytes = (size_t)es_source_row_bytes(source, job->k);
     const size_t tile_bytes = (size_t)es_storage_bytes(job->dst_format, ES_TILE, job->k);
-    const int empty_code = job->dst_format == ES_FORMAT_Q4 ? -8 : 0; /* stored as bytes of zero */
+    const int empty_code = -stored_zero(job->dst_format); /* stored as bytes of zero */
     for (int32_t first = job->row_begin; first < job->row_end; first += ES_TILE) {
         for (int32_t r = 0; r < ES_TILE; r++) {
             const size_t at = (size_t)r * t->n_blocks;
@@ -170,10 +209,11 @@ static int is_pair(const es_source *source, int32_t format) {
     if (source->affine_format == format) {
         return 1;
     }
+    const int smaller = format == ES_FORMAT_Q6 || format == ES_FORMAT_Q4;
     if (source->floats) {
-        return format == ES_FORMAT_Q8 || format == ES_FORMAT_Q4;
+        return format == ES_FORMAT_Q8 || smaller;
     }
-    return source->affine && source->affine_format == ES_FORMAT_Q8 && format == ES_FORMAT_Q4;
+    return source->affine && source->affine_format == ES_FORMAT_Q8 && smaller;
 }
 
 int32_t es_repack_blocks(const es_repack_job *job, const es_source *source) {

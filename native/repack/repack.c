@@ -36,6 +36,8 @@ uint64_t es_storage_bytes(int32_t format, int32_t n_rows, int32_t k) {
         return tiles * blocks * 144;
     case ES_FORMAT_Q4M:
         return tiles * blocks * 160;
+    case ES_FORMAT_Q6:
+        return tiles * blocks * 208;
     case ES_FORMAT_F16:
     case ES_FORMAT_BF16:
         return tiles * ES_TILE * columns * 2;

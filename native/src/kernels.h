@@ -104,6 +104,7 @@ typedef struct es_kernels {
     es_block_dot *q4_dot;
     es_block_dot *q8m_dot;
     es_block_dot *q4m_dot;
+    es_block_dot *q6_dot;
     es_float_dot *f16_dot;
     es_float_dot *bf16_dot;
     es_float_dot *f32_dot;
@@ -152,7 +153,7 @@ typedef struct es_kernels {
 
     /* Variant names for reporting, same order of families as es_kernel_variant. */
     const char *t2_variant, *t2n_variant, *t5_variant, *q8_variant, *q4_variant, *q8m_variant,
-        *q4m_variant;
+        *q4m_variant, *q6_variant;
     const char *f16_variant, *bf16_variant, *f32_variant, *vector_variant, *attention_variant;
 } es_kernels;
 

@@ -25,6 +25,8 @@ static int weight_is_valid(const es_weight *w) {
         return w->n_bytes == tiles * blocks * 144;
     case ES_FORMAT_Q4M:
         return w->n_bytes == tiles * blocks * 160;
+    case ES_FORMAT_Q6:
+        return w->n_bytes == tiles * blocks * 208;
     case ES_FORMAT_F16:
     case ES_FORMAT_BF16:
         return w->n_bytes == tiles * 8 * k * 2;

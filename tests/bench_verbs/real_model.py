@@ -34,7 +34,7 @@ def stored_reference() -> dict:
 
 @cache
 def smollm2() -> edgesparse.Model:
-    return edgesparse.load(model_path(), n_ctx=512, executor=EXECUTOR)
+    return edgesparse.load(model_path(), n_ctx=512, executor=EXECUTOR, head="exact")
 
 
 def text_ids() -> list[int]:

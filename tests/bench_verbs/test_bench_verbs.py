@@ -39,7 +39,7 @@ def test_bench_json(capsys: pytest.CaptureFixture[str]) -> None:
         assert row["avg_ts"] > 0
         assert row["read_bandwidth_gb_per_s"] > 0
         # Decoding counts what it has read: about a fifth of the default model is skipped.
-        assert 70e6 < row["bytes_per_token"] + 15e6 * (row["n_gen"] > 0) < 90e6
+        assert 60e6 < row["bytes_per_token"] + 15e6 * (row["n_gen"] > 0) < 80e6
     decode = rows[1]
     expected = decode["median_ts"] * decode["bytes_per_token"] / 1e9
     assert decode["gb_per_s"] == pytest.approx(expected, rel=1e-3)

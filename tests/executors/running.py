@@ -21,8 +21,10 @@ def bits(values: np.ndarray) -> np.ndarray:
 
 
 def load_tiny(name: str, **options: Any) -> edgesparse.Model:
-    """Load a tiny model; with `executor` "reference" nothing is compiled or started."""
-    return edgesparse.load(tiny.path(name), **({"executor": "reference"} | options))
+    """Load a tiny model as its file has it; "reference" compiles and starts nothing."""
+    return edgesparse.load(
+        tiny.path(name), **({"executor": "reference", "head": "exact"} | options)
+    )
 
 
 @contextmanager

@@ -24,7 +24,13 @@ from edgesparse.formats import (
 
 F = Format
 SHAPES = ((1, 1), (3, 31), (8, 32), (9, 129), (17, 160), (5, 320), (16, 257))
-BLOCK_CODES = {F.Q8: (-128, 128), F.Q8M: (-128, 128), F.Q4: (-8, 8), F.Q4M: (0, 16)}
+BLOCK_CODES = {
+    F.Q8: (-128, 128),
+    F.Q8M: (-128, 128),
+    F.Q6: (-32, 32),
+    F.Q4: (-8, 8),
+    F.Q4M: (0, 16),
+}
 FLOATS = {F.F16: "<f2", F.BF16: "<u2", F.F32: "<f4"}
 
 
@@ -94,8 +100,20 @@ def naive_blocks(codes: np.ndarray, d: np.ndarray, m: np.ndarray | None, fmt: Fo
                 if r is None:
                     return 0  # stored bits of a padding row
                 value = int(codes[r, 32 * b + c]) if 32 * b + c < k else 0
-                return value + 8 if fmt is F.Q4 else value
+                return value + {F.Q4: 8, F.Q6: 32}.get(fmt, 0)
 
+            for i in range(6 if fmt is F.Q6 else 0):
+                for r in rows:
+                    for e in range(2):
+                        word = code(r, 2 * i + e) | code(r, 12 + 2 * i + e) << 6
+                        if i < 4:
+                            word |= code(r, 24 + 2 * i + e) % 16 << 12
+                        else:
+                            c = 4 * i + 8 + e
+                            word |= code(r, c) // 16 << 12 | code(r, c + 2) // 16 << 14
+                        out += word.to_bytes(2, "little")
+            if fmt is F.Q6:
+                continue
             for group in range(8 if fmt in (F.Q4, F.Q4M) else 16):
                 for r in rows:
                     for e in range(2):
@@ -161,7 +179,7 @@ def test_floats_are_widened_exactly() -> None:
         np.testing.assert_array_equal(dequantize(w), values)
 
 
-@pytest.mark.parametrize(("fmt", "q_max"), [(F.Q8, 127), (F.Q4, 7)])
+@pytest.mark.parametrize(("fmt", "q_max"), [(F.Q8, 127), (F.Q6, 31), (F.Q4, 7)])
 def test_requantised_numbers_are_near(fmt: Format, q_max: int) -> None:
     values = np.random.default_rng(0).normal(size=(11, 77)).astype(np.float32)
     values[3, :32] = 0

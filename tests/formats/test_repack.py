@@ -31,6 +31,7 @@ STEPS_ROUNDED = {T.Q4_K: F.Q4M, T.Q5_K: F.Q8M}
 PER_16 = (T.Q2_K, T.Q3_K, T.Q6_K)
 REQUANTISED = (
     *((kind, F.Q8) for kind in (*PER_16, T.F32, T.F16, T.BF16)),
+    *((kind, F.Q6) for kind in (*PER_16, T.F32, T.F16, T.BF16, T.Q8_0, T.Q5_0)),
     *((kind, F.Q4) for kind in (*PER_16, T.F32, T.F16, T.BF16, T.Q8_0, T.Q5_0)),
 )
 SHAPES = ((8, 512), (19, 512), (1, 768), (37, 1280))
@@ -99,7 +100,7 @@ def test_steps_of_k_types_are_rounded_within_the_stated_bound(kind: TensorType) 
 
 @pytest.mark.parametrize(("kind", "fmt"), REQUANTISED, ids=lambda p: p.name)
 def test_requantised_pairs(kind: TensorType, fmt: Format) -> None:
-    q_max = 127 if fmt is F.Q8 else 7
+    q_max = {F.Q8: 127, F.Q6: 31, F.Q4: 7}[fmt]
     for shape in SHAPES:
         checkpoint, values = source(kind, *shape)
         w = both_ways(checkpoint, "w", overrides={"w": fmt})
@@ -108,13 +109,13 @@ def test_requantised_pairs(kind: TensorType, fmt: Format) -> None:
         peak = np.abs(values).reshape(shape[0], -1, 32).max(axis=2, keepdims=True)
         error = np.abs(dequantize(w) - values).reshape(shape[0], -1, 32)
         assert bool((error <= peak * (0.5 / q_max + 2.0**-10) + 2.0**-18).all())
-    assert len(REQUANTISED) == 14
+    assert len(REQUANTISED) == 22
 
 
 def test_floats_of_any_width_can_be_requantised() -> None:
     for k in (1, 31, 33, 100):
         checkpoint, values = source(T.F32, 9, k)
-        for fmt in (F.Q8, F.Q4):
+        for fmt in (F.Q8, F.Q6, F.Q4):
             w = both_ways(checkpoint, "w", overrides={"w": fmt})
             assert np.abs(dequantize(w) - values).max() < 0.4
         w = both_ways(checkpoint, "w")

@@ -33,7 +33,7 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def ours(name: str) -> np.ndarray:
-    with edgesparse.load(tiny.path(name), threads=2) as model:
+    with edgesparse.load(tiny.path(name), threads=2, head="exact") as model:
         return model.logits(tiny.PROMPT)
 
 
@@ -52,7 +52,7 @@ def test_logits(name: str) -> None:
     net = independent.load(tiny.path(name))
     expected = independent.logits(net, [tiny.PROMPT])[0]
     exact = name != "llama-k.gguf"
-    with edgesparse.load(tiny.path(name), threads=2) as model:
+    with edgesparse.load(tiny.path(name), threads=2, head="exact") as model:
         found = model.logits(tiny.PROMPT)
         if not exact:
             assert distance(found, expected) < K_TOLERANCE

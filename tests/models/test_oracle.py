@@ -26,7 +26,7 @@ TEACHER_FORCED_STEP = 128
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[edgesparse.Model]:
-    with edgesparse.load(threads=2) as loaded:
+    with edgesparse.load(threads=2, head="exact") as loaded:
         yield loaded
 
 

@@ -13,6 +13,8 @@ import numpy.typing as npt
 from edgesparse.formats.weight import Format, Weight, storage_bytes
 
 F32 = np.float32
+ZERO = {Format.Q4: 8, Format.Q6: 32}
+"""Stored codes of value 0."""
 Array = npt.NDArray[Any]
 
 
@@ -32,16 +34,18 @@ def random_weight(rng: np.random.Generator, fmt: Format, n_rows: int, k: int) ->
         scales = rng.uniform(0.01, 2, n_rows).astype(F32)
     elif fmt.is_block:
         n_blocks = -(-k // 32)
-        low, high = (-128, 128) if fmt in (Format.Q8, Format.Q8M) else (0, 16)
+        low, high = {Format.Q8: (-128, 128), Format.Q8M: (-128, 128), Format.Q6: (0, 64)}.get(
+            fmt, (0, 16)
+        )
         codes = rng.integers(low, high, (n_rows, n_blocks * 32))
-        codes[:, k:] = 8 if fmt == Format.Q4 else 0
+        codes[:, k:] = ZERO.get(fmt, 0)
         # From subnormal halfs to large ones.
         d = (rng.uniform(-1, 1, (n_rows, n_blocks)) * 2.0 ** rng.integers(-22, 3)).astype("f2")
         m = rng.normal(size=(n_rows, n_blocks)).astype("f2")
-        if fmt in (Format.Q8, Format.Q4):
+        if fmt in (Format.Q8, Format.Q6, Format.Q4):
             m = None
         data = _pack_blocks(fmt, codes, d, m)
-        logical = (codes - 8 if fmt == Format.Q4 else codes, d, m)
+        logical = (codes - ZERO.get(fmt, 0), d, m)
     else:
         values = rng.normal(size=(n_rows, k)).astype(F32)
         values.flat[:2] = (6e-8, -3e-5)  # subnormal halfs
@@ -98,7 +102,7 @@ def _pack_blocks(fmt: Format, codes: Array, d: Array, m: Array | None) -> Array:
                 column = np.zeros(8, np.float16)
                 column[: min(8, n_rows - tile)] = steps[tile : tile + 8, b]
                 out += column.tobytes()
-            block = np.full((8, 32), 8 if fmt == Format.Q4 else 0)
+            block = np.full((8, 32), ZERO.get(fmt, 0))
             rows = codes[tile : tile + 8, b * 32 : b * 32 + 32]
             block[: len(rows)] = rows
             if fmt in (Format.Q8, Format.Q8M):
@@ -108,6 +112,8 @@ def _pack_blocks(fmt: Format, codes: Array, d: Array, m: Array | None) -> Array:
                     for r in range(8)
                     for e in range(2)
                 )
+            elif fmt == Format.Q6:
+                out += _six_bits(block)
             else:
                 out += bytes(
                     int(block[r, 2 * g + e]) | int(block[r, 16 + 2 * g + e]) << 4
@@ -116,3 +122,15 @@ def _pack_blocks(fmt: Format, codes: Array, d: Array, m: Array | None) -> Array:
                     for e in range(2)
                 )
     return np.frombuffer(bytes(out), np.uint8).copy()
+
+
+def _six_bits(block: Array) -> bytes:
+    """Pack 8 rows of 32 codes 0…63: bit strings of the words, most significant bit first."""
+    out = b""
+    for i in range(6):
+        for r in range(8):
+            for e in range(2):
+                six = [f"{int(code):06b}" for code in block[r, e::2]]
+                top = six[12 + i][2:] if i < 4 else six[2 * i + 5][:2] + six[2 * i + 4][:2]
+                out += int(top + six[6 + i] + six[i], 2).to_bytes(2, "little")
+    return out

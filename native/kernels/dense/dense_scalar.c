@@ -9,8 +9,15 @@
 /* Tokens that share one unpacked block. */
 enum { TOKENS = 4 };
 
-/* Codes of one block as int16 in the order column pair, row, column of the pair; q4 is centred. */
+/* Codes of one block as int16 in the order column pair, row, column of the pair, centred. */
 ES_INLINE void unpack(int16_t codes[ES_BLOCK * ES_TILE], const uint8_t *stored, int format) {
+    if (format == ES_FORMAT_Q6) {
+        for (int i = 0; i < ES_BLOCK * ES_TILE; i++) {
+            const int column = i / (2 * ES_TILE) * 2 + i % 2;
+            codes[i] = (int16_t)(es_q6_stored(stored, i / 2 % ES_TILE, column) - 32);
+        }
+        return;
+    }
     if (!es_is_nibble(format)) {
         for (int i = 0; i < ES_BLOCK * ES_TILE; i++) {
             codes[i] = (int8_t)stored[i];
@@ -18,7 +25,7 @@ ES_INLINE void unpack(int16_t codes[ES_BLOCK * ES_TILE], const uint8_t *stored, 
         return;
     }
     const int half = ES_BLOCK * ES_TILE / 2;
-    const int zero = format == ES_FORMAT_Q4 ? 8 : 0;
+    const int zero = es_code_zero(format);
     for (int i = 0; i < half; i++) {
         codes[i] = (int16_t)((stored[i] & 15) - zero);
         codes[half + i] = (int16_t)((stored[i] >> 4) - zero);

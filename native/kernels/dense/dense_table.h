@@ -20,7 +20,8 @@
     ES_DENSE_BLOCK(q8_dot, ES_FORMAT_Q8)   \
     ES_DENSE_BLOCK(q4_dot, ES_FORMAT_Q4)   \
     ES_DENSE_BLOCK(q8m_dot, ES_FORMAT_Q8M) \
-    ES_DENSE_BLOCK(q4m_dot, ES_FORMAT_Q4M)
+    ES_DENSE_BLOCK(q4m_dot, ES_FORMAT_Q4M) \
+    ES_DENSE_BLOCK(q6_dot, ES_FORMAT_Q6)
 
 #define ES_DENSE_FLOAT_KERNELS               \
     ES_DENSE_FLOAT(f16_dot, ES_FORMAT_F16)   \
@@ -33,8 +34,10 @@
         (table)->q4_dot = q4_dot;                              \
         (table)->q8m_dot = q8m_dot;                            \
         (table)->q4m_dot = q4m_dot;                            \
+        (table)->q6_dot = q6_dot;                              \
         (table)->q8_variant = (table)->q4_variant = variant;   \
         (table)->q8m_variant = (table)->q4m_variant = variant; \
+        (table)->q6_variant = variant;                         \
     } while (0)
 
 #define ES_DENSE_SET_FLOATS(table, variant)                                            \

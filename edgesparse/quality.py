@@ -1,0 +1,62 @@
+"""What a loaded model gives up, in words: the quality that stands beside every speed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from edgesparse.formats.weight import Weight
+from edgesparse.plan.cache_type import CacheType
+from edgesparse.plan.plan import Plan
+
+__all__ = ["EXACT", "describe_head", "describe_quality"]
+
+EXACT = "exact, no approximation is on"
+
+
+def describe_quality(weights: Iterable[Weight], head: str, plan: Plan) -> str:
+    """Say what was rounded to what, weights and cache, or that nothing is approximated.
+
+    Parameters
+    ----------
+    weights : iterable of Weight
+        All that the model uses.
+    head : str
+        Name of the one that makes the logits, which is named on its own.
+    plan : Plan
+        For the types of the cache.
+    """
+    groups: dict[str, int] = {}
+    for weight in weights:
+        if weight.is_rounded:
+            kind = "head" if weight.name == head else "others"
+            key = f"{kind} {weight.source} rounded to {weight.format.name.lower()}"
+            groups[key] = groups.get(key, 0) + 1
+    parts = [
+        key if key.startswith("head") else f"{count} {key.removeprefix('others ')}"
+        for key, count in groups.items()
+    ]
+    types = (plan.cache_type_k, plan.cache_type_v)
+    if any(kind is not CacheType.F16 for kind in types):
+        parts.append(f"keys and values as {' and '.join(kind.name.lower() for kind in types)}")
+    if not parts:
+        return EXACT
+    return f"lossy: {', '.join(parts)}; 'edgesparse perplexity' says what that costs"
+
+
+def describe_head(weight: Weight, *, tied: bool, choice: str) -> str:
+    """Say how the matrix that makes the logits is stored, and at whose wish.
+
+    Parameters
+    ----------
+    weight : Weight
+        The head.
+    tied : bool
+        Whether it is the embedding, too.
+    choice : str
+        The wish that led to it: one of `edgesparse.formats.head.HEADS`.
+    """
+    name = f"{weight.name}{', also the embedding' if tied else ''}"
+    stored = f"{weight.format.name.lower()}, {weight.n_bytes / 1e6:.1f} MB"
+    if not weight.is_rounded:
+        return f"{name}: {stored}, as in the file ({weight.source})"
+    return f"{name}: {stored}, {weight.source} rounded (--head {choice})"

@@ -235,7 +235,7 @@ def load(
         Storage of keys and of values. q8_0 takes 53 % of the memory and is lossy.
     head : {"auto", "exact", "q8", "q6", "q4"}
         Storage of the matrix that makes the logits (in a tied model of the embedding, too).
-        ``exact``: as the file has it. ``auto``: rounded to 6.5 bits per weight if it is larger.
+        ``exact``: as the file has it. ``auto``: rounded to 8.5 bits per weight if it is larger.
     fused : bool
         False runs norms, gates and additions as ops of their own (for comparisons).
 

@@ -126,7 +126,7 @@ def add_head(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
         choices=HEADS,
         default="auto",
         help="storage of the output matrix: exact is as in the file; auto (default) rounds a "
-        "larger one to q6",
+        "larger one to q8",
     )
 
 

@@ -1,9 +1,10 @@
 """Which format the matrix that makes the logits is stored in: the choices of ``--head``.
 
 In a ternary model the head is the largest matrix by far that is not ternary, and every token reads
-all of it. `AUTO` is the smallest format that kept perplexity within 0.5 % of the unrounded head in
-measurements (bench/LOG.md); where the head is the embedding too, its rounded rows were part of
-these. What is rounded says so in the weight's note.
+all of it. `AUTO` is the smallest format that kept perplexity within 0.5 % of the unrounded head on
+every model measured (bench/LOG.md); where the head is the embedding too, its rounded rows were part
+of these. q6 does so on some models and is there to be asked for. What is rounded says so in the
+weight's note.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from edgesparse.formats.weight import Format, storage_bytes
 
 __all__ = ["AUTO", "HEADS", "head_override", "parse_head"]
 
-AUTO: Final = Format.Q6
+AUTO: Final = Format.Q8
 """What ``auto`` rounds a larger head to."""
 
 HEADS: Final = ("auto", "exact", "q8", "q6", "q4")

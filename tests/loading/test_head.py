@@ -22,11 +22,11 @@ from tests.models import tiny
 
 T = TensorType
 EXPECTED = {
-    "bitnet-tq1_0.gguf": {"exact": "Q8", "auto": "Q6", "q8": "Q8", "q6": "Q6", "q4": "Q4"},
-    "bitnet-i2_s.gguf": {"exact": "F16", "auto": "Q6", "q8": "Q8", "q6": "Q6", "q4": "Q4"},
-    "llama-floats.gguf": {"exact": "BF16", "auto": "Q6", "q8": "Q8", "q6": "Q6", "q4": "Q4"},
+    "bitnet-tq1_0.gguf": {"exact": "Q8", "auto": "Q8", "q8": "Q8", "q6": "Q6", "q4": "Q4"},
+    "bitnet-i2_s.gguf": {"exact": "F16", "auto": "Q8", "q8": "Q8", "q6": "Q6", "q4": "Q4"},
+    "llama-floats.gguf": {"exact": "BF16", "auto": "Q8", "q8": "Q8", "q6": "Q6", "q4": "Q4"},
     "llama-blocks.gguf": {"exact": "Q8M", "auto": "Q8M"},
-    "llama-k.gguf": {"exact": "Q8", "auto": "Q6", "q8": "Q8", "q6": "Q6", "q4": "Q4"},
+    "llama-k.gguf": {"exact": "Q8", "auto": "Q8", "q8": "Q8", "q6": "Q6", "q4": "Q4"},
 }
 """Tied and separate heads of all kinds; Q5_1 cannot be rounded."""
 
@@ -78,8 +78,9 @@ def test_rounding_is_as_fine_as_it_says() -> None:
 def test_auto_keeps_what_is_smaller_already() -> None:
     shape = (512, 256)
     kinds = {
-        **dict.fromkeys((T.F32, T.F16, T.BF16, T.Q8_0, T.Q6_K, T.Q5_0), AUTO),
-        **dict.fromkeys((T.Q4_0, T.Q4_1, T.Q4_K, T.TQ1_0, T.I2_S_128X32), None),
+        **dict.fromkeys((T.F32, T.F16, T.BF16), AUTO),
+        **dict.fromkeys((T.Q8_0, T.Q6_K, T.Q5_0, T.Q4_0, T.Q4_1, T.Q4_K), None),
+        **dict.fromkeys((T.TQ1_0, T.I2_S_128X32), None),
     }
     for kind, expected in kinds.items():
         info = TensorInfo("output.weight", kind, shape, 0, 0)
@@ -111,7 +112,7 @@ def test_every_verb_says_what_is_rounded(
     path = str(tiny.path("bitnet-i2_s.gguf"))
     bench = ("bench", path, "-p", "4", "-n", "2", "-r", "1", "-t", "1")
     for head, fmt, quality in (
-        ("auto", "q6", "lossy: head F16 rounded to q6"),
+        ("auto", "q8", "lossy: head F16 rounded to q8"),
         ("exact", "f16", EXACT),
         ("q4", "q4", "lossy: head F16 rounded to q4"),
     ):
@@ -146,4 +147,4 @@ def test_a_text_can_be_scored_with_any_head(
             capsys, "perplexity", path, "-f", str(text), "-c", "32", "--head", head, "--json"
         )
         scores.add(json.loads(out)["perplexity"])
-    assert len(scores) == 3  # auto is q6, and exact is q8 here
+    assert len(scores) == 3  # the head is Q8_0: exact, auto and q8 are one

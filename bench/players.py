@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from bench.workers import Worker
 
-__all__ = ["Binary", "LlamaCppPython", "Ours", "Player", "PlayerFailed", "Test", "parse_peer"]
+__all__ = ["Binary", "Case", "LlamaCppPython", "Ours", "Player", "PlayerFailed", "parse_peer"]
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT_S = 600
@@ -26,7 +26,7 @@ class PlayerFailed(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Test:
+class Case:
     """``pp512`` or ``tg64``."""
 
     kind: str
@@ -48,7 +48,7 @@ class Player(Protocol):
 
     label: str
 
-    def play(self, test: Test, n_threads: int) -> dict[str, Any]:
+    def play(self, test: Case, n_threads: int) -> dict[str, Any]:
         """Run once; the result has ``avg_ts`` and whatever else the engine reports."""
 
     def close(self) -> None:
@@ -74,7 +74,7 @@ class Binary:
     model: str
     extra: list[str] = field(default_factory=list)
 
-    def play(self, test: Test, n_threads: int) -> dict[str, Any]:
+    def play(self, test: Case, n_threads: int) -> dict[str, Any]:
         model = ["-m", self.model] if self.model else []
         command = [*self.command, *model, *test.flags, "-t", str(n_threads), "-r", "1"]
         command += ["-o", "json", *self.extra]
@@ -91,7 +91,7 @@ class Binary:
             raise PlayerFailed(f"{self.label}: status {done.returncode}: {tail}")
         return self._row(done.stdout, test)
 
-    def _row(self, text: str, test: Test) -> dict[str, Any]:
+    def _row(self, text: str, test: Case) -> dict[str, Any]:
         try:
             rows = json.loads(text[text.index("[") :])
             prompt = test.n_tokens if test.kind == "pp" else 0
@@ -105,7 +105,7 @@ class Binary:
         """Nothing runs between turns."""
 
 
-def Ours(model: str, arguments: str) -> Binary:  # noqa: N802 (it makes a player)
+def Ours(model: str, arguments: str) -> Binary:
     """Make a player of ``edgesparse bench`` with further arguments."""
     extra = shlex.split(arguments)
     label = " ".join(["edgesparse", *extra])
@@ -122,7 +122,7 @@ class LlamaCppPython:
         self._model, self._python, self._plain = model, python, plain
         self._workers: dict[int, Worker] = {}
 
-    def play(self, test: Test, n_threads: int) -> dict[str, Any]:
+    def play(self, test: Case, n_threads: int) -> dict[str, Any]:
         try:
             if n_threads not in self._workers:
                 self._workers[n_threads] = Worker(

@@ -2,8 +2,8 @@
 
 Run: python bench/worker.py edgesparse|llama.cpp MODEL THREADS [--plain]
 Every line on stdin is ``tg N`` or ``pp N``; the answer is one line: tokens per second of decoding N
-tokens one by one from an empty context, or of reading them as one prompt. ``READY`` comes first. An idle worker waits on its stdin and
-takes no processor time, so several of them can take turns.
+tokens one by one from an empty context, or of reading them as one prompt. ``READY`` comes first.
+An idle worker waits on its stdin and takes no processor time, so several of them can take turns.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-
 
 Run = Callable[[str, int], None]
 N_CTX = 1024

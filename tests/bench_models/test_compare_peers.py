@@ -12,7 +12,7 @@ import pytest
 from bench.compare_peers import compare, main
 from bench.make_model import make_model
 from bench.model_shapes import Shape
-from bench.players import Binary, Ours, PlayerFailed, Test, parse_peer
+from bench.players import Binary, Case, Ours, PlayerFailed, parse_peer
 
 FAKE = Path(__file__).with_name("fake_bench.py")
 TINY = Shape("this test", 256, 512, 2, 4, 2, 64, 1200, 128, 10_000.0)
@@ -24,7 +24,7 @@ class Scripted:
     def __init__(self, label: str, speeds: list[float], order: list[str]) -> None:
         self.label, self._speeds, self._order = label, iter(speeds), order
 
-    def play(self, test: Test, n_threads: int) -> dict[str, Any]:
+    def play(self, test: Case, n_threads: int) -> dict[str, Any]:
         self._order.append(self.label)
         return {"avg_ts": next(self._speeds), "bytes_per_token": 10, "quality": "exact"}
 
@@ -35,7 +35,7 @@ class Scripted:
 def test_players_take_turns_and_ratios_are_per_round() -> None:
     order: list[str] = []
     players = [Scripted("ours", [10, 40, 30], order), Scripted("peer", [5, 10, 20], order)]
-    found = compare(players, 1, Test("tg", 8), 2, 3)
+    found = compare(players, 1, Case("tg", 8), 2, 3)
     assert order == ["ours", "peer", "peer", "ours", "ours", "peer"]
     assert found["players"]["ours"]["median_ts"] == 30
     assert found["players"]["peer"]["median_ts"] == 10
@@ -44,16 +44,16 @@ def test_players_take_turns_and_ratios_are_per_round() -> None:
 
 def test_binaries_speak_llama_bench() -> None:
     player = Binary("fake", [sys.executable, str(FAKE), "12.5"], "a.gguf", ["-x", "1"])
-    row = player.play(Test("pp", 64), 3)
+    row = player.play(Case("pp", 64), 3)
     assert (row["avg_ts"], row["n_prompt"], row["n_gen"]) == (12.5, 64, 0)
     assert (row["n_threads"], row["model"]) == (3, "a.gguf")
     player.extra = ["--fail", "1"]
     with pytest.raises(PlayerFailed, match="status 3: out of luck"):
-        player.play(Test("tg", 4), 1)
+        player.play(Case("tg", 4), 1)
     with pytest.raises(PlayerFailed, match="no row"):
-        Binary("echo", ["/bin/echo"], "", []).play(Test("tg", 4), 1)
+        Binary("echo", ["/bin/echo"], "", []).play(Case("tg", 4), 1)
     with pytest.raises(PlayerFailed, match="does not start"):
-        Binary("none", ["/no/such/program"], "", []).play(Test("tg", 4), 1)
+        Binary("none", ["/no/such/program"], "", []).play(Case("tg", 4), 1)
 
 
 def test_peers_are_parsed() -> None:
@@ -71,7 +71,7 @@ def test_peers_are_parsed() -> None:
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, program = tmp_path / "m.gguf", tmp_path / "llama-bench"
     make_model(model, TINY, "tq2_0", head="q8_0")
-    program.write_text(f"#!/bin/sh\nexec {sys.executable} {FAKE} 5 \"$@\"\n")
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} {FAKE} 5 "$@"\n')
     program.chmod(0o755)
     words = [str(model), "--peer", f"fake={program}", "--threads", "1", "--rounds", "2"]
     assert main([*words, "--prompt", "8", "--gen", "4", "--isa", "scalar"]) == 0

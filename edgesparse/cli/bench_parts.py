@@ -10,7 +10,7 @@ from edgesparse.cli import options
 from edgesparse.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgesparse.benchmark.kernels import Case
+    from edgesparse.benchmark.kernels import Case, KernelRow
     from edgesparse.benchmark.profile import Profile
     from edgesparse.cli.terminal import Terminal
 
@@ -31,7 +31,7 @@ def kernels(args: argparse.Namespace, threads: Sequence[int], terminal: Terminal
     isas = [choose_isa(args.isa)] if args.isa else list(isa_names())
     cases = _selected(args, _cases(args))
     working_set = memory_bytes()
-    rows = []
+    rows: list[KernelRow] = []
     for i, case in enumerate(cases):
         if terminal.interactive:
             terminal.progress(f"{i + 1} of {len(cases)}: {case.kernel}, {case.where}")

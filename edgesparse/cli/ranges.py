@@ -61,7 +61,7 @@ def _expand(part: str, flag: str) -> list[int]:
     grows = step > 1 and first > 0 if found[3] == "*" else step > 0
     if not grows or last < first:
         raise UsageError(f"{flag}: the range {part!r} does not grow to its end.")
-    numbers = []
+    numbers: list[int] = []
     while first <= last:
         if len(numbers) == _MAX_COUNT:
             raise UsageError(f"{flag}: the range {part!r} has more than {_MAX_COUNT} numbers.")

@@ -1,4 +1,4 @@
-"""From codes to the bytes of GGUF types: ternary I2_S, TQ1_0, TQ2_0; F16, Q8_0, Q6_K, Q4_0.
+"""From codes to the bytes of GGUF types: I2_S, TQ1_0, TQ2_0, IQ2_BN; F16, Q8_0, Q6_K, Q4_0.
 
 Ternary codes are -1, 0, 1; matrices of the second kind are int8 multiples of one step, in
 [-31, 31], so that F16, Q8_0 and Q6_K hold exactly the same values and only Q4_0 rounds.
@@ -12,7 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["HEADS", "TERNARY", "BlockType", "pack_i2_s", "pack_tq1_0", "pack_tq2_0"]
+__all__ = [
+    "HEADS",
+    "TERNARY",
+    "BlockType",
+    "pack_i2_s",
+    "pack_iq2_bn",
+    "pack_tq1_0",
+    "pack_tq2_0",
+]
 
 Bytes = npt.NDArray[np.uint8]
 Codes = npt.NDArray[np.int8]
@@ -30,9 +38,11 @@ class BlockType:
     block, block_bytes : int
         Weights of a block and their bytes.
     pack : callable
-        (codes, step) to bytes; codes are whole blocks.
+        (codes, step) to bytes; codes are whole rows.
     tail_bytes : int
         Bytes behind the last block.
+    row_bytes : int
+        Bytes of each row besides its blocks.
     """
 
     type_id: int
@@ -41,10 +51,12 @@ class BlockType:
     pack: Pack
     tail_bytes: int = 0
     file_type: int = 0
+    row_bytes: int = 0
 
-    def n_bytes(self, n_weights: int) -> int:
-        """Bytes of a tensor."""
-        return n_weights // self.block * self.block_bytes + self.tail_bytes
+    def n_bytes(self, n_rows: int, k: int) -> int:
+        """Bytes of a matrix whose rows are whole blocks."""
+        row = k // self.block * self.block_bytes + self.row_bytes
+        return n_rows * row + self.tail_bytes
 
 
 def _half(step: float, n: int) -> Bytes:
@@ -64,6 +76,14 @@ def pack_tq2_0(codes: Codes, step: float) -> Bytes:
     lanes = (codes.reshape(-1, 2, 4, 32) + 1).view(np.uint8)
     packed = lanes[:, :, 0] | lanes[:, :, 1] << 2 | lanes[:, :, 2] << 4 | lanes[:, :, 3] << 6
     return np.hstack([packed.reshape(-1, 64), _half(step, len(packed))])
+
+
+def pack_iq2_bn(codes: Codes, step: float) -> Bytes:
+    """Pack rows: the step as a float, then 16 bytes per 64 codes j, j + 16, … from the bottom."""
+    n_rows = len(codes)
+    lanes = (codes.reshape(n_rows, -1, 4, 16) + 1).view(np.uint8)
+    packed = lanes[:, :, 0] | lanes[:, :, 1] << 2 | lanes[:, :, 2] << 4 | lanes[:, :, 3] << 6
+    return np.hstack([np.full((n_rows, 1), step, "<f4").view(np.uint8), packed.reshape(n_rows, -1)])
 
 
 def pack_tq1_0(codes: Codes, step: float) -> Bytes:
@@ -119,6 +139,7 @@ TERNARY = {
     "i2_s": BlockType(36, 128, 32, pack_i2_s, tail_bytes=32, file_type=40),
     "tq1_0": BlockType(34, 256, 54, pack_tq1_0, file_type=36),
     "tq2_0": BlockType(35, 256, 66, pack_tq2_0, file_type=37),
+    "iq2_bn": BlockType(135, 64, 16, pack_iq2_bn, file_type=137, row_bytes=4),
 }
 HEADS = {
     "f16": BlockType(1, 1, 2, _pack_f16),

@@ -139,7 +139,7 @@ def _tensors(
 ) -> Iterator[Tensor]:
     dims = (shape.n_vocab, shape.width)
     rows = partial(embedding_rows, seed, *dims)
-    n_bytes = head.n_bytes(shape.n_vocab * shape.width)
+    n_bytes = head.n_bytes(shape.n_vocab, shape.width)
     yield Tensor(
         "token_embd.weight",
         head.type_id,
@@ -166,7 +166,7 @@ def _norm(name: str, n: int) -> Tensor:
 def _matrix(
     name: str, kind: BlockType, n_rows: int, k: int, make: partial[Iterator[Codes]], step: float
 ) -> Tensor:
-    n_bytes = kind.n_bytes(n_rows * k)
+    n_bytes = kind.n_bytes(n_rows, k)
     return Tensor(name, kind.type_id, (n_rows, k), n_bytes, lambda: _packed(make(), kind, step))
 
 
@@ -186,7 +186,7 @@ def make_model(
     ----------
     path : Path
     shape : Shape
-    kind : {"i2_s", "tq1_0", "tq2_0"}
+    kind : {"i2_s", "tq1_0", "tq2_0", "iq2_bn"}
         Type of the layers' matrices.
     head : {"f16", "q8_0", "q6_k", "q4_0"}
         Type of the embedding, which is the head too.
@@ -195,7 +195,8 @@ def make_model(
     seed : int
     architecture : str, optional
         ``general.architecture``; by default the name by which the engine that the type belongs to
-        knows the graph: bitnet.cpp (I2_S) says ``bitnet-b1.58`` where llama.cpp says ``bitnet``.
+        knows the graph: bitnet.cpp (I2_S) and ik_llama.cpp (IQ2_BN) say ``bitnet-b1.58`` where
+        llama.cpp says ``bitnet``.
 
     Raises
     ------
@@ -207,7 +208,7 @@ def make_model(
     if any(k % 256 for _, k in shape.matrices().values()):
         raise ValueError("all rows must be multiples of 256 long")
     if architecture is None:
-        released = shape.activation == "relu2" and kind == "i2_s"
+        released = shape.activation == "relu2" and kind in ("i2_s", "iq2_bn")
         architecture = "bitnet-b1.58" if released else "bitnet" if shape.sub_norms else "llama"
     ternary = TERNARY[kind]
     name = f"random {path.stem}"

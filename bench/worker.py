@@ -1,9 +1,9 @@
 """One engine in a process of its own, which decodes when told to.
 
 Run: python bench/worker.py edgesparse|llama.cpp MODEL THREADS [--plain]
-Every line on stdin is a number of tokens; the answer is one line: tokens per second of decoding
-them from an empty context, one by one. ``READY`` comes first. An idle worker waits on its stdin and
-takes no processor time, so several of them can take turns.
+Every line on stdin is ``tg N`` or ``pp N``; the answer is one line: tokens per second of decoding N
+tokens one by one from an empty context, or of reading them as one prompt. ``READY`` comes first.
+An idle worker waits on its stdin and takes no processor time, so several of them can take turns.
 """
 
 from __future__ import annotations
@@ -14,22 +14,28 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+Run = Callable[[str, int], None]
+N_CTX = 1024
 
-def edgesparse_decoder(model_path: str | None, n_threads: int) -> Callable[[int], None]:
+
+def edgesparse_runner(model_path: str | None, n_threads: int) -> Run:
     sys.path.insert(0, str(Path(__file__).parents[1]))
     import edgesparse
 
-    engine = edgesparse.load(model_path, threads=n_threads, n_ctx=512).engine
+    engine = edgesparse.load(model_path, threads=n_threads, n_ctx=N_CTX).engine
     cache = engine.new_cache()
 
-    def decode(n_tokens: int) -> None:
+    def run(kind: str, n_tokens: int) -> None:
+        if kind == "pp":
+            engine.forward(cache, range(100, 100 + n_tokens), 0, chunk=engine.max_tokens)
+            return
         for position in range(n_tokens):
             engine.forward(cache, [100 + position], position)
 
-    return decode
+    return run
 
 
-def llama_cpp_decoder(model_path: str, n_threads: int, plain: bool) -> Callable[[int], None]:
+def llama_cpp_runner(model_path: str, n_threads: int, plain: bool) -> Run:
     import llama_cpp
 
     if plain:  # weights as the file has them: the AMX copies crash in some virtual machines
@@ -41,14 +47,19 @@ def llama_cpp_decoder(model_path: str, n_threads: int, plain: bool) -> Callable[
             return parameters
 
         llama_cpp.llama_cpp.llama_model_default_params = changed
-    model = llama_cpp.Llama(model_path, n_ctx=512, n_threads=n_threads, verbose=False)
+    model = llama_cpp.Llama(
+        model_path, n_ctx=N_CTX, n_threads=n_threads, n_threads_batch=n_threads, verbose=False
+    )
 
-    def decode(n_tokens: int) -> None:
+    def run(kind: str, n_tokens: int) -> None:
         model.reset()
+        if kind == "pp":
+            model.eval(list(range(100, 100 + n_tokens)))
+            return
         for position in range(n_tokens):
             model.eval([100 + position])
 
-    return decode
+    return run
 
 
 def main() -> None:
@@ -59,15 +70,16 @@ def main() -> None:
     parser.add_argument("--plain", action="store_true")
     options = parser.parse_args()
     if options.engine == "edgesparse":
-        decode = edgesparse_decoder(options.model or None, options.threads)
+        run = edgesparse_runner(options.model or None, options.threads)
     else:
-        decode = llama_cpp_decoder(options.model, options.threads, options.plain)
-    decode(8)
+        run = llama_cpp_runner(options.model, options.threads, options.plain)
+    run("tg", 8)
     print("READY", flush=True)
     for line in sys.stdin:
-        n_tokens = int(line)
+        kind, number = line.split()
+        n_tokens = int(number)
         begin = time.perf_counter()
-        decode(n_tokens)
+        run(kind, n_tokens)
         print(n_tokens / (time.perf_counter() - begin), flush=True)
 
 

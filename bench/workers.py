@@ -37,8 +37,12 @@ class Worker:
         self._answer()
 
     def decode(self, n_tokens: int) -> float:
+        return self.run("tg", n_tokens)
+
+    def run(self, kind: str, n_tokens: int) -> float:
+        """Generate (``tg``) or read (``pp``) that many tokens; return tokens per second."""
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{n_tokens}\n")
+        self._process.stdin.write(f"{kind} {n_tokens}\n")
         self._process.stdin.flush()
         return float(self._answer())
 
@@ -49,6 +53,10 @@ class Worker:
             raise RuntimeError(f"{self.label}: ended with status {self._process.wait()}")
         return line
 
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.wait()
+
     def __enter__(self) -> Worker:
         return self
 
@@ -58,8 +66,7 @@ class Worker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._process.terminate()
-        self._process.wait()
+        self.close()
 
 
 def sample_model() -> Path:

@@ -12,6 +12,7 @@ from edgesparse.errors import ModelFormatError
 from edgesparse.executors.base import Float32, Parameters
 from edgesparse.formats.head import head_override
 from edgesparse.formats.load import load_vector, load_weights
+from edgesparse.formats.weight import Format
 from edgesparse.ops.rope_kv import rope_table
 from edgesparse.plan.op import LOGITS, Embed, Linear, Norm, RopeKV
 from edgesparse.plan.plan import Plan
@@ -109,6 +110,7 @@ def load_parameters(
     head: str = "exact",
     native: bool | None = None,
     threads: int | None = None,
+    ternary: Format = Format.T2,
 ) -> Parameters:
     """Read and convert everything that `plan` names.
 
@@ -141,6 +143,7 @@ def load_parameters(
         weight_names(plan),
         native=native,
         threads=threads,
+        ternary=ternary,
         neuron_major=neuron_major_names(plan),
         overrides={} if override is None else {name: override},
     )

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from edgesparse.architectures import build_plan, check_family
 from edgesparse.checkpoint import open_checkpoint
 from edgesparse.config import ModelConfig, read_config
-from edgesparse.cpus import usable_cpus
+from edgesparse.cpus import default_threads
 from edgesparse.default_model import default_model_path
 from edgesparse.engine import Engine
 from edgesparse.errors import ContextOverflow, UsageError
@@ -23,6 +23,7 @@ from edgesparse.executors import make_executor
 from edgesparse.executors.base import Parameters
 from edgesparse.formats.head import parse_head
 from edgesparse.formats.memory import release_freed
+from edgesparse.formats.weight import Format
 from edgesparse.loading import head_name, load_parameters, tensor_names
 from edgesparse.plan.cache_type import CacheType
 from edgesparse.plan.op import Embed
@@ -211,6 +212,7 @@ def load(
     cache_type_k: str = "f16",
     cache_type_v: str = "f16",
     head: str = "auto",
+    ternary: str = "auto",
     fused: bool = True,
 ) -> Model:
     """Load a model from a GGUF file or a safetensors folder.
@@ -220,7 +222,7 @@ def load(
     path : path, optional
         The default model when omitted.
     threads : int, optional
-        Threads; by default one per CPU that this process may use.
+        Threads; by default one per physical core that this process may use.
     n_ctx : int, optional
         Context in tokens; by default the model's own, at most 4096. 0: the model's own.
     executor : {"native", "portable", "reference"}
@@ -236,6 +238,9 @@ def load(
     head : {"auto", "exact", "q8", "q6", "q4"}
         Storage of the matrix that makes the logits (in a tied model of the embedding, too).
         ``exact``: as the file has it. ``auto``: rounded to 8.5 bits per weight if it is larger.
+    ternary : {"auto", "t2", "t5"}
+        Storage of ternary weights, all exact. auto: what ``edgesparse tune`` found to be faster
+        with the native executor, else t2.
     fused : bool
         False runs norms, gates and additions as ops of their own (for comparisons).
 
@@ -260,7 +265,7 @@ def load(
         raise UsageError(f"sparse must be auto or off, not {sparse!r}.")
     types = CacheType.parse(cache_type_k), CacheType.parse(cache_type_v)
     parse_head(head)
-    n_threads = threads or usable_cpus()
+    n_threads = threads or default_threads()
     native = executor == "native"
     if native:
         from edgesparse import _native
@@ -286,7 +291,13 @@ def load(
         tokenizer = load_tokenizer(checkpoint)
         release_freed()
         parameters = load_parameters(
-            checkpoint, config, plan, head=head, native=native or None, threads=n_threads
+            checkpoint,
+            config,
+            plan,
+            head=head,
+            native=native or None,
+            threads=n_threads,
+            ternary=_ternary(ternary, native, isa, n_threads),
         )
         recommended = read_recommended(checkpoint)
         warnings = (*checkpoint.warnings, *tokenizer.warnings, *recommended.warnings)
@@ -294,6 +305,19 @@ def load(
     info = _describe_quality(info, plan, parameters, head)
     made = make_executor(executor, plan, parameters, threads=n_threads, isa=isa)
     return Model(Engine(made, n_threads=n_threads), tokenizer, config, parameters, info)
+
+
+def _ternary(wanted: str, native: bool, isa: str | None, n_threads: int) -> Format:
+    if wanted not in ("auto", "t2", "t5"):
+        raise UsageError(f"ternary must be auto, t2 or t5, not {wanted!r}.")
+    if wanted != "auto":
+        return Format[wanted.upper()]
+    if not native:
+        return Format.T2
+    from edgesparse.executors.native import choose_isa
+    from edgesparse.tuning import preferred_ternary
+
+    return preferred_ternary(choose_isa(isa), n_threads)
 
 
 def _context(config: ModelConfig, n_ctx: int | None) -> int:

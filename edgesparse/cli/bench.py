@@ -1,4 +1,7 @@
-"""``edgesparse bench``: llama-bench's rows and outputs, with the machine's ceiling in each."""
+"""``edgesparse bench``: llama-bench's rows and outputs, with the machine's ceiling in each.
+
+``--kernels`` and ``--profile`` measure single kernels and single ops instead: `bench_parts`.
+"""
 
 from __future__ import annotations
 
@@ -13,69 +16,114 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "run"]
 
-_FORMATS = ("md", "csv", "json", "jsonl")
+_FORMATS = ("md", "csv", "json", "jsonl", "sql")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's flags."""
     options.add_model(parser)
-    parser.add_argument(
-        "-p", "--n-prompt", default="512", metavar="LIST", help="prompt lengths (default 512)"
+    lists = parser.add_argument_group(
+        "what to measure",
+        "A LIST is numbers and ranges separated by commas: 1,2,8 or 1-4 or 1-8+2 or 1-8*2. "
+        "Flags may be repeated; every combination is measured.",
     )
-    parser.add_argument(
-        "-n", "--n-gen", default="128", metavar="LIST", help="generated lengths (default 128)"
+
+    def add_list(*names: str, text: str, dest: str | None = None) -> None:
+        extra: dict[str, Any] = {"dest": dest} if dest else {}
+        lists.add_argument(*names, action="append", metavar="LIST", help=text, **extra)
+
+    add_list("-p", "--n-prompt", text="prompt lengths (default 512)")
+    add_list("-n", "--n-gen", text="generated lengths (default 128)")
+    lists.add_argument(
+        "-pg", "--pg", action="append", metavar="P,N", help="a prompt of P, then N generated"
     )
-    parser.add_argument(
-        "-d", "--n-depth", default="0", metavar="LIST", help="tokens already in the cache"
-    )
-    parser.add_argument(
-        "-t", "--threads", dest="thread_list", default="", metavar="LIST", help="thread counts"
-    )
-    parser.add_argument(
+    add_list("-d", "--n-depth", text="tokens already in the cache (default 0)")
+    add_list("-t", "--threads", text="thread counts", dest="thread_list")
+    lists.add_argument(
         "-r", "--repetitions", type=int, default=5, metavar="N", help="repetitions (default 5)"
     )
-    parser.add_argument("--no-warmup", action="store_true", help="time the first run too")
+    lists.add_argument("--no-warmup", action="store_true", help="time the first run too")
+    parts = parser.add_argument_group("single parts instead of whole models")
+    parts.add_argument(
+        "--kernels",
+        action="store_true",
+        help="every kernel by shape, tokens, instruction set and threads",
+    )
+    parts.add_argument(
+        "--profile",
+        action="store_true",
+        help="time by kind of op, of decoding and of a prompt, and what barriers take",
+    )
+    parts.add_argument(
+        "--shapes",
+        metavar="NAMES",
+        help="for --kernels: 2b4t, 700m, falcon-e-1b, smolbit (default 2b4t, or the MODEL's)",
+    )
+    parts.add_argument(
+        "--tokens",
+        action="append",
+        metavar="LIST",
+        help="for --kernels: tokens in one product (default 1,8,64,512)",
+    )
+    parts.add_argument(
+        "--only", metavar="NAMES", help="for --kernels: of t2, t5, q8, q4, …, attention"
+    )
+    parts.add_argument(
+        "--in-cache", action="store_true", help="for --kernels: also with one copy of each weight"
+    )
+    parts.add_argument(
+        "--row-seconds",
+        type=float,
+        default=0.25,
+        metavar="S",
+        help="for --kernels: time for each row (default 0.25)",
+    )
     parser.add_argument("--executor", choices=options.EXECUTORS, default="native")
     parser.add_argument("--isa", choices=options.ISAS, help="force an instruction set")
     options.add_sparse(parser)
     options.add_cache_types(parser)
     options.add_head(parser)
+    options.add_ternary(parser)
     parser.add_argument("-o", "--output", choices=_FORMATS, default="md", help="default: md")
     parser.add_argument("--json", action="store_const", const="json", dest="output")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure every combination and print the rows; return the exit code."""
+    from edgesparse.benchmark.outputs import format_rows
+    from edgesparse.cli.ranges import number_pairs, whole_numbers
     from edgesparse.cli.terminal import Terminal
-    from edgesparse.cpus import usable_cpus
-    from edgesparse.model import load
+    from edgesparse.cpus import default_threads
+    from edgesparse.errors import UsageError
 
     terminal = Terminal(color=not args.no_color)
-    prompts, gens = _numbers(args.n_prompt, "-p"), _numbers(args.n_gen, "-n")
-    depths = _numbers(args.n_depth, "-d")
+    threads = whole_numbers(args.thread_list or [], "-t", least=1) or [default_threads()]
+    if args.kernels and args.profile:
+        raise UsageError("--kernels and --profile are two different measurements.")
+    if args.kernels or args.profile:
+        from edgesparse.cli import bench_parts
+
+        measure = bench_parts.kernels if args.kernels else bench_parts.profile
+        return measure(args, threads, terminal)
+    prompts = whole_numbers(args.n_prompt or ["512"], "-p")
+    gens = whole_numbers(args.n_gen or ["128"], "-n")
     tests = [(p, 0) for p in prompts if p] + [(0, n) for n in gens if n]
+    tests += number_pairs(args.pg or [], "-pg")
+    depths = whole_numbers(args.n_depth or ["0"], "-d")
     rows: list[dict[str, Any]] = []
-    for threads in _numbers(args.thread_list, "-t") or [usable_cpus()]:
-        with load(
-            options.model_path(args),
-            threads=threads,
-            executor=args.executor,
-            isa=args.isa,
-            sparse=args.sparse,
-            cache_type_k=args.cache_type_k,
-            cache_type_v=args.cache_type_v,
-            head=args.head,
-        ) as model:
+    for n_threads in threads:
+        with options.load_for_measuring(args, n_threads) as model:
             for depth in depths:
                 for n_prompt, n_gen in tests:
                     row = _measure(model, n_prompt, n_gen, depth, args)
                     rows.append(_record(model, row))
                     if args.output == "jsonl":
-                        import json
-
-                        terminal.write(json.dumps(rows[-1]) + "\n")
+                        terminal.write(format_rows(rows[-1:], "jsonl", table="", columns=()))
     if args.output != "jsonl":
-        terminal.write(_FORMATTERS[args.output](rows))
+        notes = "\n".join(f"quality: {q}" for q in dict.fromkeys(row["quality"] for row in rows))
+        terminal.write(
+            format_rows(rows, args.output, table="llama_bench", columns=_COLUMNS, notes=notes)
+        )
     return 0
 
 
@@ -92,16 +140,6 @@ def _measure(model: Model, n_prompt: int, n_gen: int, depth: int, args: argparse
         repetitions=args.repetitions,
         warmup=not args.no_warmup,
     )
-
-
-def _numbers(text: str, flag: str) -> list[int]:
-    """Read ``1,2,8``; negative numbers and words are errors."""
-    from edgesparse.errors import UsageError
-
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not all(part.isdecimal() for part in parts):
-        raise UsageError(f"{flag} takes whole numbers separated by commas, not {text!r}.")
-    return [int(part) for part in parts]
 
 
 def _record(model: Model, row: Row) -> dict[str, Any]:
@@ -150,41 +188,18 @@ def _record(model: Model, row: Row) -> dict[str, Any]:
     }
 
 
-def _markdown(rows: list[dict[str, Any]]) -> str:
-    lines = [
-        "| model | backend | threads | test | t/s | bytes/token | GB/s | ceiling GB/s | share |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for row in rows:
-        decode = row["n_gen"] > 0
-        share = f"{row['median_ts'] / row['ceiling_ts']:.0%}" if decode else "–"
-        lines.append(
-            f"| {row['model_filename']} | {row['backends']} | {row['n_threads']} | {row['test']} "
-            f"| {row['avg_ts']:.2f} ± {row['stddev_ts']:.2f} "
-            f"| {row['bytes_per_token'] / 1e6:.1f} MB "
-            f"| {format(row['gb_per_s'], '.1f') if decode else '–'} "
-            f"| {row['read_bandwidth_gb_per_s']:.1f} | {share} |"
-        )
-    notes = dict.fromkeys(row["quality"] for row in rows)
-    return "\n".join([*lines, "", *(f"quality: {note}" for note in notes), ""])
+def _share(row: Any) -> str:
+    return f"{row['median_ts'] / row['ceiling_ts']:.0%}" if row["ceiling_ts"] else "–"
 
 
-def _csv(rows: list[dict[str, Any]]) -> str:
-    import csv
-    import io
-
-    out = io.StringIO()
-    keys = [key for key in rows[0] if not key.startswith("samples_")] if rows else []
-    writer = csv.DictWriter(out, keys, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
-
-
-def _json(rows: list[dict[str, Any]]) -> str:
-    import json
-
-    return json.dumps(rows, indent=2) + "\n"
-
-
-_FORMATTERS = {"md": _markdown, "csv": _csv, "json": _json}
+_COLUMNS = (
+    ("model", False, lambda row: str(row["model_filename"])),
+    ("backend", False, lambda row: str(row["backends"])),
+    ("threads", True, lambda row: str(row["n_threads"])),
+    ("test", True, lambda row: str(row["test"])),
+    ("t/s", True, lambda row: f"{row['avg_ts']:.2f} ± {row['stddev_ts']:.2f}"),
+    ("bytes/token", True, lambda row: f"{row['bytes_per_token'] / 1e6:.1f} MB"),
+    ("GB/s", True, lambda row: f"{row['gb_per_s']:.1f}" if row["gb_per_s"] else "–"),
+    ("ceiling GB/s", True, lambda row: f"{row['read_bandwidth_gb_per_s']:.1f}"),
+    ("share", True, _share),
+)

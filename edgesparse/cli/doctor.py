@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgesparse.cli import options
+
+if TYPE_CHECKING:
+    from edgesparse.formats.weight import Format
 
 __all__ = ["add_arguments", "run"]
 
@@ -36,7 +39,9 @@ def run(args: argparse.Namespace) -> int:
 
     facts = {
         "machine": _machine(),
+        "threads": _threads(),
         "native": _native_facts(args.isa),
+        "tuning": _tuning(args.isa),
         "packages": _packages(),
         "bandwidth_gb_per_s": {} if args.no_measure else _bandwidth(),
         "model": _model(args),
@@ -55,6 +60,30 @@ def _machine() -> dict[str, Any]:
     from edgesparse.machine import describe
 
     return dataclasses.asdict(describe())
+
+
+def _threads() -> dict[str, Any]:
+    import dataclasses
+
+    from edgesparse.cpus import find_cores
+
+    cores = find_cores()
+    return {**dataclasses.asdict(cores), "default": cores.threads, "reason": cores.reason}
+
+
+def _tuning(isa: str | None) -> dict[str, Any]:
+    """Say which of equally exact choices are in force with the default threads, and why."""
+    from edgesparse import _native, tuning
+    from edgesparse.cpus import default_threads
+
+    if not _native.available():
+        return {}
+    from edgesparse.executors.native import choose_isa
+
+    answers = [
+        tuning.lookup(topic, choose_isa(isa), default_threads()) for topic in tuning.DEFAULTS
+    ]
+    return {a.topic: {"value": a.value, "reason": a.reason} for a in answers}
 
 
 def _native_facts(isa: str | None) -> dict[str, Any]:
@@ -104,10 +133,10 @@ def _packages() -> dict[str, str]:
 
 
 def _bandwidth() -> dict[str, float]:
-    from edgesparse.cpus import usable_cpus
+    from edgesparse.cpus import default_threads
     from edgesparse.machine import read_bandwidth
 
-    counts = sorted({1, usable_cpus()})
+    counts = sorted({1, default_threads()})
     size = 256 << 20
     return {
         f"{n} threads": round(read_bandwidth(n, bytes_per_thread=size // n).gb_per_s, 1)
@@ -124,6 +153,7 @@ def _model(args: argparse.Namespace) -> dict[str, Any]:
     from edgesparse.loading import tensor_names
 
     path = options.model_path(args) or default_model_path()
+    ternary = _preferred_ternary(args.isa)
     with open_checkpoint(path) as checkpoint:
         stored: dict[str, dict[str, Any]] = {}
         names = tensor_names(checkpoint)
@@ -132,7 +162,7 @@ def _model(args: argparse.Namespace) -> dict[str, Any]:
             if len(info.shape) != 2 or info.name not in names:
                 continue
             override = head_override(info, args.head) if info.name == head else None
-            choice = choose(info, uniform=True, override=override)
+            choice = choose(info, uniform=True, ternary=ternary, override=override)
             key = f"{info.type.value} → {choice.format.name.lower()}"
             row = stored.setdefault(key, {"tensors": 0, "bytes": 0, "note": choice.note})
             row["tensors"] += 1
@@ -146,6 +176,18 @@ def _model(args: argparse.Namespace) -> dict[str, Any]:
         }
 
 
+def _preferred_ternary(isa: str | None) -> Format:
+    from edgesparse import _native, tuning
+    from edgesparse.cpus import default_threads
+    from edgesparse.formats.weight import Format
+
+    if not _native.available():
+        return Format.T2
+    from edgesparse.executors.native import choose_isa
+
+    return tuning.preferred_ternary(choose_isa(isa), default_threads())
+
+
 def _lines(facts: dict[str, Any]) -> list[str]:
     machine, native, model = facts["machine"], facts["native"], facts["model"]
     lines = [
@@ -154,6 +196,8 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         f"memory        {machine['memory_bytes'] / 1e9:.1f} GB, "
         f"{machine['available_bytes'] / 1e9:.1f} GB available; huge pages: {machine['huge_pages']}",
     ]
+    threads = facts["threads"]
+    lines.append(f"threads       {threads['default']} by default: {threads['reason']}")
     lines += [f"bandwidth     {n}: {gb} GB/s" for n, gb in facts["bandwidth_gb_per_s"].items()]
     if native["available"]:
         lines.append(f"native        yes; runs {native['isa']}, {native['reason']}")
@@ -167,6 +211,10 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         lines += [f"  {variant:<12}{', '.join(names)}" for variant, names in by_variant.items()]
     else:
         lines.append(f"native        NO: {native['why_not']}; --executor portable works")
+    lines += [
+        f"{topic:<14}{answer['value']}: {answer['reason']}"
+        for topic, answer in facts["tuning"].items()
+    ]
     lines.append(f"model         {model['path']}")
     lines.append(f"              {model['architecture']}, {model['bytes'] / 1e6:.1f} MB")
     for key, row in model["stored_as"].items():

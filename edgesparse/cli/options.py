@@ -26,8 +26,10 @@ __all__ = [
     "add_head",
     "add_model",
     "add_sparse",
+    "add_ternary",
     "apply_environment",
     "generation_changes",
+    "load_for_measuring",
     "load_model",
     "model_path",
     "note_recommended",
@@ -38,6 +40,7 @@ __all__ = [
 EXECUTORS = ("native", "portable", "reference")
 SPARSE = ("auto", "off")
 CACHE_TYPES = ("f16", "q8_0")
+TERNARY = ("auto", "t2", "t5")
 I2S_LAYOUTS = ("auto", "128x32", "64x16", "row4")
 HEADS = ("auto", "exact", "q8", "q6", "q4")
 ISAS = ("scalar", "avx2", "avxvnni", "avx512vnni", "neon", "neondot")
@@ -87,6 +90,7 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     add_sparse(group)
     add_cache_types(group)
     add_head(group)
+    add_ternary(group)
     # Flags of other tools that have nothing to decide here.
     group.add_argument("-ngl", "--n-gpu-layers", help=argparse.SUPPRESS)
     group.add_argument("-fa", "--flash-attn", nargs="?", const="on", help=argparse.SUPPRESS)
@@ -127,6 +131,16 @@ def add_head(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
         default="auto",
         help="storage of the output matrix: exact is as in the file; auto (default) rounds a "
         "larger one to q8",
+    )
+
+
+def add_ternary(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add the flag that chooses between equally exact storage formats of ternary weights."""
+    parser.add_argument(
+        "--ternary",
+        choices=TERNARY,
+        default="auto",
+        help="bytes of ternary weights (default auto: what 'edgesparse tune' found, else t2)",
     )
 
 
@@ -218,6 +232,23 @@ def generation_changes(args: argparse.Namespace) -> dict[str, Any]:
     return changes
 
 
+def load_for_measuring(args: argparse.Namespace, threads: int) -> Model:
+    """Load the model that the flags name on so many threads, in silence."""
+    from edgesparse.model import load
+
+    return load(
+        model_path(args),
+        threads=threads,
+        executor=args.executor,
+        isa=args.isa,
+        sparse=args.sparse,
+        cache_type_k=args.cache_type_k,
+        cache_type_v=args.cache_type_v,
+        head=args.head,
+        ternary=args.ternary,
+    )
+
+
 def load_model(args: argparse.Namespace, terminal: Terminal | None = None) -> Model:
     """Load the model that the flags name; put its warnings on stderr.
 
@@ -247,6 +278,7 @@ def load_model(args: argparse.Namespace, terminal: Terminal | None = None) -> Mo
             cache_type_k=getattr(args, "cache_type_k", "f16"),
             cache_type_v=getattr(args, "cache_type_v", "f16"),
             head=getattr(args, "head", "auto"),
+            ternary=getattr(args, "ternary", "auto"),
         )
     finally:
         if terminal is not None:

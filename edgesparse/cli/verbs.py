@@ -25,6 +25,7 @@ VERBS = (
     Verb("plan", "show the ops a model runs, with their bytes and their limit"),
     Verb("verify", "run two executors in lockstep and name the first op that differs"),
     Verb("bench", "measure tokens per second beside the machine's own limit"),
+    Verb("tune", "measure which exact way is fastest on this machine, and remember it"),
     Verb("perplexity", "measure how well a model predicts a text", ("ppl",)),
     Verb("doctor", "show what this machine and this build can do"),
     Verb("tokenize", "show the tokens of a text, or the text of tokens", ("detokenize",)),

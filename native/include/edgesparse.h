@@ -170,6 +170,10 @@ const char *es_kernel_variant(int32_t isa, const char *family);
 /* Sequential read bandwidth in GB/s of `n_threads` threads over `n_bytes` each, best of `repeats`. */
 double es_read_bandwidth(int32_t n_threads, size_t n_bytes, int32_t repeats);
 
+/* Nanoseconds that a phase (a job of the thread pool) costs when it has no work: the median over about
+ * `n_phases` of them. Negative where an argument is out of range or threads cannot be had. */
+double es_barrier_ns(int32_t n_threads, int32_t n_phases);
+
 /* Types of tensors in files that es_repack reads, named as in edgesparse.checkpoint.TensorType. */
 enum {
     ES_SRC_F32 = 1,

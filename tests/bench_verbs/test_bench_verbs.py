@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sqlite3
 
 import pytest
 
@@ -39,7 +40,7 @@ def test_bench_json(capsys: pytest.CaptureFixture[str]) -> None:
         assert row["avg_ts"] > 0
         assert row["read_bandwidth_gb_per_s"] > 0
         # Decoding counts what it has read: about a fifth of the default model is skipped.
-        assert 60e6 < row["bytes_per_token"] + 15e6 * (row["n_gen"] > 0) < 80e6
+        assert 70e6 < row["bytes_per_token"] + 15e6 * (row["n_gen"] > 0) < 90e6
     decode = rows[1]
     expected = decode["median_ts"] * decode["bytes_per_token"] / 1e9
     assert decode["gb_per_s"] == pytest.approx(expected, rel=1e-3)
@@ -54,8 +55,36 @@ def test_bench_other_outputs(capsys: pytest.CaptureFixture[str]) -> None:
     assert [json.loads(line)["n_gen"] for line in lines] == [0, 4]
 
 
+def test_bench_prompt_and_generation(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("-p", "0", "-n", "0", "-pg", "8,4", "-pg", "4,2", "-r", "1", "-t", "1-2*2")
+    rows = json.loads(output(capsys, "bench", *flags, "-o", "json"))
+    assert [(r["n_threads"], r["test"]) for r in rows] == [
+        *((1, "pp8+tg4"), (1, "pp4+tg2"), (2, "pp8+tg4"), (2, "pp4+tg2"))
+    ]
+    for row in rows:
+        n_tokens = row["n_prompt"] + row["n_gen"]
+        assert row["avg_ts"] == pytest.approx(1e9 * n_tokens / row["avg_ns"], rel=1e-3)
+        assert row["gb_per_s"] == row["ceiling_ts"] == 0  # no ceiling for a mixture
+
+
+def test_bench_sql(capsys: pytest.CaptureFixture[str]) -> None:
+    database = sqlite3.connect(":memory:")
+    database.executescript(output(capsys, "bench", *TINY, "-t", "1", "-o", "sql"))
+    found = database.execute("select test, n_threads from llama_bench").fetchall()
+    assert found == [("pp8", 1), ("tg4", 1)]
+
+
 @pytest.mark.parametrize(
-    "argv", [("-p", "x"), ("-t", "0"), ("-n", "999999"), ("-r", "0"), ("-p", "-3")]
+    "argv",
+    [
+        ("-pg", "8"),
+        ("-t", "4-1"),
+        ("-p", "x"),
+        ("-t", "0"),
+        ("-n", "999999"),
+        ("-r", "0"),
+        ("-p", "-3"),
+    ],
 )
 def test_bench_refuses(capsys: pytest.CaptureFixture[str], argv: tuple[str, ...]) -> None:
     assert main(["bench", *TINY, *argv]) == 2

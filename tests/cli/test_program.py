@@ -168,6 +168,7 @@ def test_engine_flags_reach_the_engine(cli):
         "i2s_layout": "64x16",
         "sparse": "off",
         "cache_type_k": "q8_0",
+        "ternary": "auto",
         "cache_type_v": "f16",
         "head": "q4",
         "n_ctx": 512,

@@ -1,9 +1,10 @@
 """Tokens per second beside the ceiling that the machine's memory sets.
 
 Rows follow llama.cpp's llama-bench: ``pp512`` reads a prompt of 512 tokens, ``tg128`` generates 128
-tokens one by one from an empty context. Each row also says how many bytes a token moves and what
-the same number of threads reads per second from a working set of the same size, measured just
-before and after the row: a decode speed means nothing without that ceiling.
+tokens one by one from an empty context, ``pp512+tg128`` does one after the other. Each row also
+says how many bytes a token moves and what the same number of threads reads per second from a
+working set of the same size, measured just before and after the row: a decode speed means nothing
+without that ceiling.
 """
 
 from __future__ import annotations
@@ -53,14 +54,20 @@ class Row:
 
     @property
     def name(self) -> str:
-        """``pp512``, ``tg128``, with ``@ d1024`` behind for a depth."""
-        test = f"pp{self.n_prompt}" if self.n_prompt else f"tg{self.n_gen}"
+        """``pp512``, ``tg128`` or ``pp512+tg128``, with ``@ d1024`` behind for a depth."""
+        parts = (("pp", self.n_prompt), ("tg", self.n_gen))
+        test = "+".join(f"{kind}{n}" for kind, n in parts if n)
         return f"{test} @ d{self.n_depth}" if self.n_depth else test
 
     @property
     def n_tokens(self) -> int:
         """Tokens per repetition."""
-        return self.n_prompt or self.n_gen
+        return self.n_prompt + self.n_gen
+
+    @property
+    def decodes(self) -> bool:
+        """Whether nothing but decoding was timed, so that bytes per token bound the speed."""
+        return self.n_prompt == 0
 
     @property
     def samples_ts(self) -> tuple[float, ...]:
@@ -84,13 +91,13 @@ class Row:
 
     @property
     def gb_per_s(self) -> float:
-        """Bytes moved per second while decoding; 0 for prompts, which reuse each weight."""
-        return self.median_ts * self.bytes_per_token / 1e9 if self.n_gen else 0.0
+        """10⁹ bytes moved per second while decoding; 0 with a prompt, which reuses each weight."""
+        return self.median_ts * self.bytes_per_token / 1e9 if self.decodes else 0.0
 
     @property
     def ceiling_ts(self) -> float:
-        """Tokens per second if nothing but the memory took time; 0 for prompts."""
-        return self.read_bandwidth_gb_per_s * 1e9 / self.bytes_per_token if self.n_gen else 0.0
+        """Tokens per second if nothing but the memory took time; 0 with a prompt."""
+        return self.read_bandwidth_gb_per_s * 1e9 / self.bytes_per_token if self.decodes else 0.0
 
 
 def working_set_bandwidth(n_threads: int, n_bytes: int) -> float:
@@ -122,7 +129,7 @@ def measure(
         Position, and bytes that each linear op was seen to read, where that is known → bytes that
         decoding there moves.
     n_prompt, n_gen : int
-        Exactly one of them positive.
+        At least one of them positive.
     n_depth : int
         Tokens to put into the cache first, not timed.
     repetitions : int
@@ -134,15 +141,15 @@ def measure(
     UsageError
         The tokens do not fit into the context, or the counts make no sense.
     """
-    if (n_prompt > 0) == (n_gen > 0) or n_depth < 0 or repetitions < 1:
+    if min(n_prompt, n_gen, n_depth) < 0 or n_prompt + n_gen < 1 or repetitions < 1:
         raise UsageError("A row reads a prompt or generates, at least once, at a depth ≥ 0.")
-    n_tokens = n_prompt or n_gen
+    n_tokens = n_prompt + n_gen
     if n_depth + n_tokens > engine.n_ctx:
         raise UsageError(
             f"{n_depth + n_tokens} tokens do not fit into a context of {engine.n_ctx}.",
             advice="Use a smaller row or a larger --ctx.",
         )
-    position = n_depth + n_tokens // 2
+    position = n_depth + (n_prompt + n_gen // 2 if n_gen else n_prompt // 2)
     per_token = n_bytes(position, None)
     before = working_set_bandwidth(engine.n_threads, per_token)
     tokens = np.random.default_rng(_SEED).integers(0, engine.n_vocab, n_depth + n_tokens)
@@ -154,11 +161,11 @@ def measure(
 
     def once() -> int:
         start = time.perf_counter_ns()
+        first = n_depth + n_prompt
         if n_prompt:
-            engine.forward(cache, ids[n_depth:], n_depth, chunk=engine.max_tokens)
-        else:
-            for i in range(n_depth, n_depth + n_gen):
-                engine.forward(cache, ids[i : i + 1], i, op_bytes=read)
+            engine.forward(cache, ids[n_depth:first], n_depth, chunk=engine.max_tokens)
+        for i in range(first, first + n_gen):
+            engine.forward(cache, ids[i : i + 1], i, op_bytes=read)
         return time.perf_counter_ns() - start
 
     if warmup:

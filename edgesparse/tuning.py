@@ -1,0 +1,210 @@
+"""Choices between equally exact ways of computing, made by measuring once on this machine.
+
+A topic is a question that has one answer for each instruction set and number of threads: which
+ternary format, say. ``edgesparse tune`` measures the candidates for a few seconds and keeps the
+answers in the user's cache; loading a model only reads them, which takes a millisecond. Where
+nothing was measured, or the cache cannot be read, every topic has a default: nothing needs the
+cache, and results have the same bits either way.
+
+The file is JSON, ``$XDG_CACHE_HOME/edgesparse/tuning-<machine>.json``::
+
+    {"schema": 1,
+     "machine": {"cpu": "…", "features": ["avx2", …], "version": "0.1.0"},
+     "choices": {"ternary": {"avx2/2": {"value": "t2", "seconds": {"t2": 1e-3, "t5": 2e-3}}}}}
+
+The name ends in a digest of ``machine``, so that machines may share a home directory and a new
+version measures anew. A value is a word or a number; what a topic does not accept counts as not
+measured. A new topic is one more entry in `edgesparse.tuning_topics.TOPICS`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from edgesparse.formats.weight import Format
+
+__all__ = ["Answer", "Value", "cache_file", "forget", "lookup", "preferred_ternary", "remember"]
+
+SCHEMA = 1
+MAX_FILE_BYTES = 1 << 18
+MARGIN = 0.03
+"""A candidate replaces the default only when it is faster by this share: less is noise."""
+
+Value = str | float
+
+DEFAULTS: dict[str, Value] = {"ternary": "t2"}
+"""What counts where nothing was measured, by topic."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is in force for a topic.
+
+    Attributes
+    ----------
+    topic : str
+    isa : str
+    threads : int
+        Threads for which it was asked.
+    value : str or float
+    seconds : mapping of str to float
+        Measured candidates; empty for a default.
+    measured_threads : int
+        Threads that it was measured with; 0 for a default.
+    """
+
+    topic: str
+    isa: str
+    threads: int
+    value: Value
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    measured_threads: int = 0
+
+    @property
+    def reason(self) -> str:
+        """Why it is in force, for people."""
+        if not self.measured_threads:
+            return "default; 'edgesparse tune' measures what is faster here"
+        times = ", ".join(f"{name} {1e3 * s:.3g} ms" for name, s in sorted(self.seconds.items()))
+        return f"measured with {self.measured_threads} threads: {times}"
+
+
+def preferred_ternary(isa: str, threads: int) -> Format:
+    """Return `Format.T2` or `Format.T5`, whichever was measured to be faster; T2 if neither was."""
+    return Format.T5 if lookup("ternary", isa, threads).value == "t5" else Format.T2
+
+
+def lookup(topic: str, isa: str, threads: int) -> Answer:
+    """Say what is in force; never fails, and measures nothing.
+
+    Of several measurements on this instruction set, that with the nearest number of threads counts.
+    """
+    default = DEFAULTS[topic]
+    found: list[tuple[int, int, Answer]] = []
+    for key, entry in _choices().get(topic, {}).items():
+        name, _, count = key.partition("/")
+        if name != isa or not count.isdecimal() or not 1 <= int(count) <= 1024:
+            continue
+        value, seconds = _checked(entry, default)
+        if value is not None:
+            answer = Answer(topic, isa, threads, value, seconds, int(count))
+            found.append((abs(int(count) - threads), int(count), answer))
+    return (
+        min(found, key=lambda each: each[:2])[2] if found else Answer(topic, isa, threads, default)
+    )
+
+
+def remember(answers: list[Answer]) -> Path | None:
+    """Add answers to the cache; return the file, or None where it cannot be written."""
+    path = cache_file()
+    if path is None:
+        return None
+    choices = {topic: dict(entries) for topic, entries in _choices().items()}
+    for a in answers:
+        entry = {"value": a.value, "seconds": dict(a.seconds)}
+        choices.setdefault(a.topic, {})[f"{a.isa}/{a.measured_threads}"] = entry
+    text = json.dumps({"schema": SCHEMA, "machine": _machine(), "choices": choices}, indent=1)
+    written = path if _write(path, text + "\n") else None
+    _choices.cache_clear()
+    return written
+
+
+def forget() -> None:
+    """Delete this machine's file."""
+    path = cache_file()
+    if path is not None:
+        with contextlib.suppress(OSError):
+            path.unlink()
+    _choices.cache_clear()
+
+
+def cache_file() -> Path | None:
+    """Where answers for this machine are kept; None where there is no home."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        folder = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
+    except RuntimeError:
+        return None
+    digest = hashlib.sha256(json.dumps(_machine(), sort_keys=True).encode()).hexdigest()[:16]
+    return folder / "edgesparse" / f"tuning-{digest}.json"
+
+
+@cache
+def _machine() -> dict[str, Any]:
+    import edgesparse
+    from edgesparse.machine import cpu_features, cpu_name
+
+    return {
+        "cpu": cpu_name(),
+        "features": list(cpu_features()),
+        "version": edgesparse.__version__,
+    }
+
+
+@cache
+def _choices() -> dict[str, dict[str, Any]]:
+    """Read the file once; whatever is not as it should be counts as absent."""
+    path = cache_file()
+    try:
+        if path is None or path.stat().st_size > MAX_FILE_BYTES:
+            return {}
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        return {}
+    if content.get("machine") != _machine() or not isinstance(content.get("choices"), dict):
+        return {}
+    return {
+        topic: entries
+        for topic, entries in content["choices"].items()
+        if topic in DEFAULTS and isinstance(entries, dict)
+    }
+
+
+def _checked(entry: object, default: Value) -> tuple[Value | None, dict[str, float]]:
+    """Take an entry apart; None instead of a value that is not of the default's type."""
+    if not isinstance(entry, dict):
+        return None, {}
+    value, times = entry.get("value"), entry.get("seconds")
+    if isinstance(default, float):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return None, {}
+        value = float(value)
+    if not isinstance(value, type(default)) or (
+        isinstance(value, float) and not math.isfinite(value)
+    ):
+        return None, {}
+    seconds = {
+        name: float(s)
+        for name, s in (times.items() if isinstance(times, dict) else ())
+        if isinstance(s, (int, float)) and not isinstance(s, bool) and 0 < s < math.inf
+    }
+    return value, seconds
+
+
+def _write(path: Path, text: str) -> bool:
+    """Replace the file as a whole: a reader sees the old one or the new one."""
+    name = ""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".tuning-")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(name, path)
+    except OSError:
+        if name:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+        return False
+    return True

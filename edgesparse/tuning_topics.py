@@ -1,0 +1,102 @@
+"""What ``edgesparse tune`` measures: one entry per topic of `edgesparse.tuning`.
+
+A topic measures its candidates for one instruction set and number of threads, taking turns, and
+gives seconds for each; `fastest` picks one, or the topic decides otherwise (a crossover share is a
+number found between two measurements). Whatever is chosen computes the same bits.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from edgesparse.benchmark.kernels import memory_bytes
+from edgesparse.benchmark.micro import linear_micro, time_ops
+from edgesparse.executors.native import NativeExecutor
+from edgesparse.formats.weight import Format
+from edgesparse.tuning import DEFAULTS, MARGIN, Answer, Value
+
+__all__ = ["TOPICS", "Topic", "fastest", "tune"]
+
+_TERNARY_SHAPES = ((6912, 2560), (2560, 6912))
+_ROUNDS = 5
+
+Seconds = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One question.
+
+    Attributes
+    ----------
+    name : str
+        Key in `edgesparse.tuning.DEFAULTS` and in the cache.
+    question : str
+        For people.
+    measure : callable
+        (isa, threads, seconds to spend) → seconds of each candidate.
+    decide : callable
+        (candidates' seconds, default) → the value to keep.
+    """
+
+    name: str
+    question: str
+    measure: Callable[[str, int, float], Seconds]
+    decide: Callable[[Seconds, Value], Value]
+
+
+def fastest(seconds: Seconds, default: Value) -> Value:
+    """Choose the fastest candidate, the default unless another one wins by `MARGIN`."""
+    best = min(seconds, key=lambda name: seconds[name])
+    usual = seconds.get(str(default), float("inf"))
+    return best if seconds[best] < (1 - MARGIN) * usual else default
+
+
+def _measure_ternary(isa: str, threads: int, budget_s: float) -> dict[str, float]:
+    """Time one token's product from memory in each format over two shapes; seconds for both."""
+    each = budget_s / (_ROUNDS * len(_TERNARY_SHAPES) * 2)
+    seconds = {"t2": 0.0, "t5": 0.0}
+    for n_rows, k in _TERNARY_SHAPES:
+        micros, executors, samples = {}, {}, {name: list[float]() for name in seconds}
+        try:
+            for name in seconds:
+                fmt = Format[name.upper()]
+                n_copies = -(-memory_bytes() // (n_rows * k // 5))
+                micros[name] = linear_micro(fmt, n_rows, k, n_tokens=1, n_copies=n_copies)
+                executors[name] = NativeExecutor(
+                    micros[name].plan, micros[name].parameters, threads=threads, isa=isa
+                )
+                micros[name].prepare(executors[name])
+            for _ in range(_ROUNDS):
+                for name, executor in executors.items():
+                    found = time_ops(executor, micros[name], each)
+                    samples[name].append(statistics.median(found))
+        finally:
+            for executor in executors.values():
+                executor.close()
+        for name, medians in samples.items():
+            seconds[name] += 1e-9 * statistics.median(medians)
+    return seconds
+
+
+TOPICS = (Topic("ternary", "storage of ternary weights: t2 or t5", _measure_ternary, fastest),)
+
+
+def tune(isas: Sequence[str], threads: Sequence[int], budget_s: float) -> Iterator[Answer]:
+    """Measure every topic for every instruction set and number of threads.
+
+    Parameters
+    ----------
+    isas : sequence of str
+    threads : sequence of int
+    budget_s : float
+        Seconds for one topic on one instruction set with one number of threads.
+    """
+    for topic in TOPICS:
+        for isa in isas:
+            for n in threads:
+                seconds = topic.measure(isa, n, budget_s)
+                value = topic.decide(seconds, DEFAULTS[topic.name])
+                yield Answer(topic.name, isa, n, value, seconds, n)

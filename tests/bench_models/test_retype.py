@@ -1,0 +1,35 @@
+"""A retyped file holds the same weights, head and vocabulary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edgesparse
+from bench.gguf_packing import TERNARY
+from bench.make_model import make_model
+from bench.model_shapes import Shape
+from bench.retype import main, retype
+
+TINY = Shape("this test", 256, 512, 2, 4, 2, 64, 1200, 128, 10_000.0)
+
+
+@pytest.mark.parametrize("kind", TERNARY)
+def test_same_logits(tmp_path: Path, kind: str) -> None:
+    source, out = tmp_path / "a.gguf", tmp_path / "b.gguf"
+    make_model(source, TINY, "i2_s", head="q6_k", dead_gates=0.7)
+    assert retype(source, out, kind) == out.stat().st_size
+    with edgesparse.load(source, threads=1) as a, edgesparse.load(out, threads=1) as b:
+        assert {w.source for n, w in b.parameters.weights.items() if n.startswith("blk")} == {
+            kind.upper() if kind != "i2_s" else "I2_S_128X32"
+        }
+        assert np.array_equal(a.logits([3, 1, 200]), b.logits([3, 1, 200]))
+        assert a.tokenize("hello there") == b.tokenize("hello there")
+
+
+def test_what_cannot_be_carried_over_is_refused(tmp_path: Path) -> None:
+    k_quants = Path(__file__).parents[2] / "models" / "tiny" / "llama-k.gguf"
+    with pytest.raises(SystemExit):
+        main([str(k_quants), "--type", "tq2_0", "--out", str(tmp_path / "x.gguf")])

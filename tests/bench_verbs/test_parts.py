@@ -1,0 +1,211 @@
+"""Kernels and profiles: every case is measured, and work is counted exactly."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edgesparse
+from bench.make_model import make_model
+from edgesparse.benchmark.kernels import Case, judge, measure_case, model_cases, shape_cases
+from edgesparse.benchmark.micro import attention_micro, linear_micro, time_ops
+from edgesparse.benchmark.outputs import format_rows
+from edgesparse.benchmark.profile import barrier_ns, profile, profile_decode, profile_prefill
+from edgesparse.benchmark.shapes import SHAPES, Shape
+from edgesparse.cli import main
+from edgesparse.errors import UsageError
+from edgesparse.executors.native import NativeExecutor, isa_names
+from edgesparse.formats.weight import Format
+from edgesparse.plan.cost import bytes_per_token, plan_costs
+
+TINY = Shape("this test", 256, 512, 3, 4, 2, 64, 1200, 128, 10_000.0)
+KINDS = {"embed", "qkv", "rope", "attn", "attn_output", "gate_up", "down", "head"}
+QUICK = {"working_set": 1 << 16, "budget_s": 0.002}
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("model") / "m.gguf"
+    make_model(file, TINY, "tq2_0", head="q8_0")
+    return file
+
+
+def output(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    assert main(list(argv)) == 0
+    return capsys.readouterr().out
+
+
+# ---- kernels ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fmt", Format)
+def test_every_format_runs_on_every_isa(fmt: Format) -> None:
+    case = Case(fmt.name.lower(), "here", 70, 200, 3)
+    rows = list(measure_case(case, isas=list(isa_names()), threads=[1, 2], **QUICK))
+    assert [(r.n_threads, r.isa) for r in rows] == [(n, isa) for n in (1, 2) for isa in isa_names()]
+    for row in rows:
+        assert row.n_samples >= 1
+        assert row.multiply_adds == 70 * 200 * 3
+        assert row.working_set_bytes >= 1 << 16
+        assert min(row.ns, row.n_bytes, row.read_bandwidth_gb_per_s) > 0
+        assert row.variant in isa_names()
+
+
+def test_attention_reads_what_it_says() -> None:
+    micro = attention_micro(4, 2, 16, n_tokens=3, depth=10, n_copies=2)
+    assert (micro.begin, micro.end) == (2, 4)
+    assert micro.multiply_adds == 2 * 4 * 16 * (11 + 12 + 13)
+    one = attention_micro(4, 2, 16, n_tokens=1, depth=10, n_copies=2)
+    cost = plan_costs(one.plan, one.parameters, 10)[2]
+    assert (cost.n_bytes, cost.multiply_adds) == (one.n_bytes, one.multiply_adds)
+    executor = NativeExecutor(micro.plan, micro.parameters, threads=2)
+    micro.prepare(executor)
+    assert np.any(executor.buffer("q", 3))
+    assert len(time_ops(executor, micro, 0.005)) >= 1
+    assert np.all(np.isfinite(executor.buffer("o", 3)))
+    assert np.any(executor.buffer("o", 3))
+    executor.close()
+
+
+def test_copies_are_all_used() -> None:
+    micro = linear_micro(Format.T2, 32, 128, n_tokens=1, n_copies=5)
+    assert len({w.data.ctypes.data for w in micro.parameters.weights.values()}) == 5
+    executor = NativeExecutor(micro.plan, micro.parameters, threads=1)
+    micro.prepare(executor)
+    assert len(time_ops(executor, micro, 0.01)) >= 5
+    executor.close()
+
+
+def test_ceilings_are_those_of_the_run() -> None:
+    case = Case("t2", "here", 64, 128, 1)
+    a = next(measure_case(case, isas=["scalar"], threads=[1], **QUICK))
+    a = replace(a, ns=10.0, read_bandwidth_gb_per_s=100.0)
+    b = replace(a, case=replace(case, n_tokens=8), ns=20.0, multiply_adds=8 * 64 * 128)
+    b = replace(b, read_bandwidth_gb_per_s=200.0)
+    judged = judge([a, b, replace(a, n_threads=2)])
+    assert [row.read_bandwidth_gb_per_s for row in judged] == [200.0, 200.0, 100.0]
+    assert judged[0].share == pytest.approx(a.n_bytes / 10.0 / 200.0)
+    assert judged[1].share == 1.0
+    assert judged[0].best_gmac_per_s == b.gmac_per_s
+    assert judged[2].best_gmac_per_s == a.gmac_per_s
+
+
+def test_cases_of_shapes_and_models() -> None:
+    cases = shape_cases("2b4t", SHAPES["2b4t"], [1, 8])
+    ternary = [case for case in cases if case.kernel in ("t2", "t5")]
+    assert {(c.n_rows, c.k) for c in ternary} == {
+        *((2560, 2560), (640, 2560), (6912, 2560), (2560, 6912))
+    }
+    assert len(ternary) == 4 * 2 * 2
+    assert {c.where for c in cases if c.kernel == "t2n"} == {"2b4t ffn_down"}
+    assert {c.op for c in cases} == {"gemv", "gemm", "attention"}
+    weights = [
+        *(("blk.0.ffn_up.weight", Format.T2, 64, 32), ("blk.1.ffn_up.weight", Format.T2, 64, 32)),
+        ("token_embd.weight", Format.Q8, 50_000, 32),
+    ]
+    found = model_cases("m", weights, (4, 2, 8), 16, [1, 8])
+    assert [(c.kernel, c.n_rows, c.n_tokens) for c in found] == [
+        *(("t2", 64, 1), ("t2", 64, 8), ("t5", 64, 1), ("t5", 64, 8)),
+        *(("q8", 32_768, 1), ("attention", 32, 1), ("attention", 32, 8)),
+    ]
+
+
+def test_kernels_verb(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgesparse.benchmark.kernels.memory_bytes", lambda: 1 << 16)
+    flags = ("bench", "--kernels", str(path), "--row-seconds", "0.001", "-t", "1")
+    rows = json.loads(output(capsys, *flags, "--tokens", "1,4", "--in-cache", "-o", "json"))
+    assert {row["kernel"] for row in rows} == {"t2", "t2n", "t5", "q8", "attention"}
+    assert {row["isa"] for row in rows} == set(isa_names())
+    assert {row["n_tokens"] for row in rows} == {1, 4}
+    assert {row["in_cache"] for row in rows} == {True, False}
+    assert all(row["share"] > 0 for row in rows)
+    table = output(capsys, *flags, "--only", "t2", "--isa", "scalar", "--tokens", "1")
+    assert "| t2 " in table
+    assert "| q8 " not in table
+    text = output(capsys, *flags, "--only", "q8", "--tokens", "1", "-o", "csv")
+    assert {row["kernel"] for row in csv.DictReader(io.StringIO(text))} == {"q8"}
+    for bad in (("--only", "t9"), ("--shapes", "x"), ("--tokens", "0"), ("--row-seconds", "0")):
+        assert main([*flags, *bad]) == 2
+
+
+# ---- profiles ------------------------------------------------------------
+
+
+def test_decode_accounts_for_everything(path: Path) -> None:
+    with edgesparse.load(path, threads=1) as model:
+        ids = np.arange(20, dtype=np.int32)
+        kinds = profile_decode(model, ids[:16], ids[16:])
+        assert {kind.kind for kind in kinds} == KINDS
+        assert sum(kind.n_ops for kind in kinds) == len(model.engine.plan.ops)
+        everything = bytes_per_token(model.engine.plan, model.parameters, 18)
+        with edgesparse.load(path, threads=1, sparse="off") as dense:
+            plain = profile_decode(dense, ids[:16], ids[16:])
+            expected = bytes_per_token(dense.engine.plan, dense.parameters, 18)
+    assert sum(kind.n_bytes for kind in plain) == expected
+    # About half of the random gates are dead.
+    assert 0.6 * everything < sum(kind.n_bytes for kind in kinds) < everything
+    assert all(kind.us > 0 for kind in kinds)
+
+
+def test_prefill_counts_the_head_once(path: Path) -> None:
+    with edgesparse.load(path, threads=2) as model:
+        kinds = {k.kind: k for k in profile_prefill(model, np.arange(11, dtype=np.int32))}
+    assert set(kinds) == KINDS
+    assert kinds["head"].multiply_adds == TINY.n_vocab * TINY.width
+    assert kinds["down"].multiply_adds == 11 * 3 * TINY.width * TINY.feed_forward
+    # Tokens at positions 0 to 10 see 1 to 11 keys and as many values.
+    assert kinds["attn"].multiply_adds == 2 * 3 * TINY.width * sum(range(1, 12))
+
+
+def test_barriers_have_a_share(path: Path) -> None:
+    assert 0 < barrier_ns(1) < 1e6
+    with pytest.raises(UsageError):
+        barrier_ns(0)
+    with edgesparse.load(path, threads=2) as model:
+        found = profile(model, n_prompt=8, n_steps=2)
+        with pytest.raises(UsageError, match="context"):
+            profile(model, n_prompt=128, n_steps=1)
+        expected = found.barrier_ns * len(model.engine.plan.ops) / 1e3 / found.token_us
+    assert found.barrier_share == pytest.approx(expected)
+    assert found.read_bandwidth_gb_per_s > 0
+    with (
+        edgesparse.load(path, threads=1, executor="portable") as model,
+        pytest.raises(UsageError, match="native"),
+    ):
+        profile(model)
+
+
+def test_profile_verb(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("bench", "--profile", str(path), "-t", "1,2", "-p", "24", "-n", "3")
+    rows = json.loads(output(capsys, *flags, "-o", "json"))
+    for n_threads in (1, 2):
+        mine = [row for row in rows if row["n_threads"] == n_threads]
+        for phase, n_tokens in (("decode", 1), ("prefill", 24)):
+            ops = [row for row in mine if row["phase"] == phase]
+            assert {row["op"] for row in ops} == KINDS
+            assert {row["n_tokens"] for row in ops} == {n_tokens}
+            assert sum(row["share"] for row in ops) == pytest.approx(1, abs=1e-3)
+    assert "phases with a barrier of" in output(capsys, *flags)
+    assert main([*flags, "--kernels"]) == 2
+
+
+# ---- outputs ------------------------------------------------------------
+
+
+def test_sql_is_what_a_database_reads() -> None:
+    import sqlite3
+
+    rows = [{"name": "it's", "n": 3, "x": 0.5, "ok": True, "samples": [1]}]
+    text = format_rows(rows, "sql", table="t", columns=())
+    database = sqlite3.connect(":memory:")
+    database.executescript(text + text)  # a second run adds to the first
+    assert database.execute("select name, n, x, ok from t").fetchall() == [("it's", 3, 0.5, 1)] * 2
+    assert format_rows([], "sql", table="t", columns=()) == ""

@@ -1,0 +1,196 @@
+"""Answers are kept, found again, and never needed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edgesparse
+from edgesparse import tuning
+from edgesparse.cli import main
+from edgesparse.errors import UsageError
+from edgesparse.executors.native import choose_isa
+from edgesparse.formats.weight import Format
+from edgesparse.tuning import Answer, cache_file, lookup, preferred_ternary, remember
+from edgesparse.tuning_topics import TOPICS, fastest
+
+MODEL = Path(__file__).parents[2] / "models" / "tiny" / "bitnet-tq2_0.gguf"
+T5 = Answer("ternary", "avx2", 2, "t5", {"t2": 2e-3, "t5": 1e-3}, 2)
+
+
+@pytest.fixture(autouse=True)
+def _home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    tuning._choices.cache_clear()
+    yield
+    tuning._choices.cache_clear()
+
+
+def forge(content: object) -> None:
+    """Put something else in place of the cache."""
+    path = cache_file()
+    assert path is not None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    tuning._choices.cache_clear()
+
+
+def kept() -> dict[str, object]:
+    path = cache_file()
+    assert path is not None
+    content: dict[str, object] = json.loads(path.read_text())
+    return content
+
+
+def test_nothing_known() -> None:
+    found = lookup("ternary", "avx2", 2)
+    assert (found.value, found.measured_threads) == ("t2", 0)
+    assert "default" in found.reason
+    assert preferred_ternary("avx2", 2) is Format.T2
+
+
+def test_kept_and_found() -> None:
+    path = remember([T5, Answer("ternary", "avx2", 8, "t2", {"t2": 1e-3, "t5": 2e-3}, 8)])
+    assert path == cache_file()
+    assert path is not None
+    assert path.parent.stat().st_mode & 0o77 == 0
+    assert os.listdir(path.parent) == [path.name]  # no temporary file is left
+    assert preferred_ternary("avx2", 2) is Format.T5
+    assert preferred_ternary("avx2", 3) is Format.T5  # the nearest count
+    assert preferred_ternary("avx2", 6) is Format.T2
+    assert preferred_ternary("scalar", 2) is Format.T2
+    assert "t5 1 ms" in lookup("ternary", "avx2", 2).reason
+    remember([Answer("ternary", "scalar", 1, "t5", {}, 1)])  # joins, replaces nothing
+    assert preferred_ternary("avx2", 2) is Format.T5
+    assert preferred_ternary("scalar", 1) is Format.T5
+    tuning.forget()
+    assert preferred_ternary("avx2", 2) is Format.T2
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        *(None, 3, [], "t5", {}, {"value": 5}, {"value": None}, {"value": ["t5"]}),
+        {"seconds": {"t5": 1}},
+    ],
+)
+def test_wrong_entries_count_as_unknown(entry: object) -> None:
+    remember([T5])
+    content = kept()
+    content["choices"] = {"ternary": {"avx2/2": entry}}
+    forge(content)
+    assert lookup("ternary", "avx2", 2).measured_threads == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schema": 2},
+        {"machine": {"cpu": "another"}},
+        {"choices": 3},
+        {"choices": {"ternary": []}},
+        {"choices": {"ternary": {"avx2": {"value": "t5"}, "avx2/x": {"value": "t5"}}}},
+        {"choices": {"unheard of": {"avx2/2": {"value": "t5"}}}},
+    ],
+)
+def test_wrong_files_count_as_absent(change: dict[str, object]) -> None:
+    remember([T5])
+    forge(kept() | change)
+    assert preferred_ternary("avx2", 2) is Format.T2
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000, "\0", " " * (1 << 19)])
+def test_junk_counts_as_absent(text: str) -> None:
+    forge(text)
+    assert preferred_ternary("avx2", 2) is Format.T2
+    remember([T5])  # and is replaced
+    assert preferred_ternary("avx2", 2) is Format.T5
+
+
+def test_odd_seconds_are_dropped() -> None:
+    remember([T5])
+    content = kept()
+    times = {"a": -1, "b": "x", "c": True, "d": 1e-3}
+    content["choices"] = {"ternary": {"avx2/2": {"value": "t5", "seconds": times}}}
+    forge(content)
+    assert lookup("ternary", "avx2", 2).seconds == {"d": 1e-3}
+
+
+def test_numbers_as_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(tuning.DEFAULTS, "crossover", 0.6)
+    assert lookup("crossover", "avx2", 1).value == 0.6
+    remember([Answer("crossover", "avx2", 1, 0.45, {}, 1)])
+    assert lookup("crossover", "avx2", 1).value == 0.45
+    remember([Answer("crossover", "avx2", 1, "t2", {}, 1)])
+    assert lookup("crossover", "avx2", 1).value == 0.6
+    remember([Answer("crossover", "avx2", 1, float("nan"), {}, 1)])
+    assert lookup("crossover", "avx2", 1).value == 0.6
+
+
+def test_no_place_to_write(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("not a folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(file))
+    assert remember([T5]) is None
+    assert preferred_ternary("avx2", 2) is Format.T2
+
+    def no_home() -> Path:
+        raise RuntimeError
+
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setattr(Path, "home", no_home)
+    assert cache_file() is None
+    assert remember([T5]) is None
+    tuning.forget()
+
+
+def test_the_default_stays_unless_beaten_clearly() -> None:
+    assert fastest({"t2": 1.0, "t5": 0.98}, "t2") == "t2"
+    assert fastest({"t2": 1.0, "t5": 0.9}, "t2") == "t5"
+    assert fastest({"t5": 1.0}, "t2") == "t5"
+
+
+def test_topics_have_defaults() -> None:
+    assert {topic.name for topic in TOPICS} == set(tuning.DEFAULTS)
+
+
+def test_loading_obeys_and_bits_stay() -> None:
+    def formats_and_logits(**options: str) -> tuple[set[str], bytes]:
+        with edgesparse.load(MODEL, threads=1, **options) as model:
+            weights = model.parameters.weights.values()
+            names = {w.format.name for w in weights if w.format.is_ternary}
+            return names, model.logits([3, 17, 250]).tobytes()
+
+    plain = formats_and_logits()
+    remember([Answer("ternary", choose_isa(None), 1, "t5", {}, 1)])
+    tuned = formats_and_logits()
+    assert (plain[0], tuned[0]) == ({"T2", "T2N"}, {"T5", "T2N"})
+    assert formats_and_logits(ternary="t2")[0] == {"T2", "T2N"}
+    assert formats_and_logits(executor="portable")[0] == {"T2", "T2N"}
+    assert plain[1] == tuned[1]
+    assert np.frombuffer(plain[1], np.float32).any()
+    with pytest.raises(UsageError, match="ternary"):
+        edgesparse.load(MODEL, ternary="t7")
+
+
+def test_verb(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgesparse.tuning_topics._TERNARY_SHAPES", ((64, 256),))
+    monkeypatch.setattr("edgesparse.tuning_topics.memory_bytes", lambda: 1 << 17)
+    assert main(["tune", "-t", "1-2", "--seconds", "0.02", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["file"] == str(cache_file())
+    assert [a["threads"] for a in data["answers"]] == [1, 2]
+    assert all(set(a["seconds"]) == {"t2", "t5"} for a in data["answers"])
+    assert main(["doctor", "--no-measure", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["tuning"]["ternary"]["reason"].startswith("measured with")
+    assert facts["threads"]["default"] >= 1
+    assert main(["tune", "--forget"]) == 0
+    assert "default" in capsys.readouterr().out
+    assert main(["tune", "--seconds", "0"]) == 2
+    assert main(["tune", "-t", "0"]) == 2

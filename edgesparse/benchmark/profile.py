@@ -3,7 +3,7 @@
 Each op counts with its median over the steps. Bytes are those of `edgesparse.plan.cost`: weights
 and cache, no activations; where dead neurons are skipped, what was really read, on average.
 Multiply-adds always count every neuron. On a machine with other work to do, long ops such as the
-head are interrupted every time and look slow; weights that fit into a cache read faster than memory.
+head are interrupted every time and look slow; weights in a cache read faster than memory.
 """
 
 from __future__ import annotations

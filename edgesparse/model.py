@@ -231,8 +231,8 @@ def load(
     i2s_layout : str
         Packing of I2_S tensors, see `open_checkpoint`.
     sparse : {"auto", "off"}
-        auto: skip the neurons that a ReLU has set to zero, with the same results to the bit. off:
-        compute everything (for comparisons).
+        auto: skip the neurons that a ReLU has set to zero, with the same results to the bit, where
+        the instruction set has kernels for it. off: compute everything (for comparisons).
     cache_type_k, cache_type_v : {"f16", "q8_0"}
         Storage of keys and of values. q8_0 takes 53 % of the memory and is lossy.
     head : {"auto", "exact", "q8", "q6", "q4"}
@@ -283,7 +283,7 @@ def load(
             cache_type_k=types[0],
             cache_type_v=types[1],
             fused=fused,
-            sparse=sparse == "auto",
+            sparse=sparse == "auto" and (not native or _has_sparse_kernels(isa)),
             path=str(source),
         )
         # Before the weights: what making a tokenizer allocates in passing is freed again by then,
@@ -318,6 +318,16 @@ def _ternary(wanted: str, native: bool, isa: str | None, n_threads: int) -> Form
     from edgesparse.tuning import preferred_ternary
 
     return preferred_ternary(choose_isa(isa), n_threads)
+
+
+def _has_sparse_kernels(isa: str | None) -> bool:
+    """Whether skipping is vectorised where dense products are; scalar lists would lose to those."""
+    from edgesparse import _native
+    from edgesparse.executors.native import choose_isa, isa_names
+
+    number, lib, ffi = isa_names()[choose_isa(isa)], _native.lib(), _native.ffi()
+    variants = [ffi.string(lib.es_kernel_variant(number, name)) for name in (b"t2", b"t2n")]
+    return variants[0] == b"scalar" or variants[1] != b"scalar"
 
 
 def _context(config: ModelConfig, n_ctx: int | None) -> int:

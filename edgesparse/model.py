@@ -326,8 +326,11 @@ def _has_sparse_kernels(isa: str | None) -> bool:
     from edgesparse.executors.native import choose_isa, isa_names
 
     number, lib, ffi = isa_names()[choose_isa(isa)], _native.lib(), _native.ffi()
-    variants = [ffi.string(lib.es_kernel_variant(number, name)) for name in (b"t2", b"t2n")]
-    return variants[0] == b"scalar" or variants[1] != b"scalar"
+    dense, sparse = (
+        bool(ffi.string(lib.es_kernel_variant(number, family)) != b"scalar")
+        for family in (b"t2", b"t2n")
+    )
+    return sparse or not dense
 
 
 def _context(config: ModelConfig, n_ctx: int | None) -> int:

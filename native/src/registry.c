@@ -49,13 +49,19 @@ const char *es_kernel_variant(int32_t isa, const char *family) {
         const char *family;
         const char *variant;
     } rows[] = {
-        {"t2", table.t2_variant},         {"t2n", table.t2n_variant},
-        {"t5", table.t5_variant},         {"q8", table.q8_variant},
-        {"q4", table.q4_variant},         {"q8m", table.q8m_variant},
-        {"q4m", table.q4m_variant},       {"q6", table.q6_variant},
+        {"t2", table.t2_variant},
+        {"t2n", table.t2n_variant},
+        {"t5", table.t5_variant},
+        {"q8", table.q8_variant},
+        {"q4", table.q4_variant},
+        {"q8m", table.q8m_variant},
+        {"q4m", table.q4m_variant},
+        {"q6", table.q6_variant},
         {"f16", table.f16_variant},
-        {"bf16", table.bf16_variant},     {"f32", table.f32_variant},
-        {"vector", table.vector_variant}, {"attention", table.attention_variant},
+        {"bf16", table.bf16_variant},
+        {"f32", table.f32_variant},
+        {"vector", table.vector_variant},
+        {"attention", table.attention_variant},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         if (strcmp(rows[i].family, family) == 0) {

@@ -37,7 +37,7 @@ __all__ = ["Answer", "Value", "cache_file", "forget", "lookup", "preferred_terna
 
 SCHEMA = 1
 MAX_FILE_BYTES = 1 << 18
-MARGIN = 0.03
+MARGIN = 0.05
 """A candidate replaces the default only when it is faster by this share: less is noise."""
 
 Value = str | float

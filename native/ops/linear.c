@@ -92,11 +92,11 @@ void es_linear_store(const es_linear_job *job, const es_output *out, int32_t row
 
 /* Whether rows share one scale, as they do in every model with a scale per tensor. */
 static int share_scale(const float *scales, int32_t n_rows) {
-    int32_t r = 1;
-    while (r < n_rows && scales[r] == scales[0]) {
-        r++;
+    int32_t differ = 0; /* counted, not left early: compilers vectorise it so */
+    for (int32_t r = 1; r < n_rows; r++) {
+        differ += scales[r] != scales[0];
     }
-    return r == n_rows;
+    return differ == 0;
 }
 
 void es_linear_scale(float *restrict y, const int32_t *restrict sum, int32_t qsum,
@@ -206,10 +206,19 @@ const es_input *es_linear_input(const es_linear_job *job, int32_t thread) {
     return &scratch->input;
 }
 
-static void product_chunk(void *context, int32_t chunk, int32_t thread) {
+/* Threads take numbers in turn. Dealing chunks out like this gives each thread neighbouring chunks as
+ * long as they keep step, so that what it asked for beyond the end of one is the start of its next. */
+static int32_t deal(int32_t number, int32_t n_chunks, int32_t n_threads) {
+    const int32_t per_thread = n_chunks / n_threads;
+    const int32_t dealt = per_thread * n_threads;
+    return number < dealt ? number % n_threads * per_thread + number / n_threads : number;
+}
+
+static void product_chunk(void *context, int32_t number, int32_t thread) {
     const es_linear_job *job = context;
     es_engine *engine = job->engine;
     const es_input *input = es_linear_input(job, thread);
+    int32_t chunk = deal(number, job->n_chunks, es_pool_threads(engine->pool));
     for (int32_t i = job->first; i < job->first + job->n_outputs; i++) {
         const int32_t n_rows = es_linear_weight(job, &job->op->outputs[i])->n_rows;
         const int32_t n_chunks = (n_rows + job->unit_rows - 1) / job->unit_rows;
@@ -226,7 +235,7 @@ static void product_chunk(void *context, int32_t chunk, int32_t thread) {
 /* Chunks big enough to amortise taking one, small enough that threads finish together, and whole panels
  * of the ternary kernels (32 rows at most), which are tiles of the block formats too. */
 static int32_t choose_unit(int64_t n_rows, int32_t n_threads, int32_t k) {
-    enum { MIN_WORK = 32768, CHUNKS_PER_THREAD = 4, PANEL = 32 };
+    enum { MIN_WORK = 131072, CHUNKS_PER_THREAD = 16, PANEL = 32 };
     const int64_t fair = n_rows / ((int64_t)n_threads * CHUNKS_PER_THREAD);
     const int64_t least = MIN_WORK / k;
     int64_t unit = n_threads == 1 ? n_rows : (fair > least ? fair : least);
@@ -245,12 +254,12 @@ void es_linear_products(es_linear_job *job, int32_t first, int32_t n_outputs) {
     job->first = first;
     job->n_outputs = n_outputs;
     job->unit_rows = choose_unit(all_rows, n_threads, job->k);
-    int32_t n_chunks = 0;
+    job->n_chunks = 0;
     for (int32_t i = first; i < first + n_outputs; i++) {
         const es_weight *w = es_linear_weight(job, &job->op->outputs[i]);
-        n_chunks += (w->n_rows + job->unit_rows - 1) / job->unit_rows;
+        job->n_chunks += (w->n_rows + job->unit_rows - 1) / job->unit_rows;
     }
-    es_pool_run(job->engine->pool, product_chunk, job, n_chunks);
+    es_pool_run(job->engine->pool, product_chunk, job, job->n_chunks);
 }
 
 int32_t es_run_linear(es_engine *engine, const es_op *op, const es_step *step) {

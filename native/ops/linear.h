@@ -14,6 +14,7 @@ typedef struct es_linear_job {
     int32_t k;
     int32_t first, n_outputs; /* outputs of the job in progress */
     int32_t unit_rows;        /* rows per chunk, a multiple of 8 */
+    int32_t n_chunks;         /* of all its outputs together */
     int32_t tokens_per_chunk;
     int32_t forms; /* NEEDS_* */
 } es_linear_job;

@@ -44,6 +44,20 @@ ES_INLINE void es_prefetch(const void *p, size_t ahead) {
     __builtin_prefetch((const void *)((uintptr_t)p + ahead), 0, 3);
 }
 
+/* How far beyond the bytes in work lines are asked for, as one group of rows or several. A variant that
+ * defines ES_PREFETCH_L2 asks twice, far ahead into the second-level cache and one group ahead into
+ * the first: the few buffers between core and first level are then held for a short way only. */
+typedef struct es_ahead {
+    size_t far, near;
+} es_ahead;
+
+ES_INLINE void es_prefetch_stages(const void *p, es_ahead ahead) {
+#ifdef ES_PREFETCH_L2
+    __builtin_prefetch((const void *)((uintptr_t)p + ahead.far), 0, 2);
+#endif
+    es_prefetch(p, ahead.near);
+}
+
 /* The primitives of one format on one instruction set. "panel": panel_rows rows, unpacked to one code
  * per byte in an order that only the pair (unpack, tile) knows. */
 typedef struct es_ternary_ops {
@@ -58,9 +72,9 @@ typedef struct es_ternary_ops {
      * are. `a` is 64-byte aligned and holds n_blocks rounded up to even. */
     void (*arrange)(int8_t *a, const int8_t *q, size_t n_blocks);
     /* sums[r] of n_rows <= dot_rows rows and one token over n_blocks blocks. For every cache
-     * line it reads, it requests the one `ahead` bytes beyond. */
+     * line it reads, it requests those `ahead` of it. */
     void (*dot)(int32_t *sums, const uint8_t *w, size_t row_bytes, size_t n_rows, const int8_t *a,
-                size_t n_blocks, size_t ahead);
+                size_t n_blocks, es_ahead ahead);
     /* Unpacks n_rows <= panel_rows rows; the codes of missing rows are any. */
     void (*unpack)(uint8_t *panel, const uint8_t *w, size_t row_bytes, size_t n_rows,
                    size_t n_blocks);

@@ -12,6 +12,10 @@ static inline size_t es_min_size(size_t a, size_t b) {
     return a < b ? a : b;
 }
 
+static inline size_t es_round_groups(size_t n_bytes, size_t group_bytes) {
+    return (n_bytes + group_bytes - 1) / group_bytes * group_bytes;
+}
+
 /* One token times n_rows rows over one segment of k, in groups of dot_rows rows. */
 static void es_ternary_gemv(const es_ternary_ops *ops, int32_t *sums, const uint8_t *w,
                             size_t row_bytes, size_t n_rows, const int8_t *q, size_t n_blocks,
@@ -24,7 +28,11 @@ static void es_ternary_gemv(const es_ternary_ops *ops, int32_t *sums, const uint
     /* The rows of a group are read side by side, so the stream moves on group by group: asking for
      * the same place in a later group keeps every line at the full distance, however long the rows. */
     const size_t group_bytes = ops->dot_rows * row_bytes;
-    const size_t ahead = (ES_PREFETCH_BYTES + group_bytes - 1) / group_bytes * group_bytes;
+#ifdef ES_PREFETCH_L2
+    const es_ahead ahead = {es_round_groups(ES_PREFETCH_L2, group_bytes), group_bytes};
+#else
+    const es_ahead ahead = {0, es_round_groups(ES_PREFETCH_BYTES, group_bytes)};
+#endif
     for (size_t r = 0; r < n_rows; r += ops->dot_rows) {
         const size_t n = es_min_size(ops->dot_rows, n_rows - r);
         int32_t group[ES_TERNARY_MAX_DOT_ROWS];

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from edgesparse.executors.kv_cache import KVCache
 from edgesparse.formats.weight import Weight
+from edgesparse.plan.plan import Plan
 
 __all__ = ["CancelFlag", "Executor", "KVCache", "Parameters", "Step"]
 

@@ -150,8 +150,8 @@ static void one_case(bench *m, check_count *count, const shape *s, int pattern, 
         const float *part = out + i * part_floats;
         passed = passed && same_part(part, expected + i * part_floats, s->dim);
         if (m->held_to_truth && pattern != WILD) {
-            passed = passed && truth(part, q + i * head, &k, &v, s->dim, token->first, token->end,
-                                     scale);
+            passed = passed &&
+                     truth(part, q + i * head, &k, &v, s->dim, token->first, token->end, scale);
         }
     }
     check_case(count, passed, "head_dim, positions, 100 * tokens + 10 * heads + pattern", s->dim,
@@ -160,8 +160,8 @@ static void one_case(bench *m, check_count *count, const shape *s, int pattern, 
 
 /* Heads of one token, as in decoding: every length near a tile's ends. */
 static void decode_cases(bench *m, check_count *count, int32_t dim, int pattern) {
-    static const int32_t lengths[] = {1,  2,  3,  7,  8,  9,  15, 16, 17,  23, 31,
-                                      32, 33, 47, 48, 49, 63, 64, 65, 200, ES_CACHE_CHUNK};
+    static const int32_t lengths[] = {
+        1, 2, 3, 7, 8, 9, 15, 16, 17, 23, 31, 32, 33, 47, 48, 49, 63, 64, 65, 200, ES_CACHE_CHUNK};
     for (int n = 0; n < LENGTH(lengths); n++) {
         const shape s = {dim, lengths[n], 1, 1 + (n + dim) % 5, 0};
         one_case(m, count, &s, pattern, 0);
@@ -198,11 +198,10 @@ static void attention_cases(check_count *count, const es_kernels *table, const e
     m.expected = check_buffer_new(ES_ATTENTION_QUERIES * n_part_floats * sizeof(float));
     m.k = check_buffer_new(MAX_ROWS_BYTES);
     m.v = check_buffer_new(MAX_ROWS_BYTES);
-    m.scratch = check_buffer_new(es_attention_scratch(ES_ATTENTION_QUERIES, MAX_DIM) *
-                                 sizeof(float));
+    m.scratch =
+        check_buffer_new(es_attention_scratch(ES_ATTENTION_QUERIES, MAX_DIM) * sizeof(float));
 #if defined(__x86_64__)
-    check_case(count,
-               isa == ES_ISA_SCALAR || table->attention != scalar->attention,
+    check_case(count, isa == ES_ISA_SCALAR || table->attention != scalar->attention,
                "level has kernels of its own", isa, 0, 0);
 #endif
     for (int pattern = 0; pattern < N_PATTERNS; pattern++) {

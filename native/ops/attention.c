@@ -5,8 +5,7 @@
 
 /* Adds the part of a later chunk. */
 static void merge(float *to, const float *part, int32_t head_dim) {
-    const float top =
-        to[ES_PART_TOP] > part[ES_PART_TOP] ? to[ES_PART_TOP] : part[ES_PART_TOP];
+    const float top = to[ES_PART_TOP] > part[ES_PART_TOP] ? to[ES_PART_TOP] : part[ES_PART_TOP];
     const float f = es_exp(to[ES_PART_TOP] - top), g = es_exp(part[ES_PART_TOP] - top);
     to[ES_PART_TOP] = top;
     to[ES_PART_SUM] = to[ES_PART_SUM] * f + part[ES_PART_SUM] * g;
@@ -62,8 +61,7 @@ static void attend_tokens(const attention_job *job, int32_t begin, int32_t n, in
         low = es_min(low, first_row(op, positions[i]));
         high = es_max(high, positions[i] + 1);
     }
-    for (int32_t row = low / ES_CACHE_CHUNK * ES_CACHE_CHUNK; row < high;
-         row += ES_CACHE_CHUNK) {
+    for (int32_t row = low / ES_CACHE_CHUNK * ES_CACHE_CHUNK; row < high; row += ES_CACHE_CHUNK) {
         es_attention_token tokens[ES_ATTENTION_QUERIES];
         int32_t which[ES_ATTENTION_QUERIES], n_attending = 0;
         for (int32_t i = 0; i < n; i++) {
@@ -159,8 +157,9 @@ static void attend_chunk(void *context, int32_t item, int32_t thread) {
     es_engine *engine = job->engine;
     const es_op *op = job->op;
     const int32_t group = op->n_heads / op->n_kv_heads;
-    const int32_t run = item % job->n_runs, kv_head = item / job->n_runs / job->n_chunks;
-    const int32_t chunk = item / job->n_runs % job->n_chunks;
+    /* Chunk after chunk, as they lie in the cache. */
+    const int32_t run = item % job->n_runs, kv_head = item / job->n_runs % op->n_kv_heads;
+    const int32_t chunk = item / job->n_runs / op->n_kv_heads;
     const int32_t row = (job->chunk + chunk) * ES_CACHE_CHUNK;
     const int32_t head = kv_head * group + run * job->n_heads;
     const int32_t n_heads = es_min(job->n_heads, (kv_head + 1) * group - head);

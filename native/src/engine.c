@@ -91,7 +91,8 @@ static int create_scratch(es_engine *engine, int32_t n_threads) {
         scratch->list = es_aligned((k + ES_LIST_SLACK) * sizeof(int32_t));
         scratch->neurons = es_aligned(max_neuron_rows(&engine->plan) * sizeof(int32_t));
         if (!es_input_create(&scratch->input, 1, k) || scratch->attention == NULL ||
-            scratch->parts == NULL || scratch->sums == NULL || scratch->list == NULL || scratch->neurons == NULL) {
+            scratch->parts == NULL || scratch->sums == NULL || scratch->list == NULL ||
+            scratch->neurons == NULL) {
             return 0;
         }
     }

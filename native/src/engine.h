@@ -46,7 +46,7 @@ struct es_engine {
     uint64_t moved;      /* bytes of weights that the op in progress has read */
     float *parts;        /* of one token that all threads work on: [n_heads][chunks of n_ctx] */
     int32_t *unmerged;   /* [n_kv_heads]: work items whose parts are missing */
-    uint64_t job; /* counts linears, so that a thread knows a stale input */
+    uint64_t job;        /* counts linears, so that a thread knows a stale input */
 };
 
 int32_t es_run_embed(es_engine *engine, const es_op *op, const es_step *step);

@@ -111,7 +111,7 @@ def rotate(x: Array, table: Array, style: int) -> Array:
 
 
 def attention(q: Array, keys: Array, values: Array, scale: float, first: int = 0) -> Array:
-    """One head of one token: q (head_dim,), keys and values (n, head_dim) float16 of rows first …"""
+    """One head of one token: q (head_dim,), keys and values (n, head_dim) float16, row first on."""
     total: tuple[np.float32, np.float32, Array] | None = None
     for begin in range(first // 256 * 256, first + len(keys), 256):
         rows = range(max(first, begin), min(first + len(keys), begin + 256))

@@ -40,21 +40,43 @@ ES_INLINE_AVX2 void widen_q8_row(float *to, const uint8_t *row, int32_t n) {
     es_widen_q8_0(to, row, n);
 }
 
-ES_INLINE_AVX2 __m256 load_eight(const uint8_t *row, size_t i, const int halfs) {
-    return halfs ? _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(row + 2 * i)))
-                 : _mm256_load_ps((const float *)(const void *)row + i);
+/* The step of the q8_0 block of element i. */
+ES_INLINE_AVX2 __m256 load_step(const uint8_t *row, size_t i) {
+    int16_t half;
+    memcpy(&half, row + es_source_offset(ES_SOURCE_Q8_0, i), sizeof half);
+    return _mm256_cvtph_ps(_mm_set1_epi16(half));
+}
+
+/* Elements [i, i + 8) of a row; `step` is that of their block and of no matter to other kinds. */
+ES_INLINE_AVX2 __m256 load_eight(const uint8_t *row, size_t i, const es_source_kind kind,
+                                 __m256 step) {
+    const uint8_t *at = row + es_source_offset(kind, i);
+    if (kind == ES_SOURCE_F32) {
+        return _mm256_load_ps((const float *)(const void *)at);
+    }
+    if (kind == ES_SOURCE_F16) {
+        return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)at));
+    }
+    const __m128i codes =
+        _mm_loadl_epi64((const __m128i *)(const void *)(at + 2 + i % ES_CACHE_BLOCK));
+    return _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes)), step);
 }
 
 /* Lanes 0 to 7 and 8 to 15 of the products of a row with n_queries queries. */
 ES_INLINE_AVX2 void multiply_row(__m256 *low, __m256 *high, const float *q, const size_t n_queries,
-                                 const size_t width, const uint8_t *row, const int halfs) {
-    const __m256 first = load_eight(row, 0, halfs), second = load_eight(row, 8, halfs);
+                                 const size_t width, const uint8_t *row,
+                                 const es_source_kind kind) {
+    __m256 step = kind == ES_SOURCE_Q8_0 ? load_step(row, 0) : _mm256_setzero_ps();
+    const __m256 first = load_eight(row, 0, kind, step), second = load_eight(row, 8, kind, step);
     for (size_t h = 0; h < n_queries; h++) {
         low[h] = _mm256_mul_ps(_mm256_load_ps(q + h * width), first);
         high[h] = _mm256_mul_ps(_mm256_load_ps(q + h * width + 8), second);
     }
     for (size_t i = 16; i < width; i += 16) {
-        const __m256 a = load_eight(row, i, halfs), b = load_eight(row, i + 8, halfs);
+        if (kind == ES_SOURCE_Q8_0 && i % ES_CACHE_BLOCK == 0) {
+            step = load_step(row, i);
+        }
+        const __m256 a = load_eight(row, i, kind, step), b = load_eight(row, i + 8, kind, step);
         for (size_t h = 0; h < n_queries; h++) {
             const float *to = q + h * width + i;
             low[h] = _mm256_add_ps(low[h], _mm256_mul_ps(_mm256_load_ps(to), a));
@@ -86,8 +108,8 @@ ES_INLINE_AVX2 void score_one(float *s, const float *q, const es_source_rows *ro
     for (int32_t r = 0; r < n; r += 4) {
         for (int k = 0; k < 4; k++) {
             const uint8_t *row = es_source_row(rows, r + k, n);
-            es_prefetch_row(row, width, rows->halfs);
-            multiply_row(low + k, high + k, q, 1, width, row, rows->halfs);
+            es_prefetch_row(row, rows);
+            multiply_row(low + k, high + k, q, 1, width, row, rows->kind);
         }
         _mm_storeu_ps(s + r, _mm_mul_ps(fold_four(low, high), scale));
     }
@@ -100,8 +122,8 @@ ES_INLINE_AVX2 void score_two(float *s, size_t stride, const float *q, const es_
     for (int32_t r = 0; r < n; r += 2) {
         for (int k = 0; k < 2; k++) {
             const uint8_t *row = es_source_row(rows, r + k, n);
-            es_prefetch_row(row, width, rows->halfs);
-            multiply_row(low[k], high[k], q, 2, width, row, rows->halfs);
+            es_prefetch_row(row, rows);
+            multiply_row(low[k], high[k], q, 2, width, row, rows->kind);
         }
         const __m256 lows[4] = {low[0][0], low[1][0], low[0][1], low[1][1]};
         const __m256 highs[4] = {high[0][0], high[1][0], high[0][1], high[1][1]};
@@ -120,8 +142,8 @@ ES_INLINE_AVX2 void score_four(float *s, size_t stride, const float *q, const si
         for (int k = 0; k < 4; k++) {
             __m256 low[4], high[4];
             const uint8_t *row = es_source_row(rows, r + k, n);
-            es_prefetch_row(row, width, rows->halfs);
-            multiply_row(low, high, q, n_queries, width, row, rows->halfs);
+            es_prefetch_row(row, rows);
+            multiply_row(low, high, q, n_queries, width, row, rows->kind);
             if (n_queries == 3) {
                 low[3] = low[2];
                 high[3] = high[2];
@@ -171,9 +193,9 @@ ES_INLINE_AVX2 void weigh(float *s, int32_t low, int32_t high, float *part) {
 }
 
 /* Columns [column, column + 8 * n_registers) of n_queries results. */
-ES_INLINE_AVX2 void add_columns(float *const *acc, size_t column, const float *e, size_t stride,
-                                const size_t n_queries, const es_source_rows *rows, int32_t n,
-                                const size_t n_registers) {
+ES_INLINE_AVX2 void add_columns(float *const *acc, const size_t width, size_t column,
+                                const float *e, size_t stride, const size_t n_queries,
+                                const es_source_rows *rows, int32_t n, const size_t n_registers) {
     __m256 sum[4][8];
     for (size_t h = 0; h < n_queries; h++) {
         for (size_t r = 0; r < n_registers; r++) {
@@ -181,13 +203,21 @@ ES_INLINE_AVX2 void add_columns(float *const *acc, size_t column, const float *e
         }
     }
     const uint8_t *row = rows->data;
-    const uint8_t *ahead = row + (size_t)n * (rows->row_bytes + 2 * column);
+    /* Every strip asks for its share of the rows behind these. */
+    const size_t n_ahead = rows->row_bytes * 8 * n_registers / width;
+    const uint8_t *ahead =
+        row + (size_t)n * (rows->row_bytes + n_ahead * (column / 8 / n_registers));
     for (int32_t j = 0; j < n; j++, row += rows->row_bytes) {
-        if (rows->halfs) {
-            es_prefetch_lines(ahead + (size_t)j * 16 * n_registers, 16 * n_registers);
+        if (rows->kind != ES_SOURCE_F32) {
+            es_prefetch_lines(ahead + (size_t)j * n_ahead, n_ahead);
         }
+        __m256 step = _mm256_setzero_ps();
         for (size_t r = 0; r < n_registers; r++) {
-            const __m256 value = load_eight(row, column + 8 * r, rows->halfs);
+            if (rows->kind == ES_SOURCE_Q8_0 &&
+                (r == 0 || (column + 8 * r) % ES_CACHE_BLOCK == 0)) {
+                step = load_step(row, column + 8 * r);
+            }
+            const __m256 value = load_eight(row, column + 8 * r, rows->kind, step);
             for (size_t h = 0; h < n_queries; h++) {
                 const __m256 weight = _mm256_broadcast_ss(e + h * stride + (size_t)j);
                 sum[h][r] = _mm256_add_ps(sum[h][r], _mm256_mul_ps(weight, value));
@@ -208,12 +238,14 @@ ES_INLINE_AVX2 void add_rows(float *const *acc, const float *e, size_t stride,
     const size_t n_registers = n_queries >= 3 ? 2 : n_queries == 2 ? 4 : 8;
     size_t i = 0;
     for (; i + 8 * n_registers <= width; i += 8 * n_registers) {
-        add_columns(acc, i, e, stride, n_queries, rows, n, n_registers);
+        add_columns(acc, width, i, e, stride, n_queries, rows, n, n_registers);
     }
     for (; i < width; i += 16) {
-        add_columns(acc, i, e, stride, n_queries, rows, n, 2);
+        add_columns(acc, width, i, e, stride, n_queries, rows, n, 2);
     }
 }
+
+enum { ES_VALUE_ROWS = 32 };
 
 #include "kernels/attention/attention_driver.h"
 

@@ -40,9 +40,21 @@ ES_INLINE_512 void widen_q8_row(float *to, const uint8_t *row, int32_t n) {
     es_widen_q8_0(to, row, n);
 }
 
-ES_INLINE_512 __m512 load_sixteen(const uint8_t *row, size_t i, const int halfs) {
-    return halfs ? _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)(row + 2 * i)))
-                 : _mm512_load_ps((const float *)(const void *)row + i);
+/* Elements [i, i + 16) of a row. */
+ES_INLINE_512 __m512 load_sixteen(const uint8_t *row, size_t i, const es_source_kind kind) {
+    const uint8_t *at = row + es_source_offset(kind, i);
+    if (kind == ES_SOURCE_F32) {
+        return _mm512_load_ps((const float *)(const void *)at);
+    }
+    if (kind == ES_SOURCE_F16) {
+        return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)at));
+    }
+    int16_t half;
+    memcpy(&half, at, sizeof half);
+    const __m128i codes =
+        _mm_loadu_si128((const __m128i *)(const void *)(at + 2 + i % ES_CACHE_BLOCK));
+    return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes)),
+                         _mm512_cvtph_ps(_mm256_set1_epi16(half)));
 }
 
 /* l[i] += l[i + 8], then l[i + 4] of four sums, which end up in one quarter each. */
@@ -74,15 +86,15 @@ ES_INLINE_512 void score_block(float *s, size_t stride, const float *q, const si
     __m512 lane[16];
     for (size_t k = 0; k < n_rows; k++) {
         row[k] = es_source_row(rows, r + (int32_t)k, n);
-        es_prefetch_row(row[k], width, rows->halfs);
-        const __m512 element = load_sixteen(row[k], 0, rows->halfs);
+        es_prefetch_row(row[k], rows);
+        const __m512 element = load_sixteen(row[k], 0, rows->kind);
         for (size_t h = 0; h < n_queries; h++) {
             lane[h * n_rows + k] = _mm512_mul_ps(_mm512_load_ps(q + h * width), element);
         }
     }
     for (size_t i = 16; i < width; i += 16) {
         for (size_t k = 0; k < n_rows; k++) {
-            const __m512 element = load_sixteen(row[k], i, rows->halfs);
+            const __m512 element = load_sixteen(row[k], i, rows->kind);
             for (size_t h = 0; h < n_queries; h++) {
                 const __m512 factor = _mm512_load_ps(q + h * width + i);
                 lane[h * n_rows + k] =
@@ -95,8 +107,7 @@ ES_INLINE_512 void score_block(float *s, size_t stride, const float *q, const si
     }
     /* Row 4 a + b of a query came out as element a of quarter b. */
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    const __m512 sums =
-        _mm512_mul_ps(_mm512_permutexvar_ps(order, fold_sixteen(lane)), scale);
+    const __m512 sums = _mm512_mul_ps(_mm512_permutexvar_ps(order, fold_sixteen(lane)), scale);
     if (n_rows == 16) {
         _mm512_storeu_ps(s + r, sums);
     } else if (n_rows == 8) {
@@ -170,9 +181,9 @@ ES_INLINE_512 void weigh(float *s, int32_t low, int32_t high, float *part) {
 }
 
 /* Columns [column, column + 16 * n_registers) of n_queries results. */
-ES_INLINE_512 void add_columns(float *const *acc, size_t column, const float *e, size_t stride,
-                               const size_t n_queries, const es_source_rows *rows, int32_t n,
-                               const size_t n_registers) {
+ES_INLINE_512 void add_columns(float *const *acc, const size_t width, size_t column, const float *e,
+                               size_t stride, const size_t n_queries, const es_source_rows *rows,
+                               int32_t n, const size_t n_registers) {
     __m512 sum[4][4];
     for (size_t h = 0; h < n_queries; h++) {
         for (size_t r = 0; r < n_registers; r++) {
@@ -180,13 +191,16 @@ ES_INLINE_512 void add_columns(float *const *acc, size_t column, const float *e,
         }
     }
     const uint8_t *row = rows->data;
-    const uint8_t *ahead = row + (size_t)n * (rows->row_bytes + 2 * column);
+    /* Every strip asks for its share of the rows behind these. */
+    const size_t n_ahead = rows->row_bytes * 16 * n_registers / width;
+    const uint8_t *ahead =
+        row + (size_t)n * (rows->row_bytes + n_ahead * (column / 16 / n_registers));
     for (int32_t j = 0; j < n; j++, row += rows->row_bytes) {
-        if (rows->halfs) {
-            es_prefetch_lines(ahead + (size_t)j * 32 * n_registers, 32 * n_registers);
+        if (rows->kind != ES_SOURCE_F32) {
+            es_prefetch_lines(ahead + (size_t)j * n_ahead, n_ahead);
         }
         for (size_t r = 0; r < n_registers; r++) {
-            const __m512 value = load_sixteen(row, column + 16 * r, rows->halfs);
+            const __m512 value = load_sixteen(row, column + 16 * r, rows->kind);
             for (size_t h = 0; h < n_queries; h++) {
                 const __m512 weight = _mm512_set1_ps(e[h * stride + (size_t)j]);
                 sum[h][r] = _mm512_add_ps(sum[h][r], _mm512_mul_ps(weight, value));
@@ -205,12 +219,14 @@ ES_INLINE_512 void add_rows(float *const *acc, const float *e, size_t stride,
                             const size_t width) {
     size_t i = 0;
     for (; i + 64 <= width; i += 64) {
-        add_columns(acc, i, e, stride, n_queries, rows, n, 4);
+        add_columns(acc, width, i, e, stride, n_queries, rows, n, 4);
     }
     for (; i < width; i += 16) {
-        add_columns(acc, i, e, stride, n_queries, rows, n, 1);
+        add_columns(acc, width, i, e, stride, n_queries, rows, n, 1);
     }
 }
+
+enum { ES_VALUE_ROWS = 8 };
 
 #include "kernels/attention/attention_driver.h"
 

@@ -1,8 +1,8 @@
 /* The loops around a SIMD variant's primitives, for queries that read one chunk of one kv head.
  *
  * Queries are served in groups of four, so that a row is loaded and widened once for four of them.
- * Few queries read the cache's halfs as they lie; many, ragged heads and q8_0 rows go through a tile
- * of sixteen rows that are widened first, padded with zero columns to a multiple of sixteen.
+ * Few queries read the cache as it lies; many, and ragged heads, go through a tile of sixteen rows
+ * that are widened first, padded with zero columns to a multiple of sixteen.
  * Every query of a call meets every row that any of them attends to; its weight is +0 where it does
  * not, which changes no sum: sums start from +0 and so never are -0. A lane of dot16 starts with its
  * first product instead of +0: that can change the sign of a zero score, never a weight.
@@ -16,6 +16,7 @@
  *       notes maximum and sum in the part; low and high are multiples of sixteen
  *   add_rows(acc, e, stride, n_queries, rows, n, width)
  *       acc[i][0..width) += e[i * stride + r] * row r, for rows r < n in order
+ * and ES_VALUE_ROWS, the rows of values that a strip of columns goes down before the next strip.
  * n_queries is 1 to 4, a constant. */
 #ifndef ES_ATTENTION_DRIVER_H
 #define ES_ATTENTION_DRIVER_H
@@ -31,11 +32,7 @@
 
 enum {
     ES_ATTENTION_GROUP = 4, /* queries that share a row in registers */
-    ES_SCORES_STRIDE = ES_CACHE_CHUNK + 16,
-#ifndef HR
-#define HR 32
-#endif
-    ES_HALF_ROWS = HR /* rows of values that a strip of columns goes down before the next strip */
+    ES_SCORES_STRIDE = ES_CACHE_CHUNK + 16
 };
 
 static inline int32_t es_lower(int32_t a, int32_t b) {
@@ -98,7 +95,7 @@ ES_INLINE_ATTENTION es_source_rows es_attention_widen(float *tile, const size_t 
             widen_row(to, (const void *)row, head_dim);
         }
     }
-    return (es_source_rows){(const void *)tile, width * sizeof(float), 0};
+    return (es_source_rows){(const void *)tile, width * sizeof(float), ES_SOURCE_F32};
 }
 
 /* Scores of all queries for n rows, of which the first is row j. */
@@ -106,8 +103,8 @@ ES_INLINE_ATTENTION void es_attention_score(const es_attention_block *b, const e
                                             int32_t j, int32_t n, const size_t width, float scale) {
     int32_t i = 0;
     for (; i + 4 <= b->n_queries; i += 4) {
-        score_rows(b->scores + i * ES_SCORES_STRIDE + j, ES_SCORES_STRIDE,
-                   b->q + (size_t)i * width, 4, rows, n, width, scale);
+        score_rows(b->scores + i * ES_SCORES_STRIDE + j, ES_SCORES_STRIDE, b->q + (size_t)i * width,
+                   4, rows, n, width, scale);
     }
     float *s = b->scores + i * ES_SCORES_STRIDE + j;
     const float *q = b->q + (size_t)i * width;
@@ -145,10 +142,16 @@ static inline void es_attention_exclude(float *s, int32_t begin, int32_t end) {
     }
 }
 
+/* Rows of the cache from row j on, as they lie there. */
+ES_INLINE_ATTENTION es_source_rows es_source_from(const es_cache_rows *rows, int32_t j,
+                                                  es_source_kind kind) {
+    return (es_source_rows){rows->data + (size_t)j * rows->row_bytes, rows->row_bytes, kind};
+}
+
 /* Whether rows are read as they lie in the cache. */
-static inline int es_attention_direct(const es_attention_block *b, const es_cache_rows *rows) {
-    return rows->type == ES_CACHE_F16 && b->head_dim % 16 == 0 &&
-           b->n_queries <= ES_ATTENTION_GROUP;
+static inline int es_attention_direct(const es_attention_block *b, int32_t type) {
+    const int32_t multiple = type == ES_CACHE_Q8_0 ? ES_CACHE_BLOCK : 16;
+    return b->head_dim % multiple == 0 && b->n_queries <= ES_ATTENTION_GROUP;
 }
 
 ES_INLINE_ATTENTION void es_attention_run(const es_attention_token *tokens, int32_t n_tokens,
@@ -157,15 +160,18 @@ ES_INLINE_ATTENTION void es_attention_run(const es_attention_token *tokens, int3
                                           const size_t width, float scale, float *scratch) {
     es_attention_block b;
     es_attention_lay_out(&b, tokens, n_tokens, n_heads, head_dim, width, scratch);
-    if (es_attention_direct(&b, k)) {
-        const es_source_rows rows = {k->data + (size_t)b.low * k->row_bytes, k->row_bytes, 1};
-        es_attention_score(&b, &rows, b.low, b.high - b.low, width, scale);
-    } else {
+    if (!es_attention_direct(&b, k->type)) {
         for (int32_t j = b.low; j < b.high; j += ES_ATTENTION_TILE) {
             const int32_t n = es_lower(ES_ATTENTION_TILE, b.high - j);
             const es_source_rows rows = es_attention_widen(b.tile, width, k, j, n, head_dim);
             es_attention_score(&b, &rows, j, n, width, scale);
         }
+    } else if (k->type == ES_CACHE_Q8_0) {
+        const es_source_rows rows = es_source_from(k, b.low, ES_SOURCE_Q8_0);
+        es_attention_score(&b, &rows, b.low, b.high - b.low, width, scale);
+    } else {
+        const es_source_rows rows = es_source_from(k, b.low, ES_SOURCE_F16);
+        es_attention_score(&b, &rows, b.low, b.high - b.low, width, scale);
     }
     const int32_t high = (b.high + 15) / 16 * 16;
     for (int32_t i = 0; i < b.n_queries; i++) {
@@ -174,15 +180,18 @@ ES_INLINE_ATTENTION void es_attention_run(const es_attention_token *tokens, int3
         es_attention_exclude(s, b.end[i], high);
         weigh(s, b.low, high, b.parts[i]);
     }
-    if (es_attention_direct(&b, v)) {
-        for (int32_t j = b.low; j < b.high; j += ES_HALF_ROWS) {
-            const es_source_rows rows = {v->data + (size_t)j * v->row_bytes, v->row_bytes, 1};
-            es_attention_add(&b, &rows, j, es_lower(ES_HALF_ROWS, b.high - j), width);
-        }
-    } else {
-        for (int32_t j = b.low; j < b.high; j += ES_ATTENTION_TILE) {
-            const int32_t n = es_lower(ES_ATTENTION_TILE, b.high - j);
+    const int direct = es_attention_direct(&b, v->type);
+    const int32_t step = direct ? ES_VALUE_ROWS : ES_ATTENTION_TILE;
+    for (int32_t j = b.low; j < b.high; j += step) {
+        const int32_t n = es_lower(step, b.high - j);
+        if (!direct) {
             const es_source_rows rows = es_attention_widen(b.tile, width, v, j, n, head_dim);
+            es_attention_add(&b, &rows, j, n, width);
+        } else if (v->type == ES_CACHE_Q8_0) {
+            const es_source_rows rows = es_source_from(v, j, ES_SOURCE_Q8_0);
+            es_attention_add(&b, &rows, j, n, width);
+        } else {
+            const es_source_rows rows = es_source_from(v, j, ES_SOURCE_F16);
             es_attention_add(&b, &rows, j, n, width);
         }
     }

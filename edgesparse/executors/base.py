@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -11,8 +9,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from edgesparse.executors.kv_cache import KVCache
 from edgesparse.formats.weight import Weight
-from edgesparse.plan.cache_type import CacheType
 from edgesparse.plan.plan import Plan
 
 __all__ = ["CancelFlag", "Executor", "KVCache", "Parameters", "Step"]
@@ -38,43 +36,6 @@ class Parameters:
     weights: Mapping[str, Weight]
     vectors: Mapping[str, Float32]
     tables: Mapping[str, Float32]
-
-
-class KVCache:
-    """Keys and values of one sequence.
-
-    Attributes
-    ----------
-    keys, values : ndarray, shape (n_layers, n_kv_heads, capacity, row_items)
-        Elements and rows as the plan's `CacheType` of each says; for f16, head_dim halfs a row.
-        Zero pages until written, so an unused context costs no memory.
-    raw : uint8 ndarray
-        All their bytes.
-    capacity : int
-        Positions that fit.
-    """
-
-    def __init__(self, plan: Plan, capacity: int) -> None:
-        kinds = (plan.cache_type_k, plan.cache_type_v)
-        shapes = [self.shape(plan, kind, capacity) for kind in kinds]
-        sizes = [
-            math.prod(shape) * kind.dtype.itemsize
-            for shape, kind in zip(shapes, kinds, strict=True)
-        ]
-        # Anonymous pages without huge-page advice: numpy's own zeros would make a first touch
-        # of every head's plane cost 2 MiB.
-        self.raw: npt.NDArray[np.uint8] = np.frombuffer(mmap.mmap(-1, max(1, sum(sizes))), np.uint8)
-        split = np.split(self.raw[: sum(sizes)], [sizes[0]])
-        self.keys, self.values = (
-            part.view(kind.dtype).reshape(shape)
-            for part, kind, shape in zip(split, kinds, shapes, strict=True)
-        )
-        self.capacity = capacity
-
-    @staticmethod
-    def shape(plan: Plan, kind: CacheType, capacity: int) -> tuple[int, int, int, int]:
-        """Return the shape of the keys or values of `capacity` positions."""
-        return (plan.n_layers, plan.n_kv_heads, capacity, kind.row_items(plan.head_dim))
 
 
 class CancelFlag:

@@ -35,14 +35,15 @@ def check_step(plan: Plan, step: Step, begin: int, end: int) -> None:
 
 
 def _check_cache(plan: Plan, cache: KVCache) -> None:
-    for array, kind in ((cache.keys, plan.cache_type_k), (cache.values, plan.cache_type_v)):
-        shape = cache.shape(plan, kind, cache.capacity)
-        if array.shape != shape or array.dtype != kind.dtype or not array.flags.c_contiguous:
-            name = kind.name.lower()
-            raise UsageError(
-                f"A cache holds {array.dtype} {array.shape}; this plan needs {name} {shape}.",
-                advice="Make it with the engine's new_cache.",
-            )
+    if not cache.fits(plan):
+        rows_of = (cache.keys, cache.values)
+        held = [f"{len(rows.data)} bytes of {rows.kind.name.lower()}" for rows in rows_of]
+        kinds = (plan.cache_type_k.name.lower(), plan.cache_type_v.name.lower())
+        raise UsageError(
+            f"A cache holds {' and '.join(held)} for {cache.capacity} positions; this plan needs "
+            f"{' and '.join(kinds)}, {plan.n_layers * plan.kv_bytes} bytes per position.",
+            advice="Make it with the engine's new_cache.",
+        )
 
 
 def _check_range(what: str, values: npt.NDArray[np.int32], limit: int) -> None:

@@ -118,11 +118,8 @@ def _result(
     if where == "cache" and isinstance(op, RopeKV):
         cache = step.caches[0]
         planes = [
-            kind.widen(rows[op.layer, :, first : first + n_tokens], op.head_dim)
-            for rows, kind in (
-                (cache.keys, executor.plan.cache_type_k),
-                (cache.values, executor.plan.cache_type_v),
-            )
+            rows.kind.widen(rows.read(op.layer, first, first + n_tokens), op.head_dim)
+            for rows in (cache.keys, cache.values)
         ]
         return np.stack(planes).transpose(2, 0, 1, 3).reshape(n_tokens, -1)
     return executor.buffer(where, n_tokens)

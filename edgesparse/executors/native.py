@@ -256,8 +256,8 @@ class NativeExecutor:
             raise UsageError("Logits must be a contiguous float32 array.")
         caches = ffi.new("es_cache[]", len(step.caches))
         for c_cache, cache in zip(caches, step.caches, strict=True):
-            c_cache.keys = ffi.cast("uint8_t *", cache.keys.ctypes.data)
-            c_cache.values = ffi.cast("uint8_t *", cache.values.ctypes.data)
+            c_cache.keys = ffi.cast("uint8_t *", cache.keys.data.ctypes.data)
+            c_cache.values = ffi.cast("uint8_t *", cache.values.data.ctypes.data)
             c_cache.capacity = cache.capacity
         null = ffi.NULL
         flag, op_ns, moved = step.cancel, step.op_ns, step.op_bytes

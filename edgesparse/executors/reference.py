@@ -17,7 +17,7 @@ from edgesparse.ops.embed import embed
 from edgesparse.ops.glu import glu
 from edgesparse.ops.linear import product
 from edgesparse.ops.norm import rmsnorm
-from edgesparse.ops.rope_kv import rotate, store
+from edgesparse.ops.rope_kv import cache_rows, rotate
 from edgesparse.plan.op import (
     LOGITS,
     Add,
@@ -134,8 +134,8 @@ class ReferenceExecutor:
         rotate(k, table, op.style, vectors[op.norm_k] if op.norm_k else None, op.eps)
         for index, cache in enumerate(step.caches):
             mine = step.sequences == index
-            store(cache.keys[op.layer], k[mine], step.positions[mine], self.plan.cache_type_k)
-            store(cache.values[op.layer], v[mine], step.positions[mine], self.plan.cache_type_v)
+            for rows, x in ((cache.keys, k), (cache.values, v)):
+                rows.write(op.layer, step.positions[mine], cache_rows(x[mine], rows.kind))
 
     def _run_attention(self, op: Attention, step: Step) -> None:
         n = len(step.tokens)
@@ -147,8 +147,8 @@ class ReferenceExecutor:
                 continue
             # Only rows that can be read are widened.
             n = int(step.positions[mine].max()) + 1
-            keys = self.plan.cache_type_k.widen(cache.keys[op.layer, :, :n], op.head_dim)
-            values = self.plan.cache_type_v.widen(cache.values[op.layer, :, :n], op.head_dim)
+            keys = self.plan.cache_type_k.widen(cache.keys.read(op.layer, 0, n), op.head_dim)
+            values = self.plan.cache_type_v.widen(cache.values.read(op.layer, 0, n), op.head_dim)
             out[mine] = attention(q[mine], keys, values, step.positions[mine], op.scale, op.window)
 
     def _heads(self, name: str, n_tokens: int, n_heads: int, head_dim: int) -> Float32:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
-from edgesparse.ops.numerics import dot16, exp, lanes16
+from edgesparse.ops.numerics import LANES, dot16, exp, lanes16
+from edgesparse.plan.cache_type import CHUNK
 
 __all__ = ["attention"]
 
 Float32 = npt.NDArray[np.float32]
+
+
+class Part(NamedTuple):
+    """What attention makes of one chunk: arrays (n_kv_heads, group, 1 or head_dim)."""
+
+    top: Float32
+    weight: Float32
+    values: Float32
 
 
 def attention(
@@ -43,13 +54,38 @@ def attention(
     for t, p in enumerate(positions):
         first = max(0, int(p) + 1 - window) if window else 0
         grouped = q[t].reshape(n_kv_heads, n_heads // n_kv_heads, 1, -1)
-        k = keys[:, None, first : p + 1].astype(np.float32)
-        v = values[:, None, first : p + 1].astype(np.float32)
-        scores = dot16(grouped, k) * np.float32(scale)
-        e = exp(scores - scores.max(axis=-1, keepdims=True))
-        inverse = np.float32(1) / lanes16(e)
-        total = np.zeros(grouped.shape[:2] + q.shape[2:], np.float32)
-        for j in range(e.shape[-1]):
-            total += e[..., j, None] * v[:, :, j]
-        out[t] = (total * inverse[..., None]).reshape(n_heads, -1)
+        total: Part | None = None
+        for begin in range(first // CHUNK * CHUNK, int(p) + 1, CHUNK):
+            rows = slice(max(first, begin), min(int(p) + 1, begin + CHUNK))
+            part = _attend_chunk(grouped, keys[:, rows], values[:, rows], scale, rows.start - begin)
+            total = part if total is None else _merge(total, part)
+        assert total is not None
+        out[t] = (total.values * (np.float32(1) / total.weight)).reshape(n_heads, -1)
     return out
+
+
+def _attend_chunk(
+    q: Float32,
+    keys: npt.NDArray[np.floating],
+    values: npt.NDArray[np.floating],
+    scale: float,
+    lane: int,
+) -> Part:
+    """Attend to rows of one chunk, of which the first counts in lane `lane`."""
+    k, v = keys[:, None].astype(np.float32), values[:, None].astype(np.float32)
+    scores = dot16(q, k) * np.float32(scale)
+    top = scores.max(axis=-1, keepdims=True)
+    e = exp(scores - top)
+    total = np.zeros((*q.shape[:2], q.shape[-1]), np.float32)
+    for j in range(e.shape[-1]):
+        total += e[..., j, None] * v[:, :, j]
+    shifted = np.zeros((*e.shape[:-1], lane % LANES + e.shape[-1]), np.float32)
+    shifted[..., lane % LANES :] = e
+    return Part(top, lanes16(shifted)[..., None], total)
+
+
+def _merge(total: Part, part: Part) -> Part:
+    """Add the part of a later chunk."""
+    top = np.maximum(total.top, part.top)
+    f, g = exp(total.top - top), exp(part.top - top)
+    return Part(top, total.weight * f + part.weight * g, total.values * f + part.values * g)

@@ -9,7 +9,7 @@ from edgesparse.ops.norm import rmsnorm
 from edgesparse.plan.cache_type import BLOCK, CacheType
 from edgesparse.plan.op import RopeStyle
 
-__all__ = ["quantize_q8_0", "rope_table", "rotate", "store"]
+__all__ = ["cache_rows", "quantize_q8_0", "rope_table", "rotate"]
 
 Float32 = npt.NDArray[np.float32]
 
@@ -69,24 +69,11 @@ def rotate(
     second[...] = b * c + a * s
 
 
-def store(
-    plane: npt.NDArray[np.generic],
-    x: Float32,
-    positions: npt.NDArray[np.int32],
-    kind: CacheType = CacheType.F16,
-) -> None:
-    """Write x (n_tokens, n_kv_heads, head_dim) into a layer's keys or values.
-
-    Parameters
-    ----------
-    plane : ndarray, shape (n_kv_heads, capacity, row_items)
-        Elements as `kind` says.
-    """
+def cache_rows(x: Float32, kind: CacheType) -> npt.NDArray[np.generic]:
+    """Turn x (n_tokens, n_kv_heads, head_dim) into rows (n_kv_heads, n_tokens, row_items)."""
     rows = x.transpose(1, 0, 2)
     with np.errstate(over="ignore"):
-        plane[:, positions] = (
-            quantize_q8_0(rows) if kind is CacheType.Q8_0 else rows.astype(np.float16)
-        )
+        return quantize_q8_0(rows) if kind is CacheType.Q8_0 else rows.astype(np.float16)
 
 
 def quantize_q8_0(x: Float32) -> npt.NDArray[np.void]:

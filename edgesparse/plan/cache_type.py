@@ -10,10 +10,14 @@ import numpy.typing as npt
 
 from edgesparse.errors import UsageError
 
-__all__ = ["BLOCK", "CACHE_TYPES", "CacheType"]
+__all__ = ["BLOCK", "CACHE_TYPES", "CHUNK", "CacheType"]
 
 BLOCK = 32
 """Elements of a q8_0 block; the last block of a row is filled with zeros."""
+
+CHUNK = 256
+"""Positions that are stored together and attended to together, with a maximum and sums of their
+own; `ES_CACHE_CHUNK`."""
 
 _HALF = np.dtype(np.float16)
 _Q8_0 = np.dtype([("step", np.float16), ("codes", np.int8, (BLOCK,))])

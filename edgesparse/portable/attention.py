@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgesparse.executors.base import Step
-from edgesparse.plan.cache_type import CacheType
+from edgesparse.plan.cache_type import CHUNK, CacheType
 from edgesparse.plan.op import Attention
 from edgesparse.portable.bind import (
     Bindings,
@@ -16,13 +16,13 @@ from edgesparse.portable.bind import (
     Float32,
     Int32,
     Runner,
+    plane_of,
     require,
     require_cache,
-    row_bytes_of,
     tokens_of,
 )
 from edgesparse.portable.jit import njit
-from edgesparse.portable.numerics import ONE, ZERO, dot16, exp, halfs_in_bytes, sum16, widen_q8_0
+from edgesparse.portable.numerics import ONE, ZERO, dot16, exp, fold16, halfs_in_bytes, widen_q8_0
 
 __all__ = ["bind"]
 
@@ -39,56 +39,70 @@ def widen(out: Float32, row: Bytes, kind: int) -> None:
 
 
 @njit
-def attend(
-    out: Float32,
+def attend_chunk(
+    part: Float32,
     q: Float32,
     keys: Bytes,
     values: Bytes,
     type_k: int,
     type_v: int,
     scale: np.float32,
+    first: int,
     scores: Float32,
     wide: Float32,
     lanes: Float32,
 ) -> None:
-    """Attend with the query heads of one kv head.
+    """Attend with the query heads of one kv head to rows first … of one chunk.
 
     Parameters
     ----------
-    out, q : (group, head_dim) float32
-        Result and queries.
-    keys, values : (n_positions, row_bytes) uint8
-        Rows to attend to.
+    part : (group, 2 + head_dim) float32
+        Result: largest score, sum of weights, weighted sum of values.
+    q : (group, head_dim) float32
+    keys, values : (n_rows, row_bytes) uint8
+        The chunk's rows up to the last one to attend to.
     type_k, type_v : int
         Their `CacheType`.
-    scores, wide, lanes : (group, n_positions), (head_dim,), (16,) float32
+    scores, wide, lanes : (group, CHUNK), (head_dim,), (16,) float32
         Scratch.
     """
-    n_positions = keys.shape[0]
+    n_rows = keys.shape[0]
     group, head_dim = q.shape
-    for j in range(n_positions):
+    for j in range(first, n_rows):
         widen(wide, keys[j], type_k)
         for g in range(group):
             scores[g, j] = dot16(q[g], wide, lanes) * scale
     for g in range(group):
         row = scores[g]
-        top = row[0]
-        for j in range(n_positions):
+        top = row[first]
+        for j in range(first, n_rows):
             top = row[j] if row[j] > top else top
-        for j in range(n_positions):
+        lanes[:] = ZERO
+        for j in range(first, n_rows):
             row[j] = exp(np.float32(row[j] - top))
-        out[g, :] = ZERO
-    for j in range(n_positions):
+            lanes[j % 16] += row[j]
+        part[g, 0] = top
+        part[g, 1] = fold16(lanes)
+        part[g, 2:] = ZERO
+    for j in range(first, n_rows):
         widen(wide, values[j], type_v)
         for g in range(group):
             e = scores[g, j]
-            acc = out[g]
+            acc = part[g, 2:]
             for i in range(head_dim):
                 acc[i] += e * wide[i]
-    for g in range(group):
-        inverse = np.float32(ONE / sum16(scores[g], lanes))
-        for i in range(head_dim):
-            out[g, i] = out[g, i] * inverse
+
+
+@njit
+def merge(total: Float32, part: Float32) -> None:
+    """Add the part of a later chunk."""
+    for g in range(total.shape[0]):
+        top = total[g, 0] if total[g, 0] > part[g, 0] else part[g, 0]
+        a = exp(np.float32(total[g, 0] - top))
+        b = exp(np.float32(part[g, 0] - top))
+        total[g, 0] = top
+        for i in range(1, total.shape[1]):
+            total[g, i] = total[g, i] * a + part[g, i] * b
 
 
 @njit
@@ -102,10 +116,13 @@ def attention_items(
     type_k: int,
     type_v: int,
     n_heads: int,
+    n_kv_heads: int,
     head_dim: int,
+    layer: int,
+    n_planes: int,
+    capacity: int,
     scale: np.float32,
     window: int,
-    scores: Float32,
     begin: int,
     end: int,
 ) -> None:
@@ -115,16 +132,16 @@ def attention_items(
     ----------
     dst, q : (max_tokens, >= n_heads * head_dim) float32
         Result and queries.
-    keys, values : (n_kv_heads, capacity, row_bytes) uint8
-        The layer's cache of one sequence.
+    keys, values : uint8
+        `CacheRows.data` of one sequence: `n_planes` times `capacity` rows.
     indices : (n,) int32
         That sequence's tokens.
-    scores : (>= group * positions,) float32
-        Scratch.
     """
-    n_kv_heads = keys.shape[0]
     group = n_heads // n_kv_heads
     width = group * head_dim
+    total = np.empty((group, 2 + head_dim), np.float32)
+    part = np.empty((group, 2 + head_dim), np.float32)
+    scores = np.empty((group, CHUNK), np.float32)
     wide = np.empty(head_dim, np.float32)
     lanes = np.empty(16, np.float32)
     for item in range(begin, end):
@@ -132,19 +149,31 @@ def attention_items(
         h = item % n_kv_heads
         last = positions[t] + 1
         first = max(0, last - window) if window > 0 else 0
-        n = last - first
-        attend(
-            dst[t, h * width : (h + 1) * width].reshape((group, head_dim)),
-            q[t, h * width : (h + 1) * width].reshape((group, head_dim)),
-            keys[h, first:last],
-            values[h, first:last],
-            type_k,
-            type_v,
-            scale,
-            scores[: group * n].reshape((group, n)),
-            wide,
-            lanes,
-        )
+        opening = first // CHUNK * CHUNK
+        for start in range(opening, last, CHUNK):
+            n_rows = min(last - start, CHUNK)
+            chunk = start // CHUNK
+            plane = layer * n_kv_heads + h
+            attend_chunk(
+                total if start == opening else part,
+                q[t, h * width : (h + 1) * width].reshape((group, head_dim)),
+                plane_of(keys, n_planes, capacity, plane, chunk)[:n_rows],
+                plane_of(values, n_planes, capacity, plane, chunk)[:n_rows],
+                type_k,
+                type_v,
+                scale,
+                max(0, first - start),
+                scores,
+                wide,
+                lanes,
+            )
+            if start != opening:
+                merge(total, part)
+        out = dst[t, h * width : (h + 1) * width]
+        for g in range(group):
+            inverse = np.float32(ONE / total[g, 1])
+            for i in range(head_dim):
+                out[g * head_dim + i] = total[g, 2 + i] * inverse
 
 
 def bind(op: Attention, bindings: Bindings) -> Runner:
@@ -155,13 +184,13 @@ def bind(op: Attention, bindings: Bindings) -> Runner:
     types = int(bindings.plan.cache_type_k), int(bindings.plan.cache_type_v)
     require(n_heads == group * op.n_kv_heads, op.name, "n_heads is no multiple of n_kv_heads")
     width = n_heads * op.head_dim
+    n_planes = bindings.plan.n_layers * op.n_kv_heads
     require_cache(op, bindings.plan)
     require(min(q.shape[1], dst.shape[1]) >= width, op.name, "q or dst is narrower than its heads")
 
     def run(step: Step) -> None:
         for indices, cache in tokens_of(step):
-            keys, values = (row_bytes_of(rows[op.layer]) for rows in (cache.keys, cache.values))
-            n_scores = group * (int(step.positions[indices].max()) + 1)
+            keys, values, capacity = cache.keys.data, cache.values.data, cache.capacity
 
             def work(
                 begin: int,
@@ -170,13 +199,12 @@ def bind(op: Attention, bindings: Bindings) -> Runner:
                 keys: Bytes = keys,
                 values: Bytes = values,
                 indices: Int32 = indices,
-                n_scores: int = n_scores,
+                capacity: int = capacity,
             ) -> None:
-                scores = bindings.workspace.scores(worker, n_scores)
                 data = (dst, q, keys, values, indices, step.positions)
-                attention_items(
-                    *data, *types, n_heads, op.head_dim, scale, window, scores, begin, end
-                )
+                heads = (n_heads, op.n_kv_heads, op.head_dim)
+                where = (op.layer, n_planes, capacity)
+                attention_items(*data, *types, *heads, *where, scale, window, begin, end)
 
             bindings.pool.run(work, len(indices) * op.n_kv_heads)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +12,10 @@ import numpy.typing as npt
 from edgesparse.errors import UsageError
 from edgesparse.executors.base import KVCache, Parameters, Step
 from edgesparse.formats.weight import Weight, storage_bytes
+from edgesparse.plan.cache_type import CHUNK
 from edgesparse.plan.op import Attention, RopeKV
 from edgesparse.plan.plan import Plan
+from edgesparse.portable.jit import njit
 from edgesparse.portable.pool import Pool
 from edgesparse.portable.workspace import Workspace
 
@@ -24,10 +26,10 @@ __all__ = [
     "Halfs",
     "Int32",
     "Runner",
+    "plane_of",
     "require",
     "require_bytes",
     "require_cache",
-    "row_bytes_of",
     "tokens_of",
 ]
 
@@ -92,9 +94,25 @@ def require_cache(op: RopeKV | Attention, plan: Plan) -> None:
     require(same, op.name, "its kv heads differ from the cache's")
 
 
-def row_bytes_of(rows: npt.NDArray[Any]) -> Bytes:
-    """View one layer's keys or values as bytes: (n_kv_heads, capacity, row_bytes) uint8."""
-    return rows.view(np.uint8).reshape(*rows.shape[:2], -1)
+@njit
+def plane_of(
+    data: Bytes, n_planes: int, capacity: int, plane: int, chunk: int
+) -> npt.NDArray[np.uint8]:
+    """View one chunk of one kv head of one layer as rows of bytes.
+
+    Parameters
+    ----------
+    data : uint8
+        `CacheRows.data`.
+    n_planes : int
+        Layers times kv heads.
+    plane : int
+        ``layer * n_kv_heads + kv_head``.
+    """
+    row_bytes = data.shape[0] // (n_planes * capacity)
+    n_rows = min(CHUNK, capacity - chunk * CHUNK)
+    begin = (chunk * CHUNK * n_planes + plane * n_rows) * row_bytes
+    return data[begin : begin + n_rows * row_bytes].reshape((n_rows, row_bytes))
 
 
 def tokens_of(step: Step) -> list[tuple[Int32, KVCache]]:

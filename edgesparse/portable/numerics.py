@@ -16,11 +16,11 @@ __all__ = [
     "dot16",
     "exp",
     "float_to_half",
+    "fold16",
     "half_to_float",
     "quantize_i8",
     "quantize_i16",
     "store_q8_0",
-    "sum16",
     "widen_q8_0",
 ]
 
@@ -95,20 +95,6 @@ def dot16(a: Float32, b: Float32, lanes: Float32) -> np.float32:
             lanes[j] += a[i + j] * b[i + j]
     for i in range(whole, n):
         lanes[i - whole] += a[i] * b[i]
-    return fold16(lanes)
-
-
-@njit
-def sum16(a: Float32, lanes: Float32) -> np.float32:
-    """Return the lanes16 sum of a; `lanes` is scratch for 16."""
-    n = a.shape[0]
-    whole = n // 16 * 16
-    lanes[:] = ZERO
-    for i in range(0, whole, 16):
-        for j in range(16):
-            lanes[j] += a[i + j]
-    for i in range(whole, n):
-        lanes[i - whole] += a[i]
     return fold16(lanes)
 
 

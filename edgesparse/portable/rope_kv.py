@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgesparse.executors.base import Step
-from edgesparse.plan.cache_type import CacheType
+from edgesparse.plan.cache_type import CHUNK, CacheType
 from edgesparse.plan.op import RopeKV, RopeStyle
 from edgesparse.portable.bind import (
     Bindings,
@@ -13,9 +13,9 @@ from edgesparse.portable.bind import (
     Float32,
     Int32,
     Runner,
+    plane_of,
     require,
     require_cache,
-    row_bytes_of,
     tokens_of,
 )
 from edgesparse.portable.jit import njit
@@ -70,7 +70,11 @@ def rope_kv_tokens(
     norm_k: Float32,
     eps: np.float32,
     n_heads: int,
+    n_kv_heads: int,
     head_dim: int,
+    layer: int,
+    n_planes: int,
+    capacity: int,
     begin: int,
     end: int,
 ) -> None:
@@ -80,8 +84,8 @@ def rope_kv_tokens(
     ----------
     q, k, v : (max_tokens, >= heads * head_dim) float32
         q and k are normed and rotated in place.
-    keys, values : (n_kv_heads, capacity, row_bytes) uint8
-        The layer's cache.
+    keys, values : uint8
+        `CacheRows.data`: `n_planes` times `capacity` rows.
     type_k, type_v : int
         Their `CacheType`.
     table : (n_ctx, rope_dim) float32
@@ -98,13 +102,15 @@ def rope_kv_tokens(
             if norm_q.shape[0] > 0:
                 norm_row(x, x, norm_q, eps, lanes)
             rotate(x, table[position], style)
-        for h in range(keys.shape[0]):
+        for h in range(n_kv_heads):
             head = k[t, h * head_dim : (h + 1) * head_dim]
             if norm_k.shape[0] > 0:
                 norm_row(head, head, norm_k, eps, lanes)
             rotate(head, table[position], style)
-            store_row(keys[h, position], head, type_k)
-            store_row(values[h, position], v[t, h * head_dim : (h + 1) * head_dim], type_v)
+            plane, chunk, row = layer * n_kv_heads + h, position // CHUNK, position % CHUNK
+            store_row(plane_of(keys, n_planes, capacity, plane, chunk)[row], head, type_k)
+            plane_of_values = plane_of(values, n_planes, capacity, plane, chunk)
+            store_row(plane_of_values[row], v[t, h * head_dim : (h + 1) * head_dim], type_v)
 
 
 def bind(op: RopeKV, bindings: Bindings) -> Runner:
@@ -117,6 +123,7 @@ def bind(op: RopeKV, bindings: Bindings) -> Runner:
     norm_q = none if op.norm_q is None else vectors[op.norm_q]
     norm_k = none if op.norm_k is None else vectors[op.norm_k]
     types = int(bindings.plan.cache_type_k), int(bindings.plan.cache_type_v)
+    n_planes = bindings.plan.n_layers * op.n_kv_heads
     kv_dim = op.n_kv_heads * op.head_dim
     require_cache(op, bindings.plan)
     require(q.shape[1] >= n_heads * op.head_dim, op.name, "q is narrower than its heads")
@@ -132,7 +139,7 @@ def bind(op: RopeKV, bindings: Bindings) -> Runner:
 
     def run(step: Step) -> None:
         for indices, cache in tokens_of(step):
-            keys, values = (row_bytes_of(rows[op.layer]) for rows in (cache.keys, cache.values))
+            keys, values, capacity = cache.keys.data, cache.values.data, cache.capacity
 
             def work(
                 begin: int,
@@ -141,9 +148,12 @@ def bind(op: RopeKV, bindings: Bindings) -> Runner:
                 keys: Bytes = keys,
                 values: Bytes = values,
                 indices: Int32 = indices,
+                capacity: int = capacity,
             ) -> None:
                 data = (q, k, v, keys, values, indices, step.positions, *types, table, style)
-                rope_kv_tokens(*data, norm_q, norm_k, eps, n_heads, op.head_dim, begin, end)
+                heads = (n_heads, op.n_kv_heads, op.head_dim)
+                where = (op.layer, n_planes, capacity)
+                rope_kv_tokens(*data, norm_q, norm_k, eps, *heads, *where, begin, end)
 
             bindings.pool.run(work, len(indices))
 

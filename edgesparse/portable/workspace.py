@@ -34,7 +34,6 @@ class Workspace:
         self._per_token = [_aligned(max_tokens, np.float32) for _ in range(2)]
         # The most greedy user is a tile of 8 float32 rows.
         self._unpacked = [_aligned(8 * columns, np.float32) for _ in range(n_workers)]
-        self._scores = [np.empty(0, np.float32) for _ in range(n_workers)]
 
     def floats(self, k: int) -> npt.NDArray[np.float32]:
         """Return (max_tokens, k) float32: input of a linear op after its prologue."""
@@ -66,12 +65,6 @@ class Workspace:
     def unpacked(self, worker: int) -> npt.NDArray[np.float32]:
         """Return the flat scratch of one worker for a tile of unpacked weights."""
         return self._unpacked[worker]
-
-    def scores(self, worker: int, n_floats: int) -> npt.NDArray[np.float32]:
-        """Return at least `n_floats` of one worker's attention scratch; it grows with the cache."""
-        if len(self._scores[worker]) < n_floats:
-            self._scores[worker] = np.empty(n_floats, np.float32)
-        return self._scores[worker]
 
 
 def _aligned(n_items: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:

@@ -121,7 +121,11 @@ typedef struct es_plan {
     const es_weight *weights;
 } es_plan;
 
-/* One sequence's keys and values: [n_layers][n_kv_heads][capacity] rows of the plan's cache types. */
+/* Positions that lie together in a cache and are attended to together. */
+enum { ES_CACHE_CHUNK = 256 };
+
+/* One sequence's keys and values: chunk after chunk of ES_CACHE_CHUNK positions, the last one maybe shorter,
+ * each [n_layers][n_kv_heads][positions] rows of the plan's cache types. */
 typedef struct es_cache {
     uint8_t *keys;
     uint8_t *values;

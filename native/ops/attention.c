@@ -1,6 +1,40 @@
-/* Attention. Of several tokens, one work item is a block of tokens of one sequence times the heads of one kv head, so
- * that a row of keys or values is read and widened once for all of them. */
+/* Attention. Rows come in chunks of ES_CACHE_CHUNK; a kernel makes each chunk's part, and parts are merged in
+ * ascending order, whoever made them: no sum depends on how the work was split. */
 #include "engine.h"
+#include "kernels/vector/vector.h"
+
+/* Adds the part of a later chunk. */
+static void merge(float *to, const float *part, int32_t head_dim) {
+    const float top = to[ES_PART_TOP] > part[ES_PART_TOP] ? to[ES_PART_TOP] : part[ES_PART_TOP];
+    const float f = es_exp(to[ES_PART_TOP] - top), g = es_exp(part[ES_PART_TOP] - top);
+    to[ES_PART_TOP] = top;
+    to[ES_PART_SUM] = to[ES_PART_SUM] * f + part[ES_PART_SUM] * g;
+    float *total = to + ES_PART_VALUES;
+    const float *added = part + ES_PART_VALUES;
+    for (int32_t i = 0; i < head_dim; i++) {
+        total[i] = total[i] * f + added[i] * g;
+    }
+}
+
+static void finish(float *out, const float *total, int32_t head_dim) {
+    const float inverse = 1.0f / total[ES_PART_SUM];
+    for (int32_t i = 0; i < head_dim; i++) {
+        out[i] = total[ES_PART_VALUES + i] * inverse;
+    }
+}
+
+static int32_t ratio_up(int32_t a, int32_t b) {
+    return (a + b - 1) / b;
+}
+
+/* First row that a token at `position` attends to. */
+static int32_t first_row(const es_op *op, int32_t position) {
+    return op->window > 0 ? es_max(0, position + 1 - op->window) : 0;
+}
+
+/* ---- several tokens -----------------------------------------------------------------------------
+ * One work item is a block of tokens of one sequence times heads of one kv head, so that a row of keys or values is
+ * read and widened once for all of them. */
 
 typedef struct attention_job {
     const es_engine *engine;
@@ -11,33 +45,67 @@ typedef struct attention_job {
     int32_t n_tokens; /* of one item, at most */
 } attention_job;
 
-/* Tokens [begin, begin + n) of one sequence, n_heads heads of each. */
+/* Tokens [begin, begin + n) of one sequence; for heads [head, head + n_heads) of each. */
 static void attend_tokens(const attention_job *job, int32_t begin, int32_t n, int32_t kv_head,
-                          int32_t head, int32_t n_heads, float *scratch) {
+                          int32_t head, int32_t n_heads, const es_scratch *scratch) {
     const es_engine *engine = job->engine;
     const es_op *op = job->op;
     const es_cache *cache = &job->step->caches[job->step->sequences[begin]];
-    const es_cache_rows keys = es_cache_plane(engine, op, cache, 0, kv_head, 0);
-    const es_cache_rows values = es_cache_plane(engine, op, cache, 1, kv_head, 0);
-    es_attention_token tokens[ES_ATTENTION_QUERIES];
+    const int32_t *positions = job->step->positions + begin;
+    const size_t part_floats = es_attention_part_floats((size_t)op->head_dim);
+    const size_t token_floats = (size_t)n_heads * part_floats;
+    const size_t at = (size_t)head * (size_t)op->head_dim;
+    float *totals = scratch->parts, *parts = totals + ES_ATTENTION_QUERIES * part_floats;
+    int32_t low = first_row(op, positions[0]), high = 0;
     for (int32_t i = 0; i < n; i++) {
-        const int32_t end = job->step->positions[begin + i] + 1;
-        const size_t at = (size_t)head * (size_t)op->head_dim;
-        tokens[i] = (es_attention_token){
-            .q = es_row(engine, op->src, begin + i) + at,
-            .out = es_row(engine, op->dst, begin + i) + at,
-            .first = op->window > 0 ? es_max(0, end - op->window) : 0,
-            .end = end,
-        };
+        low = es_min(low, first_row(op, positions[i]));
+        high = es_max(high, positions[i] + 1);
     }
-    engine->k.attention(tokens, n, n_heads, &keys, &values, op->head_dim, op->scale, scratch);
+    for (int32_t row = low / ES_CACHE_CHUNK * ES_CACHE_CHUNK; row < high; row += ES_CACHE_CHUNK) {
+        es_attention_token tokens[ES_ATTENTION_QUERIES];
+        int32_t which[ES_ATTENTION_QUERIES], n_attending = 0;
+        for (int32_t i = 0; i < n; i++) {
+            const int32_t first = es_max(0, first_row(op, positions[i]) - row);
+            const int32_t end = es_min(positions[i] + 1 - row, ES_CACHE_CHUNK);
+            if (first < end) {
+                const int opens = row <= first_row(op, positions[i]);
+                which[n_attending] = opens ? -1 : i;
+                tokens[n_attending++] = (es_attention_token){
+                    .q = es_row(engine, op->src, begin + i) + at,
+                    .part = (opens ? totals : parts) + (size_t)i * token_floats,
+                    .first = first,
+                    .end = end,
+                };
+            }
+        }
+        if (n_attending == 0) {
+            continue; /* windows of tokens that do not follow one another */
+        }
+        const es_cache_rows keys = es_cache_plane(engine, op, cache, 0, kv_head, row);
+        const es_cache_rows values = es_cache_plane(engine, op, cache, 1, kv_head, row);
+        engine->k.attention(tokens, n_attending, n_heads, &keys, &values, op->head_dim, op->scale,
+                            scratch->attention);
+        for (int32_t i = 0; i < n_attending; i++) {
+            for (int32_t h = 0; which[i] >= 0 && h < n_heads; h++) {
+                const size_t part = (size_t)which[i] * token_floats + (size_t)h * part_floats;
+                merge(totals + part, parts + part, op->head_dim);
+            }
+        }
+    }
+    for (int32_t i = 0; i < n; i++) {
+        float *out = es_row(engine, op->dst, begin + i) + at;
+        for (int32_t h = 0; h < n_heads; h++) {
+            finish(out + (size_t)h * (size_t)op->head_dim,
+                   totals + (size_t)i * token_floats + (size_t)h * part_floats, op->head_dim);
+        }
+    }
 }
 
 static void attend(void *context, int32_t item, int32_t thread) {
     const attention_job *job = context;
     const int32_t group = job->op->n_heads / job->op->n_kv_heads;
     const int32_t per_block = job->op->n_kv_heads * job->n_runs;
-    const int32_t n_blocks = (job->step->n_tokens + job->n_tokens - 1) / job->n_tokens;
+    const int32_t n_blocks = ratio_up(job->step->n_tokens, job->n_tokens);
     /* The last tokens of a prompt have the most to read: they go first, so that no thread is left
      * alone with them at the end. */
     const int32_t block = n_blocks - 1 - item / per_block;
@@ -53,103 +121,87 @@ static void attend(void *context, int32_t item, int32_t thread) {
             n++;
         }
         attend_tokens(job, begin, n, kv_head, kv_head * group + skipped, n_heads,
-                      job->engine->scratch[thread].attention);
+                      &job->engine->scratch[thread]);
         begin += n;
     }
 }
 
-static int32_t ratio_up(int32_t a, int32_t b) {
-    return (a + b - 1) / b;
-}
+/* ---- one token, as in decoding ------------------------------------------------------------------
+ * A work item is one chunk of one kv head, and where those are too few for the threads, some of its heads. */
 
-/* One token alone, as in decoding: with more threads than kv heads, the threads share
- * positions for the scores and columns for the values. No sum is shared, so bits do not change. */
-typedef struct split_job {
+typedef struct together_job {
     es_engine *engine;
     const es_op *op;
     const es_cache *cache;
-    int32_t first, n_rows;   /* rows that the token attends to */
-    int32_t piece, n_pieces; /* positions of one item, and items of one kv head */
-    int32_t slice, n_slices; /* columns of one item, and items of one kv head */
-} split_job;
+    int32_t first, end;      /* rows that the token attends to */
+    int32_t chunk, n_chunks; /* the first one, and how many */
+    int32_t n_runs, n_heads; /* work items that share a chunk of a kv head, heads of one at most */
+} together_job;
 
-enum {
-    ES_SPLIT_ITEMS = 4,     /* of one phase and one thread, about */
-    ES_SPLIT_POSITIONS = 64 /* at least, in one item */
-};
-
-/* Heads [head, head + n) of a kv head's group, as many as a kernel takes. */
-static int32_t next_heads(const es_op *op, int32_t kv_head, int32_t head) {
-    const int32_t group = op->n_heads / op->n_kv_heads;
-    return es_min(ES_ATTENTION_QUERIES, (kv_head + 1) * group - head);
+static float *part_of(const together_job *job, int32_t head, int32_t chunk) {
+    const size_t index = (size_t)chunk * (size_t)job->op->n_heads + (size_t)head;
+    return job->engine->parts + index * es_attention_part_floats((size_t)job->op->head_dim);
 }
 
-static void score_piece(void *context, int32_t item, int32_t thread) {
-    const split_job *job = context;
+static void merge_head(const together_job *job, int32_t head) {
+    const int32_t head_dim = job->op->head_dim;
+    float *total = part_of(job, head, 0);
+    for (int32_t chunk = 1; chunk < job->n_chunks; chunk++) {
+        merge(total, part_of(job, head, chunk), head_dim);
+    }
+    finish(es_row(job->engine, job->op->dst, 0) + (size_t)head * (size_t)head_dim, total, head_dim);
+}
+
+static void attend_chunk(void *context, int32_t item, int32_t thread) {
+    const together_job *job = context;
     es_engine *engine = job->engine;
     const es_op *op = job->op;
-    const int32_t kv_head = item / job->n_pieces, begin = item % job->n_pieces * job->piece;
-    const int32_t n = es_min(job->piece, job->n_rows - begin);
-    const int32_t group = op->n_heads / op->n_kv_heads, last = (kv_head + 1) * group;
-    const es_cache_rows keys =
-        es_cache_plane(engine, op, job->cache, 0, kv_head, job->first + begin);
-    for (int32_t head = kv_head * group, count; head < last; head += count) {
-        count = next_heads(op, kv_head, head);
-        engine->k.attention_scores(
-            engine->scores + (size_t)head * engine->scores_stride + (size_t)begin,
-            engine->scores_stride, es_row(engine, op->src, 0) + (size_t)head * (size_t)op->head_dim,
-            count, &keys, n, op->head_dim, op->scale, engine->scratch[thread].attention);
-    }
-    /* Whoever completes a kv head's scores turns them into weights. */
-    if (__atomic_sub_fetch(&engine->unscored[kv_head], 1, __ATOMIC_ACQ_REL) == 0) {
-        for (int32_t head = kv_head * group; head < last; head++) {
-            engine->inverse[head] = engine->k.attention_weigh(
-                engine->scores + (size_t)head * engine->scores_stride, job->n_rows);
+    const int32_t group = op->n_heads / op->n_kv_heads;
+    /* Chunk after chunk, as they lie in the cache. */
+    const int32_t run = item % job->n_runs, kv_head = item / job->n_runs % op->n_kv_heads;
+    const int32_t chunk = item / job->n_runs / op->n_kv_heads;
+    const int32_t row = (job->chunk + chunk) * ES_CACHE_CHUNK;
+    const int32_t head = kv_head * group + run * job->n_heads;
+    const int32_t n_heads = es_min(job->n_heads, (kv_head + 1) * group - head);
+    const es_attention_token token = {
+        .q = es_row(engine, op->src, 0) + (size_t)head * (size_t)op->head_dim,
+        .part = part_of(job, head, chunk),
+        .first = es_max(0, job->first - row),
+        .end = es_min(job->end - row, ES_CACHE_CHUNK),
+    };
+    const es_cache_rows keys = es_cache_plane(engine, op, job->cache, 0, kv_head, row);
+    const es_cache_rows values = es_cache_plane(engine, op, job->cache, 1, kv_head, row);
+    engine->k.attention(&token, 1, n_heads, &keys, &values, op->head_dim, op->scale,
+                        engine->scratch[thread].attention);
+    /* Whoever completes a kv head's parts merges them. */
+    if (__atomic_sub_fetch(&engine->unmerged[kv_head], 1, __ATOMIC_ACQ_REL) == 0) {
+        for (int32_t h = kv_head * group; h < (kv_head + 1) * group; h++) {
+            merge_head(job, h);
         }
     }
 }
 
-static void add_slice(void *context, int32_t item, int32_t thread) {
-    const split_job *job = context;
-    const es_engine *engine = job->engine;
-    const es_op *op = job->op;
-    const int32_t kv_head = item / job->n_slices, column = item % job->n_slices * job->slice;
-    const int32_t group = op->n_heads / op->n_kv_heads, last = (kv_head + 1) * group;
-    const es_cache_rows values = es_cache_plane(engine, op, job->cache, 1, kv_head, job->first);
-    for (int32_t head = kv_head * group, count; head < last; head += count) {
-        count = next_heads(op, kv_head, head);
-        engine->k.attention_values(
-            es_row(engine, op->dst, 0) + (size_t)head * (size_t)op->head_dim,
-            engine->scores + (size_t)head * engine->scores_stride, engine->scores_stride,
-            engine->inverse + head, count, &values, job->n_rows, op->head_dim, column,
-            es_min(job->slice, op->head_dim - column), engine->scratch[thread].attention);
-    }
-}
-
-static int32_t attend_together(es_engine *engine, const es_op *op, const es_step *step) {
-    const int32_t end = step->positions[0] + 1, n_threads = es_pool_threads(engine->pool);
-    split_job job = {engine, op, &step->caches[step->sequences[0]], .first = 0};
-    job.first = op->window > 0 ? es_max(0, end - op->window) : 0;
-    job.n_rows = end - job.first;
-    const int32_t wanted =
-        n_threads == 1 ? 1 : ratio_up(ES_SPLIT_ITEMS * n_threads, op->n_kv_heads);
-    job.piece = es_max(ratio_up(ratio_up(job.n_rows, wanted), 16) * 16, ES_SPLIT_POSITIONS);
-    job.n_pieces = ratio_up(job.n_rows, job.piece);
-    const int32_t n_blocks = ratio_up(op->head_dim, ES_CACHE_BLOCK);
-    job.slice = ratio_up(n_blocks, es_min(wanted, n_blocks)) * ES_CACHE_BLOCK;
-    job.n_slices = ratio_up(op->head_dim, job.slice);
+static void attend_together(es_engine *engine, const es_op *op, const es_step *step) {
+    together_job job = {engine, op, &step->caches[step->sequences[0]], .first = 0};
+    job.first = first_row(op, step->positions[0]);
+    job.end = step->positions[0] + 1;
+    job.chunk = job.first / ES_CACHE_CHUNK;
+    job.n_chunks = es_attention_chunks(job.end) - job.chunk;
+    const int32_t group = op->n_heads / op->n_kv_heads;
+    const int32_t wanted = ratio_up(es_pool_threads(engine->pool), op->n_kv_heads * job.n_chunks);
+    job.n_runs = es_max(es_min(wanted, group), ratio_up(group, ES_ATTENTION_QUERIES));
+    job.n_heads = ratio_up(group, job.n_runs);
+    job.n_runs = ratio_up(group, job.n_heads);
     for (int32_t h = 0; h < op->n_kv_heads; h++) {
-        engine->unscored[h] = job.n_pieces;
+        engine->unmerged[h] = job.n_chunks * job.n_runs;
     }
-    es_pool_run(engine->pool, score_piece, &job, op->n_kv_heads * job.n_pieces);
-    es_pool_run(engine->pool, add_slice, &job, op->n_kv_heads * job.n_slices);
-    return ES_OK;
+    es_pool_run(engine->pool, attend_chunk, &job, op->n_kv_heads * job.n_chunks * job.n_runs);
 }
 
 int32_t es_run_attention(es_engine *engine, const es_op *op, const es_step *step) {
-    /* Where every thread has a kv head to itself, sharing one was measured to be no faster. */
-    if (step->n_tokens == 1 && es_pool_threads(engine->pool) > op->n_kv_heads) {
-        return attend_together(engine, op, step);
+    if (step->n_tokens == 1) {
+        attend_together(engine, op, step);
+        return ES_OK;
     }
     const int32_t group = op->n_heads / op->n_kv_heads, n_threads = es_pool_threads(engine->pool);
     /* Heads stay together unless that would leave threads without work. */

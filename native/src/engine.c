@@ -57,47 +57,51 @@ static int copy_plan(es_plan *to, const es_plan *from) {
     return to->ops != NULL && to->widths != NULL && to->weights != NULL;
 }
 
-/* Floats that one thread needs for the largest of the plan's attention ops. */
-static size_t attention_scratch(const es_plan *plan) {
-    int32_t head_dim = 1;
+/* The plan's largest attention. */
+typedef struct attention_size {
+    int32_t n_heads, head_dim;
+} attention_size;
+
+static attention_size largest_attention(const es_plan *plan) {
+    attention_size size = {1, 1};
     for (int32_t i = 0; i < plan->n_ops; i++) {
         if (plan->ops[i].kind == ES_OP_ATTENTION) {
-            head_dim = es_max(head_dim, plan->ops[i].head_dim);
+            size.n_heads = es_max(size.n_heads, plan->ops[i].n_heads);
+            size.head_dim = es_max(size.head_dim, plan->ops[i].head_dim);
         }
     }
-    return es_attention_scratch(ES_ATTENTION_QUERIES, (size_t)plan->n_ctx, (size_t)head_dim);
+    return size;
 }
 
 static int create_scratch(es_engine *engine, int32_t n_threads) {
     const size_t k = (size_t)max_k(&engine->plan);
+    const attention_size attention = largest_attention(&engine->plan);
+    const size_t head_dim = (size_t)attention.head_dim;
+    const size_t part_floats = es_attention_part_floats(head_dim);
     engine->scratch = calloc((size_t)n_threads, sizeof *engine->scratch);
     if (engine->scratch == NULL) {
         return 0;
     }
     for (int32_t i = 0; i < n_threads; i++) {
         es_scratch *scratch = &engine->scratch[i];
-        scratch->attention = es_aligned(attention_scratch(&engine->plan) * sizeof(float));
+        scratch->attention =
+            es_aligned(es_attention_scratch(ES_ATTENTION_QUERIES, head_dim) * sizeof(float));
+        scratch->parts = es_aligned(2 * ES_ATTENTION_QUERIES * part_floats * sizeof(float));
         scratch->sums = es_aligned(ES_NEURON_ROWS * ES_TOKEN_BLOCK * sizeof(float));
         scratch->list = es_aligned((k + ES_LIST_SLACK) * sizeof(int32_t));
         scratch->neurons = es_aligned(max_neuron_rows(&engine->plan) * sizeof(int32_t));
         if (!es_input_create(&scratch->input, 1, k) || scratch->attention == NULL ||
-            scratch->sums == NULL || scratch->list == NULL || scratch->neurons == NULL) {
+            scratch->parts == NULL || scratch->sums == NULL || scratch->list == NULL ||
+            scratch->neurons == NULL) {
             return 0;
         }
     }
     engine->list = es_aligned((max_live_rows(&engine->plan) + ES_LIST_SLACK) * sizeof(int32_t));
-    int32_t n_heads = 1;
-    for (int32_t i = 0; i < engine->plan.n_ops; i++) {
-        if (engine->plan.ops[i].kind == ES_OP_ATTENTION) {
-            n_heads = es_max(n_heads, engine->plan.ops[i].n_heads);
-        }
-    }
-    engine->scores_stride = es_round_up((size_t)engine->plan.n_ctx, 16) + 32;
-    engine->scores = es_aligned((size_t)n_heads * engine->scores_stride * sizeof(float));
-    engine->inverse = es_aligned((size_t)n_heads * sizeof(float));
-    engine->unscored = es_aligned((size_t)n_heads * sizeof(int32_t));
-    if (engine->list == NULL || engine->scores == NULL || engine->inverse == NULL ||
-        engine->unscored == NULL) {
+    const size_t n_heads = (size_t)attention.n_heads;
+    const size_t n_chunks = (size_t)es_attention_chunks(engine->plan.n_ctx);
+    engine->parts = es_aligned(n_heads * n_chunks * part_floats * sizeof(float));
+    engine->unmerged = es_aligned(n_heads * sizeof(int32_t));
+    if (engine->list == NULL || engine->parts == NULL || engine->unmerged == NULL) {
         return 0;
     }
     return es_input_create(&engine->input, (size_t)engine->plan.max_tokens, k);
@@ -147,6 +151,7 @@ void es_engine_destroy(es_engine *engine) {
         for (int32_t i = 0; i < es_pool_threads(engine->pool); i++) {
             es_input_destroy(&engine->scratch[i].input);
             free(engine->scratch[i].attention);
+            free(engine->scratch[i].parts);
             free(engine->scratch[i].list);
             free(engine->scratch[i].neurons);
             free(engine->scratch[i].sums);
@@ -161,9 +166,8 @@ void es_engine_destroy(es_engine *engine) {
     }
     free(engine->list);
     free(engine->scratch);
-    free(engine->scores);
-    free(engine->inverse);
-    free(engine->unscored);
+    free(engine->parts);
+    free(engine->unmerged);
     free(engine->buffers);
     free((void *)engine->plan.ops);
     free((void *)engine->plan.widths);

@@ -27,6 +27,7 @@ typedef struct es_scratch {
     es_input input;     /* one token: every thread prepares its own, no barrier needed */
     uint64_t input_job; /* the linear whose input it holds */
     float *attention;   /* es_attention_scratch of the plan's largest attention */
+    float *parts;       /* two of each of ES_ATTENTION_QUERIES queries */
     int32_t *list;      /* live inputs of one token */
     int32_t n_listed;
     int32_t *neurons;  /* its share of a neuron-major product: one sum per stored output */
@@ -43,11 +44,9 @@ struct es_engine {
     es_input input;      /* max_tokens tokens, shared by the threads of one step */
     int32_t *list;       /* live rows of one token, shared by the threads */
     uint64_t moved;      /* bytes of weights that the op in progress has read */
-    float *scores;       /* [n_heads][scores_stride]: of one token that all threads work on */
-    float *inverse;      /* [n_heads]: 1 / sum of its weights */
-    int32_t *unscored;   /* [n_kv_heads]: pieces of positions whose scores are missing */
-    size_t scores_stride;
-    uint64_t job; /* counts linears, so that a thread knows a stale input */
+    float *parts;        /* of one token that all threads work on: [n_heads][chunks of n_ctx] */
+    int32_t *unmerged;   /* [n_kv_heads]: work items whose parts are missing */
+    uint64_t job;        /* counts linears, so that a thread knows a stale input */
 };
 
 int32_t es_run_embed(es_engine *engine, const es_op *op, const es_step *step);
@@ -65,16 +64,26 @@ static inline int32_t es_token_chunks(int32_t n_tokens) {
     return (n_tokens + ES_TOKENS_PER_CHUNK - 1) / ES_TOKENS_PER_CHUNK;
 }
 
-/* Keys or values of one kv head of the op's layer; `position` is the first row. */
+/* Keys or values of one kv head of the op's layer from a position on, to the end of its chunk. */
 static inline es_cache_rows es_cache_plane(const es_engine *engine, const es_op *op,
                                            const es_cache *cache, int values, int32_t kv_head,
                                            int32_t position) {
     const int32_t type = values ? engine->plan.cache_type_v : engine->plan.cache_type_k;
     const size_t row_bytes = es_cache_row_bytes(type, op->head_dim);
+    const int32_t begin = position / ES_CACHE_CHUNK * ES_CACHE_CHUNK;
+    const int32_t n_rows =
+        cache->capacity - begin < ES_CACHE_CHUNK ? cache->capacity - begin : ES_CACHE_CHUNK;
+    const size_t n_planes = (size_t)engine->plan.n_layers * (size_t)op->n_kv_heads;
     const size_t plane = (size_t)op->layer * (size_t)op->n_kv_heads + (size_t)kv_head;
-    const size_t row = plane * (size_t)cache->capacity + (size_t)position;
+    const size_t row =
+        (size_t)begin * n_planes + plane * (size_t)n_rows + (size_t)(position - begin);
     return (es_cache_rows){(values ? cache->values : cache->keys) + row * row_bytes, row_bytes,
                            type};
+}
+
+/* Chunks of n_rows rows. */
+static inline int32_t es_attention_chunks(int32_t n_rows) {
+    return n_rows / ES_CACHE_CHUNK + (n_rows % ES_CACHE_CHUNK != 0);
 }
 
 /* Row `token` of buffer `id`. */

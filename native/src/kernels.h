@@ -46,8 +46,8 @@ typedef void es_float_dot(float *y, size_t y_stride, const uint8_t *w, int32_t n
 /* One token of a block that attention works on: its heads lie side by side, head_dim floats each. */
 typedef struct es_attention_token {
     const float *q; /* [n_heads][head_dim] */
-    float *out;     /* [n_heads][head_dim]; may not overlap any q of the block */
-    int32_t first;  /* attends to rows [first, end), at least one */
+    float *part;    /* [n_heads][es_attention_part_floats(head_dim)], see below */
+    int32_t first;  /* attends to rows [first, end) of the chunk, at least one */
     int32_t end;
 } es_attention_token;
 
@@ -76,14 +76,26 @@ static inline es_cache_rows es_cache_rows_from(const es_cache_rows *rows, int32_
 
 enum {
     ES_ATTENTION_QUERIES = 16, /* heads times tokens in one call, at most */
-    ES_ATTENTION_TILE = 16     /* positions that are widened and worked on together */
+    ES_ATTENTION_TILE = 16     /* rows that are worked on together */
 };
 
-/* Floats of scratch for n_queries heads over n_pos rows: the query, the result and the scores (with a
- * tile's room on either side) of each, and one tile of widened rows. */
-static inline size_t es_attention_scratch(size_t n_queries, size_t n_pos, size_t head_dim) {
-    const size_t tile = ES_ATTENTION_TILE, width = (head_dim + 15) / 16 * 16;
-    return n_queries * (2 * width + (n_pos + 15) / 16 * 16 + 2 * tile) + tile * width;
+/* What attention makes of one chunk for one query: the largest score, the sum of the weights, then
+ * from ES_PART_VALUES on the weighted sum of values, padded. */
+enum { ES_PART_TOP = 0, ES_PART_SUM = 1, ES_PART_VALUES = 16 };
+
+/* head_dim rounded up to 16. */
+static inline size_t es_attention_width(size_t head_dim) {
+    return (head_dim + 15) / 16 * 16;
+}
+
+static inline size_t es_attention_part_floats(size_t head_dim) {
+    return ES_PART_VALUES + es_attention_width(head_dim);
+}
+
+/* Floats of scratch for n_queries heads: the query and the scores of each, and a tile of widened rows. */
+static inline size_t es_attention_scratch(size_t n_queries, size_t head_dim) {
+    const size_t width = es_attention_width(head_dim);
+    return n_queries * (width + ES_CACHE_CHUNK + 16) + ES_ATTENTION_TILE * width;
 }
 
 enum { ES_LIST_SLACK = 16 };
@@ -129,27 +141,13 @@ typedef struct es_kernels {
     void (*f16_to_f32)(float *y, const uint16_t *x, int32_t n);
     /* A row of the q8_0 cache from n floats. */
     void (*store_q8_0)(uint8_t *to, const float *x, int32_t n);
-    /* n_heads heads of each of n_tokens tokens, at most ES_ATTENTION_QUERIES in all, which read one kv
-     * head of one cache.
-     * scratch: es_attention_scratch(...) floats, 64-byte aligned. */
+    /* One chunk's part of attention (edgesparse/ops/README.md) for n_heads heads of each of n_tokens
+     * tokens, at most ES_ATTENTION_QUERIES in all, which read one kv head of one cache. k and v begin
+     * at the chunk's first row; rows beyond the last token's end are not touched.
+     * Parts are 64-byte aligned; scratch: es_attention_scratch(...) floats, 64-byte aligned. */
     void (*attention)(const es_attention_token *tokens, int32_t n_tokens, int32_t n_heads,
                       const es_cache_rows *k, const es_cache_rows *v, int32_t head_dim, float scale,
                       float *scratch);
-    /* The same in three parts, for heads of one token, at most ES_ATTENTION_QUERIES, so that threads can
-     * share the positions of the first and the columns of the last. Scratch as above.
-     *   scores: s[h * stride + j] = dot16(q[h], row j of k) * scale for rows j < n; s has room for n
-     *           rounded up to 16 in every head.
-     *   weigh:  s[j] = exp(s[j] - max s) for j < n; returns 1 / their sum. s is 64-byte aligned and has
-     *           room for n rounded up to 16, and 16 more.
-     *   values: out[h * head_dim + i] = inverse[h] * sum over j < n of e[h * stride + j] * v[j][i] for
-     *           columns i in [column, column + n_columns); column is a multiple of 32. */
-    void (*attention_scores)(float *s, size_t stride, const float *q, int32_t n_heads,
-                             const es_cache_rows *k, int32_t n, int32_t head_dim, float scale,
-                             float *scratch);
-    float (*attention_weigh)(float *s, int32_t n);
-    void (*attention_values)(float *out, const float *e, size_t stride, const float *inverse,
-                             int32_t n_heads, const es_cache_rows *v, int32_t n, int32_t head_dim,
-                             int32_t column, int32_t n_columns, float *scratch);
 
     /* Variant names for reporting, same order of families as es_kernel_variant. */
     const char *t2_variant, *t2n_variant, *t5_variant, *q8_variant, *q4_variant, *q8m_variant,

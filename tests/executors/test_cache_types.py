@@ -99,7 +99,7 @@ def test_memory() -> None:
         plan = model.engine.plan
         cache = model.engine.new_cache(10)
         assert cache.raw.nbytes == plan.n_layers * plan.kv_bytes * 10
-        assert cache.keys.nbytes < cache.values.nbytes
+        assert cache.keys.data.nbytes < cache.values.data.nbytes
 
 
 def test_refusals() -> None:
@@ -107,5 +107,5 @@ def test_refusals() -> None:
         edgesparse.load(tiny.path(tiny.NAMES[0]), cache_type_k="q9_9")
     with load_tiny(tiny.NAMES[0]) as model, load_tiny(tiny.NAMES[0], cache_type_v="q8_0") as other:
         cache = other.engine.new_cache(8)
-        with pytest.raises(UsageError, match="this plan needs f16"):
+        with pytest.raises(UsageError, match="this plan needs f16 and f16"):
             model.engine.forward(cache, [1, 2], 0)

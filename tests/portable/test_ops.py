@@ -114,8 +114,8 @@ def test_rope_kv() -> None:
                 for h, x in enumerate(heads[name][t]):
                     y = truth.norm(x, vectors[weight], 1e-5) if normed else x
                     heads[name][t, h] = truth.rotate(y, table[p], style)
-            expected[s].keys[1, :, p] = heads["k"][t]
-            expected[s].values[1, :, p] = heads["v"][t]
+            expected[s].keys.chunks(1)[0][:, p] = heads["k"][t]
+            expected[s].values.chunks(1)[0][:, p] = heads["v"][t]
         for name in widths:
             same_bits(executor.buffer(name, 5), heads[name].reshape(5, -1))
         for cache, wanted in zip(caches, expected, strict=True):
@@ -143,7 +143,7 @@ def test_attention() -> None:
         caches = [KVCache(plan, 64), KVCache(plan, 48)]
         for cache in caches:
             for rows in (cache.keys, cache.values):
-                rows[:] = rng.normal(size=rows.shape).astype(np.float16)
+                rows.data.view(np.float16)[:] = rng.normal(size=rows.data.size // 2)
         q = (rng.normal(size=(5, n_heads, head_dim)) * 4).astype(F32)
         executor.buffer("q", 5)[:] = q.reshape(5, -1)
         executor.run(
@@ -154,8 +154,8 @@ def test_attention() -> None:
             p = positions[t]
             rows = slice(max(0, p + 1 - window) if window else 0, p + 1)
             cache, kv = caches[sequences[t]], h // (n_heads // n_kv)
-            keys, values = cache.keys[1, kv, rows], cache.values[1, kv, rows]
-            same_bits(got[t, h], truth.attention(q[t, h], keys, values, scale))
+            keys, values = (c.chunks(1)[0][kv, rows] for c in (cache.keys, cache.values))
+            same_bits(got[t, h], truth.attention(q[t, h], keys, values, scale, rows.start))
         executor.close()
         n_cases += 1
     assert n_cases == 3 * 3 * 4 * 3

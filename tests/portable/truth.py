@@ -110,11 +110,23 @@ def rotate(x: Array, table: Array, style: int) -> Array:
     return x
 
 
-def attention(q: Array, keys: Array, values: Array, scale: float) -> Array:
-    """One head of one token: q (head_dim,), keys and values (n, head_dim) float16."""
-    scores = np.array([sum16(q * k.astype(F32)) * F32(scale) for k in keys], F32)
-    e = exp(scores - scores.max())
-    acc = np.zeros(len(q), F32)
-    for weight, v in zip(e, values, strict=True):
-        acc = acc + weight * v.astype(F32)
-    return acc * (F32(1) / sum16(e))
+def attention(q: Array, keys: Array, values: Array, scale: float, first: int = 0) -> Array:
+    """One head of one token: q (head_dim,), keys and values (n, head_dim) float16, row first on."""
+    total: tuple[np.float32, np.float32, Array] | None = None
+    for begin in range(first // 256 * 256, first + len(keys), 256):
+        rows = range(max(first, begin), min(first + len(keys), begin + 256))
+        scores = [sum16(q * keys[j - first].astype(F32)) * F32(scale) for j in rows]
+        top = max(scores)
+        lanes, acc = np.zeros(16, F32), np.zeros(len(q), F32)
+        for j, score in zip(rows, scores, strict=True):
+            weight = exp(np.array([score - top], F32))[0]
+            lanes[j % 16] += weight
+            acc = acc + weight * values[j - first].astype(F32)
+        part = (top, sum16(lanes), acc)
+        if total is not None:
+            highest = max(total[0], top)
+            f, g = (exp(np.array([t - highest], F32))[0] for t in (total[0], top))
+            part = (highest, total[1] * f + part[1] * g, total[2] * f + acc * g)
+        total = part
+    assert total is not None
+    return total[2] * (F32(1) / total[1])

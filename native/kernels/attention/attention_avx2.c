@@ -40,63 +40,147 @@ ES_INLINE_AVX2 void widen_q8_row(float *to, const uint8_t *row, int32_t n) {
     es_widen_q8_0(to, row, n);
 }
 
-/* Two rows of a tile: one in each half, its sixteen lanes folded to four. */
-ES_INLINE_AVX2 __m256 dot_pair(const float *q, const float *a, const float *b, const size_t width) {
-    const __m256 q0 = _mm256_load_ps(q), q1 = _mm256_load_ps(q + 8);
-    __m256 a0 = _mm256_mul_ps(q0, _mm256_load_ps(a));
-    __m256 a1 = _mm256_mul_ps(q1, _mm256_load_ps(a + 8));
-    __m256 b0 = _mm256_mul_ps(q0, _mm256_load_ps(b));
-    __m256 b1 = _mm256_mul_ps(q1, _mm256_load_ps(b + 8));
+/* The step of the q8_0 block of element i. */
+ES_INLINE_AVX2 __m256 load_step(const uint8_t *row, size_t i) {
+    int16_t half;
+    memcpy(&half, row + es_source_offset(ES_SOURCE_Q8_0, i), sizeof half);
+    return _mm256_cvtph_ps(_mm_set1_epi16(half));
+}
+
+/* Elements [i, i + 8) of a row; `step` is that of their block and of no matter to other kinds. */
+ES_INLINE_AVX2 __m256 load_eight(const uint8_t *row, size_t i, const es_source_kind kind,
+                                 __m256 step) {
+    const uint8_t *at = row + es_source_offset(kind, i);
+    if (kind == ES_SOURCE_F32) {
+        return _mm256_load_ps((const float *)(const void *)at);
+    }
+    if (kind == ES_SOURCE_F16) {
+        return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)at));
+    }
+    const __m128i codes =
+        _mm_loadl_epi64((const __m128i *)(const void *)(at + 2 + i % ES_CACHE_BLOCK));
+    return _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes)), step);
+}
+
+/* Lanes 0 to 7 and 8 to 15 of the products of a row with n_queries queries. */
+ES_INLINE_AVX2 void multiply_row(__m256 *low, __m256 *high, const float *q, const size_t n_queries,
+                                 const size_t width, const uint8_t *row,
+                                 const es_source_kind kind) {
+    __m256 step = kind == ES_SOURCE_Q8_0 ? load_step(row, 0) : _mm256_setzero_ps();
+    const __m256 first = load_eight(row, 0, kind, step), second = load_eight(row, 8, kind, step);
+    for (size_t h = 0; h < n_queries; h++) {
+        low[h] = _mm256_mul_ps(_mm256_load_ps(q + h * width), first);
+        high[h] = _mm256_mul_ps(_mm256_load_ps(q + h * width + 8), second);
+    }
     for (size_t i = 16; i < width; i += 16) {
-        const __m256 low = _mm256_load_ps(q + i), high = _mm256_load_ps(q + i + 8);
-        a0 = _mm256_add_ps(a0, _mm256_mul_ps(low, _mm256_load_ps(a + i)));
-        a1 = _mm256_add_ps(a1, _mm256_mul_ps(high, _mm256_load_ps(a + i + 8)));
-        b0 = _mm256_add_ps(b0, _mm256_mul_ps(low, _mm256_load_ps(b + i)));
-        b1 = _mm256_add_ps(b1, _mm256_mul_ps(high, _mm256_load_ps(b + i + 8)));
+        if (kind == ES_SOURCE_Q8_0 && i % ES_CACHE_BLOCK == 0) {
+            step = load_step(row, i);
+        }
+        const __m256 a = load_eight(row, i, kind, step), b = load_eight(row, i + 8, kind, step);
+        for (size_t h = 0; h < n_queries; h++) {
+            const float *to = q + h * width + i;
+            low[h] = _mm256_add_ps(low[h], _mm256_mul_ps(_mm256_load_ps(to), a));
+            high[h] = _mm256_add_ps(high[h], _mm256_mul_ps(_mm256_load_ps(to + 8), b));
+        }
     }
-    a0 = _mm256_add_ps(a0, a1);
-    b0 = _mm256_add_ps(b0, b1);
-    return _mm256_add_ps(_mm256_permute2f128_ps(a0, b0, 0x20),
-                         _mm256_permute2f128_ps(a0, b0, 0x31));
 }
 
-/* l[i] += l[i + 2] within the halves of both. */
-ES_INLINE_AVX2 __m256 fold4(__m256 a, __m256 b) {
-    return _mm256_add_ps(_mm256_shuffle_ps(a, b, 0x44), _mm256_shuffle_ps(a, b, 0xee));
-}
-
-/* Eight rows: row r with row r + 4, so that the sums come out in ascending order. */
-ES_INLINE_AVX2 __m256 dot_eight(const float *q, const float *tile, const size_t width) {
-    __m256 pair[4];
-    for (size_t r = 0; r < 4; r++) {
-        pair[r] = dot_pair(q, tile + r * width, tile + (r + 4) * width, width);
+/* The sixteen lanes of four sums, folded. */
+ES_INLINE_AVX2 __m128 fold_four(const __m256 *low, const __m256 *high) {
+    __m256 eight[4];
+    for (int i = 0; i < 4; i++) {
+        eight[i] = _mm256_add_ps(low[i], high[i]);
     }
-    const __m256 a = fold4(pair[0], pair[1]), b = fold4(pair[2], pair[3]);
-    return _mm256_add_ps(_mm256_shuffle_ps(a, b, 0x88), _mm256_shuffle_ps(a, b, 0xdd));
+    const __m256 a = _mm256_add_ps(_mm256_permute2f128_ps(eight[0], eight[2], 0x20),
+                                   _mm256_permute2f128_ps(eight[0], eight[2], 0x31));
+    const __m256 b = _mm256_add_ps(_mm256_permute2f128_ps(eight[1], eight[3], 0x20),
+                                   _mm256_permute2f128_ps(eight[1], eight[3], 0x31));
+    /* Sums 0 and 1 in the lower half, 2 and 3 in the upper, two lanes each. */
+    const __m256 two = _mm256_add_ps(_mm256_shuffle_ps(a, b, 0x44), _mm256_shuffle_ps(a, b, 0xee));
+    const __m128 c = _mm256_castps256_ps128(two), d = _mm256_extractf128_ps(two, 1);
+    return _mm_add_ps(_mm_shuffle_ps(c, d, 0x88), _mm_shuffle_ps(c, d, 0xdd));
 }
 
-ES_INLINE_AVX2 void score_tile(float *s, const float *q, const float *tile, const size_t width,
+/* One query: four rows at a time. */
+ES_INLINE_AVX2 void score_one(float *s, const float *q, const es_source_rows *rows, int32_t n,
+                              const size_t width, __m128 scale) {
+    __m256 low[4], high[4];
+    for (int32_t r = 0; r < n; r += 4) {
+        for (int k = 0; k < 4; k++) {
+            const uint8_t *row = es_source_row(rows, r + k, n);
+            es_prefetch_row(row, rows);
+            multiply_row(low + k, high + k, q, 1, width, row, rows->kind);
+        }
+        _mm_storeu_ps(s + r, _mm_mul_ps(fold_four(low, high), scale));
+    }
+}
+
+/* Two queries: two rows at a time. */
+ES_INLINE_AVX2 void score_two(float *s, size_t stride, const float *q, const es_source_rows *rows,
+                              int32_t n, const size_t width, __m128 scale) {
+    __m256 low[2][2], high[2][2];
+    for (int32_t r = 0; r < n; r += 2) {
+        for (int k = 0; k < 2; k++) {
+            const uint8_t *row = es_source_row(rows, r + k, n);
+            es_prefetch_row(row, rows);
+            multiply_row(low[k], high[k], q, 2, width, row, rows->kind);
+        }
+        const __m256 lows[4] = {low[0][0], low[1][0], low[0][1], low[1][1]};
+        const __m256 highs[4] = {high[0][0], high[1][0], high[0][1], high[1][1]};
+        const __m128 sums = _mm_mul_ps(fold_four(lows, highs), scale);
+        _mm_storel_pi((__m64 *)(void *)(s + r), sums);
+        _mm_storeh_pi((__m64 *)(void *)(s + stride + r), sums);
+    }
+}
+
+/* Three or four queries: one row at a time, four rows turned about. */
+ES_INLINE_AVX2 void score_four(float *s, size_t stride, const float *q, const size_t n_queries,
+                               const es_source_rows *rows, int32_t n, const size_t width,
+                               __m128 scale) {
+    for (int32_t r = 0; r < n; r += 4) {
+        __m128 sums[4];
+        for (int k = 0; k < 4; k++) {
+            __m256 low[4], high[4];
+            const uint8_t *row = es_source_row(rows, r + k, n);
+            es_prefetch_row(row, rows);
+            multiply_row(low, high, q, n_queries, width, row, rows->kind);
+            if (n_queries == 3) {
+                low[3] = low[2];
+                high[3] = high[2];
+            }
+            sums[k] = _mm_mul_ps(fold_four(low, high), scale);
+        }
+        _MM_TRANSPOSE4_PS(sums[0], sums[1], sums[2], sums[3]);
+        for (size_t h = 0; h < n_queries; h++) {
+            _mm_storeu_ps(s + h * stride + r, sums[h]);
+        }
+    }
+}
+
+ES_INLINE_AVX2 void score_rows(float *s, size_t stride, const float *q, const size_t n_queries,
+                               const es_source_rows *rows, int32_t n, const size_t width,
                                float scale) {
-    const __m256 factor = _mm256_set1_ps(scale);
-    _mm256_storeu_ps(s, _mm256_mul_ps(dot_eight(q, tile, width), factor));
-    _mm256_storeu_ps(s + 8, _mm256_mul_ps(dot_eight(q, tile + 8 * width, width), factor));
+    const __m128 factor = _mm_set1_ps(scale);
+    if (n_queries == 1) {
+        score_one(s, q, rows, n, width, factor);
+    } else if (n_queries == 2) {
+        score_two(s, stride, q, rows, n, width, factor);
+    } else {
+        score_four(s, stride, q, n_queries, rows, n, width, factor);
+    }
 }
 
-/* The scores' room reaches beyond n: a ragged end is made whole with scores that weigh nothing. */
-ES_INLINE_AVX2 float weigh(float *s, int32_t n) {
+ES_INLINE_AVX2 void weigh(float *s, int32_t low, int32_t high, float *part) {
     const __m256 nothing = _mm256_set1_ps(-INFINITY);
-    const int32_t padded = (n + 15) & ~15;
-    for (int32_t j = n; j < padded; j++) {
-        s[j] = -INFINITY;
-    }
     __m256 m0 = nothing, m1 = nothing;
-    for (int32_t j = 0; j < padded; j += 16) {
+    for (int32_t j = low; j < high; j += 16) {
         m0 = _mm256_max_ps(_mm256_load_ps(s + j), m0);
         m1 = _mm256_max_ps(_mm256_load_ps(s + j + 8), m1);
     }
-    const __m256 top = _mm256_set1_ps(es_max8_avx2(_mm256_max_ps(m0, m1)));
+    part[ES_PART_TOP] = es_max8_avx2(_mm256_max_ps(m0, m1));
+    const __m256 top = _mm256_set1_ps(part[ES_PART_TOP]);
     __m256 lane[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
-    for (int32_t j = 0; j < padded; j += 16) {
+    for (int32_t j = low; j < high; j += 16) {
         for (int h = 0; h < 2; h++) {
             const __m256 score = _mm256_load_ps(s + j + 8 * h);
             const __m256 kept = _mm256_cmp_ps(score, nothing, _CMP_NEQ_UQ);
@@ -105,71 +189,67 @@ ES_INLINE_AVX2 float weigh(float *s, int32_t n) {
             _mm256_store_ps(s + j + 8 * h, e);
         }
     }
-    return 1.0f / es_fold16_avx2(lane[0], lane[1]);
+    part[ES_PART_SUM] = es_fold16_avx2(lane[0], lane[1]);
 }
 
-/* Columns [0, 8 * n_registers) of n_heads results. */
-ES_INLINE_AVX2 void add_columns(float *acc, const float *e, size_t stride, const float *tile,
-                                int32_t n, const size_t width, const size_t n_heads,
-                                const size_t n_registers) {
-    __m256 sum[2][8];
-    for (size_t h = 0; h < n_heads; h++) {
+/* Columns [column, column + 8 * n_registers) of n_queries results. */
+ES_INLINE_AVX2 void add_columns(float *const *acc, const size_t width, size_t column,
+                                const float *e, size_t stride, const size_t n_queries,
+                                const es_source_rows *rows, int32_t n, const size_t n_registers) {
+    __m256 sum[4][8];
+    for (size_t h = 0; h < n_queries; h++) {
         for (size_t r = 0; r < n_registers; r++) {
-            sum[h][r] = _mm256_load_ps(acc + h * width + 8 * r);
+            sum[h][r] = _mm256_load_ps(acc[h] + column + 8 * r);
         }
     }
-    for (int32_t j = 0; j < n; j++, tile += width) {
-        for (size_t h = 0; h < n_heads; h++) {
-            const __m256 weight = _mm256_set1_ps(e[h * stride + (size_t)j]);
-            for (size_t r = 0; r < n_registers; r++) {
-                const __m256 value = _mm256_load_ps(tile + 8 * r);
+    const uint8_t *row = rows->data;
+    /* Every strip asks for its share of the rows behind these. */
+    const size_t n_ahead = rows->row_bytes * 8 * n_registers / width;
+    const uint8_t *ahead =
+        row + (size_t)n * (rows->row_bytes + n_ahead * (column / 8 / n_registers));
+    for (int32_t j = 0; j < n; j++, row += rows->row_bytes) {
+        if (rows->kind != ES_SOURCE_F32) {
+            es_prefetch_lines(ahead + (size_t)j * n_ahead, n_ahead);
+        }
+        __m256 step = _mm256_setzero_ps();
+        for (size_t r = 0; r < n_registers; r++) {
+            if (rows->kind == ES_SOURCE_Q8_0 &&
+                (r == 0 || (column + 8 * r) % ES_CACHE_BLOCK == 0)) {
+                step = load_step(row, column + 8 * r);
+            }
+            const __m256 value = load_eight(row, column + 8 * r, rows->kind, step);
+            for (size_t h = 0; h < n_queries; h++) {
+                const __m256 weight = _mm256_broadcast_ss(e + h * stride + (size_t)j);
                 sum[h][r] = _mm256_add_ps(sum[h][r], _mm256_mul_ps(weight, value));
             }
         }
     }
-    for (size_t h = 0; h < n_heads; h++) {
+    for (size_t h = 0; h < n_queries; h++) {
         for (size_t r = 0; r < n_registers; r++) {
-            _mm256_store_ps(acc + h * width + 8 * r, sum[h][r]);
+            _mm256_store_ps(acc[h] + column + 8 * r, sum[h][r]);
         }
     }
 }
 
-/* Two heads share a row's load; sixteen registers hold no more than eight sums at once. */
-ES_INLINE_AVX2 void add_values(float *acc, const float *e, size_t stride, const float *tile,
-                               int32_t n, const size_t width, int32_t n_heads) {
-    for (; n_heads >= 2; n_heads -= 2, acc += 2 * width, e += 2 * stride) {
-        size_t i = 0;
-        for (; i + 32 <= width; i += 32) {
-            add_columns(acc + i, e, stride, tile + i, n, width, 2, 4);
-        }
-        for (; i < width; i += 16) {
-            add_columns(acc + i, e, stride, tile + i, n, width, 2, 2);
-        }
+/* Sixteen registers hold no more than eight sums at once. */
+ES_INLINE_AVX2 void add_rows(float *const *acc, const float *e, size_t stride,
+                             const size_t n_queries, const es_source_rows *rows, int32_t n,
+                             const size_t width) {
+    const size_t n_registers = n_queries >= 3 ? 2 : n_queries == 2 ? 4 : 8;
+    size_t i = 0;
+    for (; i + 8 * n_registers <= width; i += 8 * n_registers) {
+        add_columns(acc, width, i, e, stride, n_queries, rows, n, n_registers);
     }
-    if (n_heads == 1) {
-        size_t i = 0;
-        for (; i + 64 <= width; i += 64) {
-            add_columns(acc + i, e, stride, tile + i, n, width, 1, 8);
-        }
-        for (; i < width; i += 16) {
-            add_columns(acc + i, e, stride, tile + i, n, width, 1, 2);
-        }
+    for (; i < width; i += 16) {
+        add_columns(acc, width, i, e, stride, n_queries, rows, n, 2);
     }
 }
 
-ES_INLINE_AVX2 void scale_row(float *out, const float *acc, int32_t n, float factor) {
-    const __m256 by = _mm256_set1_ps(factor);
-    int32_t i = 0;
-    for (; i + 8 <= n; i += 8) {
-        _mm256_storeu_ps(out + i, _mm256_mul_ps(_mm256_load_ps(acc + i), by));
-    }
-    if (i < n) {
-        es_store_first(out + i, _mm256_mul_ps(_mm256_load_ps(acc + i), by), n - i);
-    }
-}
+enum { ES_VALUE_ROWS = 32 };
 
 #include "kernels/attention/attention_driver.h"
 
 void es_attention_avx2(es_kernels *table) {
-    es_attention_fill(table, "avx2");
+    table->attention = es_attention;
+    table->attention_variant = "avx2";
 }

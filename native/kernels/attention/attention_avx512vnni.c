@@ -40,19 +40,25 @@ ES_INLINE_512 void widen_q8_row(float *to, const uint8_t *row, int32_t n) {
     es_widen_q8_0(to, row, n);
 }
 
-/* Rows 0, 4, 8 and 12 of a tile: one in each 128-bit quarter, its sixteen lanes folded to four. */
-ES_INLINE_512 __m512 dot_quad(const float *q, const float *tile, const size_t width) {
-    __m512 lane[4];
-    for (size_t r = 0; r < 4; r++) {
-        lane[r] = _mm512_mul_ps(_mm512_load_ps(q), _mm512_load_ps(tile + 4 * r * width));
+/* Elements [i, i + 16) of a row. */
+ES_INLINE_512 __m512 load_sixteen(const uint8_t *row, size_t i, const es_source_kind kind) {
+    const uint8_t *at = row + es_source_offset(kind, i);
+    if (kind == ES_SOURCE_F32) {
+        return _mm512_load_ps((const float *)(const void *)at);
     }
-    for (size_t i = 16; i < width; i += 16) {
-        const __m512 factor = _mm512_load_ps(q + i);
-        for (size_t r = 0; r < 4; r++) {
-            const __m512 row = _mm512_load_ps(tile + 4 * r * width + i);
-            lane[r] = _mm512_add_ps(lane[r], _mm512_mul_ps(factor, row));
-        }
+    if (kind == ES_SOURCE_F16) {
+        return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)at));
     }
+    int16_t half;
+    memcpy(&half, at, sizeof half);
+    const __m128i codes =
+        _mm_loadu_si128((const __m128i *)(const void *)(at + 2 + i % ES_CACHE_BLOCK));
+    return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes)),
+                         _mm512_cvtph_ps(_mm256_set1_epi16(half)));
+}
+
+/* l[i] += l[i + 8], then l[i + 4] of four sums, which end up in one quarter each. */
+ES_INLINE_512 __m512 fold_quarters(const __m512 *lane) {
     const __m512 a = _mm512_add_ps(_mm512_shuffle_f32x4(lane[0], lane[1], 0x44),
                                    _mm512_shuffle_f32x4(lane[0], lane[1], 0xee));
     const __m512 b = _mm512_add_ps(_mm512_shuffle_f32x4(lane[2], lane[3], 0x44),
@@ -61,18 +67,70 @@ ES_INLINE_512 __m512 dot_quad(const float *q, const float *tile, const size_t wi
 }
 
 /* l[i] += l[i + 2] within the quarters of both. */
-ES_INLINE_512 __m512 fold4(__m512 a, __m512 b) {
+ES_INLINE_512 __m512 fold_pairs(__m512 a, __m512 b) {
     return _mm512_add_ps(_mm512_shuffle_ps(a, b, 0x44), _mm512_shuffle_ps(a, b, 0xee));
 }
 
-ES_INLINE_512 void score_tile(float *s, const float *q, const float *tile, const size_t width,
+/* The sixteen lanes of sixteen sums, folded. Sum 4 a + b is element a of quarter b. */
+ES_INLINE_512 __m512 fold_sixteen(const __m512 *lane) {
+    const __m512 a = fold_pairs(fold_quarters(lane), fold_quarters(lane + 4));
+    const __m512 b = fold_pairs(fold_quarters(lane + 8), fold_quarters(lane + 12));
+    return _mm512_add_ps(_mm512_shuffle_ps(a, b, 0x88), _mm512_shuffle_ps(a, b, 0xdd));
+}
+
+/* Sixteen sums at a time: n_rows rows with each of n_queries queries. */
+ES_INLINE_512 void score_block(float *s, size_t stride, const float *q, const size_t n_queries,
+                               const es_source_rows *rows, int32_t r, int32_t n, const size_t width,
+                               const size_t n_rows, __m512 scale) {
+    const uint8_t *row[16];
+    __m512 lane[16];
+    for (size_t k = 0; k < n_rows; k++) {
+        row[k] = es_source_row(rows, r + (int32_t)k, n);
+        es_prefetch_row(row[k], rows);
+        const __m512 element = load_sixteen(row[k], 0, rows->kind);
+        for (size_t h = 0; h < n_queries; h++) {
+            lane[h * n_rows + k] = _mm512_mul_ps(_mm512_load_ps(q + h * width), element);
+        }
+    }
+    for (size_t i = 16; i < width; i += 16) {
+        for (size_t k = 0; k < n_rows; k++) {
+            const __m512 element = load_sixteen(row[k], i, rows->kind);
+            for (size_t h = 0; h < n_queries; h++) {
+                const __m512 factor = _mm512_load_ps(q + h * width + i);
+                lane[h * n_rows + k] =
+                    _mm512_add_ps(lane[h * n_rows + k], _mm512_mul_ps(factor, element));
+            }
+        }
+    }
+    for (size_t i = n_queries * n_rows; i < 16; i++) {
+        lane[i] = lane[0];
+    }
+    /* Row 4 a + b of a query came out as element a of quarter b. */
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __m512 sums = _mm512_mul_ps(_mm512_permutexvar_ps(order, fold_sixteen(lane)), scale);
+    if (n_rows == 16) {
+        _mm512_storeu_ps(s + r, sums);
+    } else if (n_rows == 8) {
+        _mm256_storeu_ps(s + r, _mm512_castps512_ps256(sums));
+        _mm256_storeu_ps(s + stride + r, _mm512_extractf32x8_ps(sums, 1));
+    } else {
+        _mm_storeu_ps(s + r, _mm512_castps512_ps128(sums));
+        _mm_storeu_ps(s + stride + r, _mm512_extractf32x4_ps(sums, 1));
+        _mm_storeu_ps(s + 2 * stride + r, _mm512_extractf32x4_ps(sums, 2));
+        if (n_queries == 4) {
+            _mm_storeu_ps(s + 3 * stride + r, _mm512_extractf32x4_ps(sums, 3));
+        }
+    }
+}
+
+ES_INLINE_512 void score_rows(float *s, size_t stride, const float *q, const size_t n_queries,
+                              const es_source_rows *rows, int32_t n, const size_t width,
                               float scale) {
-    const __m512 even = fold4(dot_quad(q, tile, width), dot_quad(q, tile + width, width));
-    const __m512 odd =
-        fold4(dot_quad(q, tile + 2 * width, width), dot_quad(q, tile + 3 * width, width));
-    const __m512 sums =
-        _mm512_add_ps(_mm512_shuffle_ps(even, odd, 0x88), _mm512_shuffle_ps(even, odd, 0xdd));
-    _mm512_storeu_ps(s, _mm512_mul_ps(sums, _mm512_set1_ps(scale)));
+    const size_t n_rows = n_queries == 1 ? 16 : n_queries == 2 ? 8 : 4;
+    const __m512 factor = _mm512_set1_ps(scale);
+    for (int32_t r = 0; r < n; r += (int32_t)n_rows) {
+        score_block(s, stride, q, n_queries, rows, r, n, width, n_rows, factor);
+    }
 }
 
 /* See es_exp in kernels/vector/vector.h. */
@@ -103,86 +161,76 @@ ES_INLINE_512 float fold16(__m512 l) {
     return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
 }
 
-ES_INLINE_512 float weigh(float *s, int32_t n) {
-    const int32_t whole = n & ~15;
-    const __mmask16 rest = first_lanes(n - whole);
-    const __m512 last = _mm512_mask_loadu_ps(_mm512_set1_ps(-INFINITY), rest, s + whole);
-    __m512 largest = last;
-    for (int32_t j = 0; j < whole; j += 16) {
+ES_INLINE_512 void weigh(float *s, int32_t low, int32_t high, float *part) {
+    const __m512 nothing = _mm512_set1_ps(-INFINITY);
+    __m512 largest = nothing;
+    for (int32_t j = low; j < high; j += 16) {
         largest = _mm512_max_ps(_mm512_load_ps(s + j), largest);
     }
-    const __m512 top = _mm512_set1_ps(_mm512_reduce_max_ps(largest));
+    part[ES_PART_TOP] = _mm512_reduce_max_ps(largest);
+    const __m512 top = _mm512_set1_ps(part[ES_PART_TOP]);
     __m512 sum = _mm512_setzero_ps();
-    for (int32_t j = 0; j < whole; j += 16) {
-        const __m512 e = exponential(_mm512_sub_ps(_mm512_load_ps(s + j), top));
+    for (int32_t j = low; j < high; j += 16) {
+        const __m512 score = _mm512_load_ps(s + j);
+        const __mmask16 kept = _mm512_cmp_ps_mask(score, nothing, _CMP_NEQ_UQ);
+        const __m512 e = _mm512_maskz_mov_ps(kept, exponential(_mm512_sub_ps(score, top)));
         sum = _mm512_add_ps(sum, e);
         _mm512_store_ps(s + j, e);
     }
-    const __m512 e = _mm512_maskz_mov_ps(rest, exponential(_mm512_sub_ps(last, top)));
-    _mm512_store_ps(s + whole, e);
-    return 1.0f / fold16(_mm512_add_ps(sum, e));
+    part[ES_PART_SUM] = fold16(sum);
 }
 
-/* Columns [0, 16 * n_registers) of n_heads results. */
-ES_INLINE_512 void add_columns(float *acc, const float *e, size_t stride, const float *tile,
-                               int32_t n, const size_t width, const size_t n_heads,
-                               const size_t n_registers) {
+/* Columns [column, column + 16 * n_registers) of n_queries results. */
+ES_INLINE_512 void add_columns(float *const *acc, const size_t width, size_t column, const float *e,
+                               size_t stride, const size_t n_queries, const es_source_rows *rows,
+                               int32_t n, const size_t n_registers) {
     __m512 sum[4][4];
-    for (size_t h = 0; h < n_heads; h++) {
+    for (size_t h = 0; h < n_queries; h++) {
         for (size_t r = 0; r < n_registers; r++) {
-            sum[h][r] = _mm512_load_ps(acc + h * width + 16 * r);
+            sum[h][r] = _mm512_load_ps(acc[h] + column + 16 * r);
         }
     }
-    for (int32_t j = 0; j < n; j++, tile += width) {
-        for (size_t h = 0; h < n_heads; h++) {
-            const __m512 weight = _mm512_set1_ps(e[h * stride + (size_t)j]);
-            for (size_t r = 0; r < n_registers; r++) {
-                const __m512 value = _mm512_load_ps(tile + 16 * r);
+    const uint8_t *row = rows->data;
+    /* Every strip asks for its share of the rows behind these. */
+    const size_t n_ahead = rows->row_bytes * 16 * n_registers / width;
+    const uint8_t *ahead =
+        row + (size_t)n * (rows->row_bytes + n_ahead * (column / 16 / n_registers));
+    for (int32_t j = 0; j < n; j++, row += rows->row_bytes) {
+        if (rows->kind != ES_SOURCE_F32) {
+            es_prefetch_lines(ahead + (size_t)j * n_ahead, n_ahead);
+        }
+        for (size_t r = 0; r < n_registers; r++) {
+            const __m512 value = load_sixteen(row, column + 16 * r, rows->kind);
+            for (size_t h = 0; h < n_queries; h++) {
+                const __m512 weight = _mm512_set1_ps(e[h * stride + (size_t)j]);
                 sum[h][r] = _mm512_add_ps(sum[h][r], _mm512_mul_ps(weight, value));
             }
         }
     }
-    for (size_t h = 0; h < n_heads; h++) {
+    for (size_t h = 0; h < n_queries; h++) {
         for (size_t r = 0; r < n_registers; r++) {
-            _mm512_store_ps(acc + h * width + 16 * r, sum[h][r]);
+            _mm512_store_ps(acc[h] + column + 16 * r, sum[h][r]);
         }
     }
 }
 
-ES_INLINE_512 void add_heads(float *acc, const float *e, size_t stride, const float *tile,
-                             int32_t n, const size_t width, const size_t n_heads) {
+ES_INLINE_512 void add_rows(float *const *acc, const float *e, size_t stride,
+                            const size_t n_queries, const es_source_rows *rows, int32_t n,
+                            const size_t width) {
     size_t i = 0;
     for (; i + 64 <= width; i += 64) {
-        add_columns(acc + i, e, stride, tile + i, n, width, n_heads, 4);
+        add_columns(acc, width, i, e, stride, n_queries, rows, n, 4);
     }
     for (; i < width; i += 16) {
-        add_columns(acc + i, e, stride, tile + i, n, width, n_heads, 1);
+        add_columns(acc, width, i, e, stride, n_queries, rows, n, 1);
     }
 }
 
-ES_INLINE_512 void add_values(float *acc, const float *e, size_t stride, const float *tile,
-                              int32_t n, const size_t width, int32_t n_heads) {
-    for (; n_heads >= 4; n_heads -= 4, acc += 4 * width, e += 4 * stride) {
-        add_heads(acc, e, stride, tile, n, width, 4);
-    }
-    if (n_heads == 3) {
-        add_heads(acc, e, stride, tile, n, width, 3);
-    } else if (n_heads == 2) {
-        add_heads(acc, e, stride, tile, n, width, 2);
-    } else if (n_heads == 1) {
-        add_heads(acc, e, stride, tile, n, width, 1);
-    }
-}
-
-ES_INLINE_512 void scale_row(float *out, const float *acc, int32_t n, float factor) {
-    for (int32_t i = 0; i < n; i += 16) {
-        const __m512 y = _mm512_mul_ps(_mm512_load_ps(acc + i), _mm512_set1_ps(factor));
-        _mm512_mask_storeu_ps(out + i, first_lanes(n - i), y);
-    }
-}
+enum { ES_VALUE_ROWS = 8 };
 
 #include "kernels/attention/attention_driver.h"
 
 void es_attention_avx512vnni(es_kernels *table) {
-    es_attention_fill(table, "avx512");
+    table->attention = es_attention;
+    table->attention_variant = "avx512";
 }

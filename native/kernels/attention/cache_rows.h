@@ -5,9 +5,49 @@
 
 #include "kernels.h"
 #include "kernels/half.h"
+#include "kernels/prefetch.h"
 #include "kernels/vector/vector.h"
 
 #include <string.h>
+
+/* Rows that a SIMD kernel works on: as they lie in the cache, or widened floats. */
+typedef enum es_source_kind { ES_SOURCE_F32, ES_SOURCE_F16, ES_SOURCE_Q8_0 } es_source_kind;
+
+typedef struct es_source_rows {
+    const uint8_t *data;
+    size_t row_bytes;
+    es_source_kind kind;
+} es_source_rows;
+
+/* Where element i of a row lies; for q8_0, its block. */
+static inline __attribute__((always_inline)) size_t es_source_offset(es_source_kind kind,
+                                                                     size_t i) {
+    return kind == ES_SOURCE_F32   ? i * sizeof(float)
+           : kind == ES_SOURCE_F16 ? i * sizeof(uint16_t)
+                                   : i / ES_CACHE_BLOCK * ES_CACHE_BLOCK_BYTES;
+}
+
+/* Row r of n; beyond the last it is the last again. */
+static inline __attribute__((always_inline)) const uint8_t *
+es_source_row(const es_source_rows *rows, int32_t r, int32_t n) {
+    return rows->data + (size_t)(r < n ? r : n - 1) * rows->row_bytes;
+}
+
+/* Asks for the lines of n_bytes at p; the address need not exist. */
+static inline __attribute__((always_inline)) void es_prefetch_lines(const uint8_t *p,
+                                                                    size_t n_bytes) {
+    for (size_t i = 0; i < n_bytes; i += ES_CACHE_LINE) {
+        __builtin_prefetch((const void *)((uintptr_t)p + i), 0, 3);
+    }
+}
+
+/* Asks for what lies ahead of a row of the cache. */
+static inline __attribute__((always_inline)) void es_prefetch_row(const uint8_t *row,
+                                                                  const es_source_rows *rows) {
+    if (rows->kind != ES_SOURCE_F32) {
+        es_prefetch_ahead(row, rows->row_bytes);
+    }
+}
 
 /* n elements as floats. A code has 8 bits and a step 11, so that no product is rounded. */
 static inline __attribute__((always_inline)) void es_widen_q8_0(float *to, const uint8_t *from,

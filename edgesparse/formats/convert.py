@@ -6,6 +6,7 @@ Both write rows ``[begin, end)`` into the storage of the whole tensor. `begin` i
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,12 +147,21 @@ def convert_native(target: Target, raw: U8, begin: int, end: int) -> None:
             "dst_bytes": target.data.nbytes,
             "scales": scales,
             "src_scale": target.src_scale,
+            "isa": _isa(),
         },
     )
     status = int(lib.es_repack(job))
     if status == lib.ES_OK:
         return
     _raise(lib, status, target)
+
+
+@functools.cache
+def _isa() -> int:
+    """Give the instruction set to repack with: the bytes are the same with each."""
+    from edgesparse.executors.native import choose_isa, isa_names
+
+    return isa_names()[choose_isa(None)]
 
 
 def _raise(lib: Any, status: int, target: Target) -> None:

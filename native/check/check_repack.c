@@ -2,6 +2,7 @@
  * that must be refused. Sources and storages lie in exact allocations, so the address sanitizer sees
  * any step beyond them; the digest of all bytes written shows whether another machine writes others. */
 #include "check.h"
+#include "cpu.h"
 #include "repack/repack.h"
 
 #include <math.h>
@@ -69,10 +70,13 @@ static void check_halves(tally *t) {
 
 /* ---- all pairs ---- */
 
+static int32_t job_isa; /* of all jobs */
+
 static es_repack_job new_job(int32_t src_type, int32_t format, int32_t n_rows, int32_t k) {
     es_repack_job job = {.src_type = src_type, .dst_format = format, .n_rows = n_rows, .k = k};
     job.row_end = n_rows;
     job.src_scale = 0.375f;
+    job.isa = job_isa;
     job.src_bytes = (size_t)es_source_bytes(es_source_of(src_type), &job);
     job.dst_bytes = (size_t)es_storage_bytes(format, n_rows, k);
     job.src = check_alloc(job.src_bytes);
@@ -212,8 +216,9 @@ static void check_wild(tally *t, int32_t src_type, int32_t format, uint64_t seed
     free_job(&job);
 }
 
-int check_repack(void) {
+static int check_with(int32_t isa) {
     tally t = {.digest = UINT64_C(0xcbf29ce484222325)};
+    job_isa = isa;
     check_halves(&t);
     for (int32_t src_type = 1; src_type <= LAST_SOURCE; src_type++) {
         for (int32_t format = ES_FORMAT_T2; format <= ES_FORMAT_F32; format++) {
@@ -233,5 +238,19 @@ int check_repack(void) {
         .src_type = LAST_SOURCE + 1, .src = (const uint8_t *)&t, .dst = (uint8_t *)&t};
     expect(&t, es_repack(&unknown) == ES_E_UNSUPPORTED, "an unknown type", LAST_SOURCE + 1, 0);
     expect(&t, es_repack(NULL) == ES_E_ARGUMENT, "no job", 0, 0);
-    return check_report("repack", -1, t.n_cases, t.n_failures);
+    es_repack_job stranger = new_job(ES_SRC_F16, ES_FORMAT_Q8, 8, 32);
+    stranger.isa = ES_ISA_COUNT;
+    expect(&t, es_repack(&stranger) == ES_E_ARGUMENT, "an unknown instruction set", 0, 0);
+    free_job(&stranger);
+    return check_report("repack", isa, t.n_cases, t.n_failures);
+}
+
+int check_repack(void) {
+    int failed = 0;
+    for (int32_t isa = ES_ISA_SCALAR; isa < ES_ISA_COUNT; isa++) {
+        if (es_cpu_has(isa)) {
+            failed |= check_with(isa);
+        }
+    }
+    return failed;
 }

@@ -223,7 +223,7 @@ typedef struct es_repack_job {
     size_t dst_bytes;
     float *scales;   /* ternary: n_rows floats; else NULL */
     float src_scale; /* types whose scale stands outside the rows; else 1 */
-    int32_t reserved;
+    int32_t isa;     /* ES_ISA_* of the kernels; the bytes do not depend on it */
 } es_repack_job;
 
 int32_t es_repack(const es_repack_job *job);

@@ -5,7 +5,6 @@
  * rounded to half first, so that the codes fit the step that is stored. */
 #include "repack.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -40,31 +39,6 @@ static inline int stored_zero(int32_t format) {
     return format == ES_FORMAT_Q4 ? 8 : format == ES_FORMAT_Q6 ? 32 : 0;
 }
 
-/* Six words per row and parity of the column: two codes each, and four bits of the last columns. */
-static void weave_six(uint8_t *dst, const tile *t, size_t block) {
-    for (size_t r = 0; r < ES_TILE; r++) {
-        const int8_t *codes = t->codes + (r * t->n_blocks + block) * ES_BLOCK;
-        for (size_t e = 0; e < 2; e++) {
-            unsigned words[6], last[4];
-            for (size_t i = 0; i < 4; i++) {
-                last[i] = (unsigned)(codes[24 + 2 * i + e] + 32) & 63;
-            }
-            for (size_t i = 0; i < 6; i++) {
-                const unsigned low = (unsigned)(codes[2 * i + e] + 32) & 63;
-                const unsigned high = (unsigned)(codes[12 + 2 * i + e] + 32) & 63;
-                words[i] = low | high << 6;
-            }
-            for (size_t i = 0; i < 4; i++) {
-                words[i] |= (last[i] & 15) << 12;
-                words[4 + i / 2] |= last[i] >> 4 << (12 + i % 2 * 2);
-            }
-            for (size_t i = 0; i < 6; i++) {
-                store_u16(dst + 32 * i + 4 * r + 2 * e, (uint16_t)words[i]);
-            }
-        }
-    }
-}
-
 static void weave_codes(uint8_t *dst, const tile *t, size_t block, int nibble, int zero) {
     for (size_t r = 0; r < ES_TILE; r++) {
         const int8_t *codes = t->codes + (r * t->n_blocks + block) * ES_BLOCK;
@@ -82,52 +56,25 @@ static void weave_codes(uint8_t *dst, const tile *t, size_t block, int nibble, i
     }
 }
 
-static void weave(uint8_t *dst, const tile *t, int32_t format) {
+static void weave(uint8_t *dst, const tile *t, int32_t format, const es_kernels *kernels) {
     const int nibble = is_nibble(format), zero = stored_zero(format);
+    const size_t block_bytes = (size_t)es_storage_bytes(format, ES_TILE, ES_BLOCK);
+    const size_t step_bytes = 2 * ES_TILE * (has_minimum(format) ? 2 : 1);
     for (size_t block = 0; block < t->n_blocks; block++) {
+        uint8_t *at = dst + block * block_bytes;
         for (size_t r = 0; r < ES_TILE; r++) {
-            store_u16(dst + 2 * r, t->d[r * t->n_blocks + block]);
-        }
-        dst += 16;
-        if (has_minimum(format)) {
-            for (size_t r = 0; r < ES_TILE; r++) {
-                store_u16(dst + 2 * r, t->m[r * t->n_blocks + block]);
+            store_u16(at + 2 * r, t->d[r * t->n_blocks + block]);
+            if (has_minimum(format)) {
+                store_u16(at + 2 * ES_TILE + 2 * r, t->m[r * t->n_blocks + block]);
             }
-            dst += 16;
         }
-        if (format == ES_FORMAT_Q6) {
-            weave_six(dst, t, block);
-            dst += 192;
-            continue;
-        }
-        weave_codes(dst, t, block, nibble, zero);
-        dst += nibble ? 128 : 256;
-    }
-}
-
-static int32_t requantize(int8_t *codes, uint16_t *d, const float *values, size_t n_blocks,
-                          float q_max) {
-    for (size_t b = 0; b < n_blocks; b++, values += ES_BLOCK, codes += ES_BLOCK) {
-        float amax = 0.0f;
-        unsigned broken = 0;
-        for (int i = 0; i < ES_BLOCK; i++) {
-            const float magnitude = fabsf(values[i]);
-            broken |= !(magnitude <= 3.402823466e38f);
-            amax = magnitude > amax ? magnitude : amax;
-        }
-        d[b] = es_float_to_half(amax / q_max);
-        if (broken || !es_half_is_finite(d[b])) {
-            return ES_E_VALUE;
-        }
-        const float step = es_half_to_float(d[b]);
-        for (int i = 0; i < ES_BLOCK; i++) {
-            float ratio = step > 0.0f ? values[i] / step : 0.0f;
-            ratio = ratio > q_max ? q_max : ratio;
-            ratio = ratio < -q_max ? -q_max : ratio;
-            codes[i] = (int8_t)es_round_even(ratio);
+        if (format != ES_FORMAT_Q6) {
+            weave_codes(at + step_bytes, t, block, nibble, zero);
         }
     }
-    return ES_OK;
+    if (format == ES_FORMAT_Q6) {
+        kernels->weave_six(dst + step_bytes, t->codes, t->n_blocks, block_bytes);
+    }
 }
 
 /* Ternary codes whose block scales differ: code - 1 with the scale of the source block. */
@@ -150,7 +97,7 @@ static int32_t keep_ternary(int8_t *codes, uint16_t *d, uint8_t *plain, const es
 }
 
 static int32_t decode_row(const tile *t, size_t r, const es_repack_job *job,
-                          const es_source *source, const uint8_t *row) {
+                          const es_source *source, const es_kernels *kernels, const uint8_t *row) {
     int8_t *codes = t->codes + r * t->n_blocks * ES_BLOCK;
     uint16_t *d = t->d + r * t->n_blocks, *m = t->m + r * t->n_blocks;
     const int32_t n_source_blocks = job->k / source->block;
@@ -162,14 +109,20 @@ static int32_t decode_row(const tile *t, size_t r, const es_repack_job *job,
             status = keep_ternary(codes, d, t->plain, job, source, row);
         }
     } else if (source->floats) {
-        source->floats(t->values, row, n_source_blocks);
-        status = requantize(codes, d, t->values, t->n_blocks, largest_code(job->dst_format));
+        if (job->src_type == ES_SRC_F16) {
+            kernels->f16_to_f32(t->values, (const uint16_t *)(const void *)row, job->k);
+        } else {
+            source->floats(t->values, row, n_source_blocks);
+        }
+        status =
+            kernels->requantize(codes, d, t->values, t->n_blocks, largest_code(job->dst_format));
     } else { /* q8 to q6 or q4 */
         source->affine(codes, d, m, row, n_source_blocks);
         for (size_t i = 0; i < t->n_blocks * ES_BLOCK; i++) {
             t->values[i] = (float)codes[i] * es_half_to_float(d[i / ES_BLOCK]);
         }
-        status = requantize(codes, d, t->values, t->n_blocks, largest_code(job->dst_format));
+        status =
+            kernels->requantize(codes, d, t->values, t->n_blocks, largest_code(job->dst_format));
     }
     unsigned finite = 1;
     for (size_t b = 0; b < t->n_blocks; b++) {
@@ -181,7 +134,8 @@ static int32_t decode_row(const tile *t, size_t r, const es_repack_job *job,
     return status != ES_OK ? status : finite ? ES_OK : ES_E_VALUE;
 }
 
-static int32_t repack_tiles(const tile *t, const es_repack_job *job, const es_source *source) {
+static int32_t repack_tiles(const tile *t, const es_repack_job *job, const es_source *source,
+                            const es_kernels *kernels) {
     const size_t row_bytes = (size_t)es_source_row_bytes(source, job->k);
     const size_t tile_bytes = (size_t)es_storage_bytes(job->dst_format, ES_TILE, job->k);
     const int empty_code = -stored_zero(job->dst_format); /* stored as bytes of zero */
@@ -195,12 +149,12 @@ static int32_t repack_tiles(const tile *t, const es_repack_job *job, const es_so
                 continue;
             }
             const uint8_t *row = job->src + (size_t)(first + r - job->row_begin) * row_bytes;
-            const int32_t status = decode_row(t, (size_t)r, job, source, row);
+            const int32_t status = decode_row(t, (size_t)r, job, source, kernels, row);
             if (status != ES_OK) {
                 return status;
             }
         }
-        weave(job->dst + (size_t)(first / ES_TILE) * tile_bytes, t, job->dst_format);
+        weave(job->dst + (size_t)(first / ES_TILE) * tile_bytes, t, job->dst_format, kernels);
     }
     return ES_OK;
 }
@@ -216,7 +170,8 @@ static int is_pair(const es_source *source, int32_t format) {
     return source->affine && source->affine_format == ES_FORMAT_Q8 && smaller;
 }
 
-int32_t es_repack_blocks(const es_repack_job *job, const es_source *source) {
+int32_t es_repack_blocks(const es_repack_job *job, const es_source *source,
+                         const es_kernels *kernels) {
     if (!is_pair(source, job->dst_format)) {
         return ES_E_UNSUPPORTED;
     }
@@ -231,7 +186,7 @@ int32_t es_repack_blocks(const es_repack_job *job, const es_source *source) {
     };
     int32_t status = ES_E_MEMORY;
     if (t.codes && t.d && t.m && t.values && t.plain) {
-        status = repack_tiles(&t, job, source);
+        status = repack_tiles(&t, job, source, kernels);
     }
     free(t.codes);
     free(t.d);

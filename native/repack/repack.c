@@ -4,6 +4,8 @@
  * are checked here once, so that nothing below needs to look at them again. */
 #include "repack.h"
 
+#include "cpu.h"
+
 uint64_t es_source_row_bytes(const es_source *source, int32_t k) {
     return (uint64_t)source->row_header +
            (uint64_t)(k / source->block) * (uint64_t)source->block_bytes;
@@ -86,16 +88,21 @@ int32_t es_repack(const es_repack_job *job) {
         (uint64_t)job->src_bytes != es_source_bytes(source, job)) {
         return ES_E_ARGUMENT;
     }
+    if (!es_cpu_has(job->isa)) {
+        return ES_E_ARGUMENT;
+    }
+    es_kernels kernels;
+    es_kernels_fill(&kernels, job->isa);
     switch (job->dst_format) {
     case ES_FORMAT_T2:
     case ES_FORMAT_T2N:
     case ES_FORMAT_T5:
-        return job->scales ? es_repack_ternary(job, source) : ES_E_ARGUMENT;
+        return job->scales ? es_repack_ternary(job, source, &kernels) : ES_E_ARGUMENT;
     case ES_FORMAT_F16:
     case ES_FORMAT_BF16:
     case ES_FORMAT_F32:
         return es_repack_floats(job, source);
     default:
-        return es_repack_blocks(job, source);
+        return es_repack_blocks(job, source, &kernels);
     }
 }

@@ -7,6 +7,7 @@
 #define ES_REPACK_H
 
 #include "edgesparse.h"
+#include "kernels.h"
 
 enum { ES_TILE = 8, ES_BLOCK = 32, ES_NEURON_TILE = 128 };
 
@@ -42,8 +43,10 @@ uint64_t es_storage_bytes(int32_t format, int32_t n_rows, int32_t k);
 uint64_t es_source_row_bytes(const es_source *source, int32_t k);
 
 /* The three families of targets; sizes are already checked. */
-int32_t es_repack_ternary(const es_repack_job *job, const es_source *source);
-int32_t es_repack_blocks(const es_repack_job *job, const es_source *source);
+int32_t es_repack_ternary(const es_repack_job *job, const es_source *source,
+                          const es_kernels *kernels);
+int32_t es_repack_blocks(const es_repack_job *job, const es_source *source,
+                         const es_kernels *kernels);
 int32_t es_repack_floats(const es_repack_job *job, const es_source *source);
 
 /* IEEE half to single (exact) and back (round to nearest, ties to even). */

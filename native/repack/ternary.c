@@ -157,10 +157,16 @@ static int32_t decode_row(const scratch *scratch, float *scale, const es_repack_
     return source->row_header ? header_scale(codes, scale, source, src, job->k) : ES_OK;
 }
 
+static void add_field(uint8_t *restrict lane, const uint8_t *restrict codes, size_t k, int shift) {
+    for (size_t c = 0; c < k; c++) {
+        lane[c] = (uint8_t)(lane[c] | codes[c] << shift);
+    }
+}
+
 /* Packs 128 rows into lanes, byte i of lane l holding column i of rows l, l + 32, l + 64 and l + 96, and
  * turns the lanes into one run of 32 bytes per column. */
 static int32_t repack_neurons(const scratch *scratch, const es_repack_job *job,
-                              const es_source *source) {
+                              const es_source *source, const es_kernels *kernels) {
     const size_t k = (size_t)job->k;
     const size_t row_bytes = ((size_t)job->n_rows + 127) / 128 * 32;
     for (int32_t begin = job->row_begin; begin < job->row_end; begin += ES_NEURON_TILE) {
@@ -178,29 +184,22 @@ static int32_t repack_neurons(const scratch *scratch, const es_repack_job *job,
                 }
                 job->scales[row] = is_filled(scratch->codes, k, 1) ? 0.0f : scale;
             }
-            for (size_t c = 0; c < k; c++) {
-                lane[c] = (uint8_t)(lane[c] | scratch->codes[c] << shift);
-            }
+            add_field(lane, scratch->codes, k, shift);
         }
-        uint8_t *dst = job->dst + (size_t)begin / 4;
-        for (size_t c = 0; c < k; c++, dst += row_bytes) {
-            for (size_t l = 0; l < 32; l++) {
-                dst[l] = scratch->lanes[l * k + c];
-            }
-        }
+        kernels->turn_lanes(job->dst + (size_t)begin / 4, row_bytes, scratch->lanes, k);
     }
     return ES_OK;
 }
 
 static int32_t repack_rows(const scratch *scratch, const es_repack_job *job,
-                           const es_source *source) {
+                           const es_source *source, const es_kernels *kernels) {
     const int group = group_of(job->dst_format);
     const size_t n_groups = ((size_t)job->k + (size_t)group - 1) / (size_t)group;
     const size_t row_bytes = 32 * n_groups;
     const int t2 = job->dst_format == ES_FORMAT_T2;
     const int same_bytes = t2 && job->src_type == ES_SRC_I2_S_128X32;
     if (job->dst_format == ES_FORMAT_T2N) {
-        return repack_neurons(scratch, job, source);
+        return repack_neurons(scratch, job, source, kernels);
     }
     for (int32_t row = job->row_begin; row < job->row_end; row++) {
         uint8_t *dst = job->dst + (size_t)row * row_bytes;
@@ -222,7 +221,8 @@ static int32_t repack_rows(const scratch *scratch, const es_repack_job *job,
     return ES_OK;
 }
 
-int32_t es_repack_ternary(const es_repack_job *job, const es_source *source) {
+int32_t es_repack_ternary(const es_repack_job *job, const es_source *source,
+                          const es_kernels *kernels) {
     const int masters = source->floats && source->block == 1;
     if (source->affine_format != 0 ? !source->codes : source->floats && !masters) {
         return ES_E_UNSUPPORTED;
@@ -242,7 +242,7 @@ int32_t es_repack_ternary(const es_repack_job *job, const es_source *source) {
     int32_t status = ES_E_MEMORY;
     if (scratch.codes && (scratch.lanes || !neurons) && (scratch.values || !masters)) {
         memset(scratch.codes, 1, padded);
-        status = repack_rows(&scratch, job, source);
+        status = repack_rows(&scratch, job, source, kernels);
     }
     free(scratch.codes);
     free(scratch.lanes);

@@ -149,6 +149,15 @@ typedef struct es_kernels {
                       const es_cache_rows *k, const es_cache_rows *v, int32_t head_dim, float scale,
                       float *scratch);
 
+    /* Loading. Numbers to symmetric blocks of 32: d = half(largest / q_max), codes of at most q_max; ES_OK,
+     * or ES_E_VALUE where a number or its step is not finite. */
+    int32_t (*requantize)(int8_t *codes, uint16_t *d, const float *values, size_t n_blocks,
+                          float q_max);
+    /* Codes [8][n_blocks * 32] of eight rows into the words of q6 blocks, dst_stride bytes apart. */
+    void (*weave_six)(uint8_t *dst, const int8_t *codes, size_t n_blocks, size_t dst_stride);
+    /* dst[c * dst_stride + l] = lanes[l * k + c] for c < k and l < 32. */
+    void (*turn_lanes)(uint8_t *dst, size_t dst_stride, const uint8_t *lanes, size_t k);
+
     /* Variant names for reporting, same order of families as es_kernel_variant. */
     const char *t2_variant, *t2n_variant, *t5_variant, *q8_variant, *q4_variant, *q8m_variant,
         *q4m_variant, *q6_variant;
@@ -171,6 +180,8 @@ void es_dense_scalar(es_kernels *table);
 void es_dense_avx2(es_kernels *table);
 void es_dense_avxvnni(es_kernels *table);
 void es_dense_avx512vnni(es_kernels *table);
+void es_storing_scalar(es_kernels *table);
+void es_storing_avx2(es_kernels *table);
 void es_vector_scalar(es_kernels *table);
 void es_vector_avx2(es_kernels *table);
 void es_attention_scalar(es_kernels *table);

@@ -10,6 +10,7 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
     es_sparse_scalar(table);
     es_dense_scalar(table);
     es_vector_scalar(table);
+    es_storing_scalar(table);
     es_attention_scalar(table);
 #if defined(__x86_64__)
     /* AVX-512 machines are not required to have the 256-bit AVX-VNNI, so its level may sit between. */
@@ -18,6 +19,7 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
         es_sparse_avx2(table);
         es_dense_avx2(table);
         es_vector_avx2(table);
+        es_storing_avx2(table);
         es_attention_avx2(table);
     }
     if (isa == ES_ISA_AVXVNNI) {

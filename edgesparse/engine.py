@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesparse.errors import ContextOverflow, UsageError
-from edgesparse.executors.base import CancelFlag, Executor, KVCache, Step
+from edgesparse.executors.base import NEVER_SPARSE, CancelFlag, Executor, KVCache, Step
 from edgesparse.plan.plan import Plan
 
 __all__ = ["DEFAULT_CHUNK", "Engine"]
@@ -80,6 +80,7 @@ class Engine:
         cancel: CancelFlag | None = None,
         chunk: int | None = None,
         op_bytes: npt.NDArray[np.uint64] | None = None,
+        thresholds: bool = False,
     ) -> Float32:
         """Run `tokens` at positions start, start + 1, … of one sequence.
 
@@ -96,6 +97,9 @@ class Engine:
             Tokens per step; results do not depend on it.
         op_bytes : uint64 ndarray, shape (n_ops,), optional
             See `Step`.
+        thresholds : bool
+            Whether these tokens are generated rather than read: small inputs are ignored where the
+            plan has thresholds, but for its first `dense_tokens` positions. A prompt never is.
 
         Returns
         -------
@@ -141,6 +145,7 @@ class Engine:
                     logits=into,
                     cancel=cancel,
                     op_bytes=op_bytes,
+                    sparse_from=self.plan.dense_tokens if thresholds else NEVER_SPARSE,
                 )
             )
         return logits

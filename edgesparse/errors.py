@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 __all__ = [
+    "CalibrationError",
     "Cancelled",
     "ContextOverflow",
     "EdgesparseError",
@@ -100,6 +101,10 @@ class UnsupportedTensorType(ModelFormatError):
 
 class UnsupportedArchitecture(ModelFormatError):
     """A well-formed file of a model family this engine does not know."""
+
+
+class CalibrationError(ModelFormatError):
+    """A calibration file that is broken or was made for another model."""
 
 
 class TokenizerError(EdgesparseError):

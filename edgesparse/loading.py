@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "head_name",
     "load_parameters",
+    "load_vectors",
     "neuron_major_names",
     "tensor_names",
     "vector_names",
@@ -147,6 +148,14 @@ def load_parameters(
         neuron_major=neuron_major_names(plan),
         overrides={} if override is None else {name: override},
     )
+    vectors = load_vectors(checkpoint, plan)
+    return Parameters(weights, vectors, {ROPE_TABLE: _rope(checkpoint, config, plan)})
+
+
+def load_vectors(checkpoint: Checkpoint, plan: Plan) -> dict[str, Float32]:
+    """Read the norm weights and biases that `plan` names; raises as `load_parameters`."""
+    for name, length in vector_names(plan).items():
+        _check_shape(checkpoint, name, (length,))
     offset = np.float32(checkpoint.get_float("edgesparse.norm_offset", 0.0))
     vectors: dict[str, Float32] = {}
     for name in vector_names(plan):
@@ -154,7 +163,7 @@ def load_parameters(
         vectors[name] = np.ascontiguousarray(
             vector + offset if offset and name.endswith("norm.weight") else vector
         )
-    return Parameters(weights, vectors, {ROPE_TABLE: _rope(checkpoint, config, plan)})
+    return vectors
 
 
 def _rope(checkpoint: Checkpoint, config: ModelConfig, plan: Plan) -> Float32:

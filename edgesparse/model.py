@@ -24,12 +24,16 @@ from edgesparse.executors.base import Parameters
 from edgesparse.formats.head import parse_head
 from edgesparse.formats.memory import release_freed
 from edgesparse.formats.weight import Format
-from edgesparse.loading import head_name, load_parameters, tensor_names
+from edgesparse.loading import head_name, load_parameters, load_vectors, tensor_names
 from edgesparse.plan.cache_type import CacheType
 from edgesparse.plan.op import Embed
 from edgesparse.plan.plan import Plan
+from edgesparse.plan.sparsify import sparsify
 from edgesparse.quality import describe_head, describe_quality
 from edgesparse.sampling.recommended import Recommended, read_recommended
+from edgesparse.sparsity.calibration import load_calibration
+from edgesparse.sparsity.fingerprint import fingerprint
+from edgesparse.sparsity.thresholds import Thresholds
 from edgesparse.tokenizer import Tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
@@ -213,6 +217,7 @@ def load(
     cache_type_v: str = "f16",
     head: str = "auto",
     ternary: str = "auto",
+    sparsity: float | str | os.PathLike[str] | Thresholds | None = None,
     fused: bool = True,
 ) -> Model:
     """Load a model from a GGUF file or a safetensors folder.
@@ -241,6 +246,10 @@ def load(
     ternary : {"auto", "t2", "t5"}
         Storage of ternary weights, all exact. auto: what ``edgesparse tune`` found to be faster
         with the native executor, else t2.
+    sparsity : path or Thresholds, optional
+        A calibration by thresholds (`edgesparse.sparsity`): while tokens are generated, small
+        activations count as zero and their weights are not read. Lossy, so off by default;
+        `info.quality` says that it is on.
     fused : bool
         False runs norms, gates and additions as ops of their own (for comparisons).
 
@@ -286,6 +295,12 @@ def load(
             sparse=sparse == "auto" and (not native or _has_sparse_kernels(isa)),
             path=str(source),
         )
+        thresholds = None if sparsity is None else _thresholds(sparsity)
+        factors: dict[str, npt.NDArray[np.float32]] = {}
+        if thresholds is not None:
+            digest = fingerprint(config, load_vectors(checkpoint, plan))
+            thresholds.check(digest, plan, _shown_path(sparsity))
+            plan, factors = sparsify(plan, thresholds)
         # Before the weights: what making a tokenizer allocates in passing is freed again by then,
         # so it does not add to the peak.
         tokenizer = load_tokenizer(checkpoint)
@@ -299,12 +314,42 @@ def load(
             threads=n_threads,
             ternary=_ternary(ternary, native, isa, n_threads),
         )
+        parameters = replace(parameters, vectors={**parameters.vectors, **factors})
         recommended = read_recommended(checkpoint)
         warnings = (*checkpoint.warnings, *tokenizer.warnings, *recommended.warnings)
         info = _describe(str(source), config, parameters, checkpoint.n_bytes, warnings, recommended)
-    info = _describe_quality(info, plan, parameters, head)
+    info = _describe_quality(info, plan, parameters, head, thresholds)
     made = make_executor(executor, plan, parameters, threads=n_threads, isa=isa)
     return Model(Engine(made, n_threads=n_threads), tokenizer, config, parameters, info)
+
+
+def _thresholds(sparsity: float | str | os.PathLike[str] | Thresholds) -> Thresholds:
+    if isinstance(sparsity, Thresholds):
+        return sparsity
+    if isinstance(sparsity, (int, float)) or (_is_number(sparsity) and not Path(sparsity).exists()):
+        raise UsageError(
+            f"a sparsity of {sparsity} needs thresholds that were calibrated for this model.",
+            advice="Make them with 'edgesparse calibrate' and name the file instead of the number.",
+        )
+    calibration = load_calibration(sparsity)
+    if isinstance(calibration, Thresholds):
+        return calibration
+    raise UsageError(
+        f"{_shown_path(sparsity)} is a calibration of a predictor, not of thresholds.",
+        advice="'edgesparse calibrate' makes thresholds with the method teal.",
+    )
+
+
+def _is_number(text: str | os.PathLike[str]) -> bool:
+    try:
+        float(os.fspath(text))
+    except ValueError:
+        return False
+    return True
+
+
+def _shown_path(sparsity: float | str | os.PathLike[str] | Thresholds | None) -> str:
+    return os.fspath(sparsity) if isinstance(sparsity, (str, os.PathLike)) else ""
 
 
 def _ternary(wanted: str, native: bool, isa: str | None, n_threads: int) -> Format:
@@ -370,11 +415,13 @@ def _describe(
     )
 
 
-def _describe_quality(info: ModelInfo, plan: Plan, parameters: Parameters, head: str) -> ModelInfo:
+def _describe_quality(
+    info: ModelInfo, plan: Plan, parameters: Parameters, head: str, thresholds: Thresholds | None
+) -> ModelInfo:
     name = head_name(plan)
     tied = any(isinstance(op, Embed) and op.weight == name for op in plan.ops)
     return replace(
         info,
         head=describe_head(parameters.weights[name], tied=tied, choice=head),
-        quality=describe_quality(parameters.weights.values(), name, plan),
+        quality=describe_quality(parameters.weights.values(), name, plan, thresholds),
     )

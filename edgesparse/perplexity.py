@@ -4,6 +4,7 @@ The text is cut into windows of `n_ctx` tokens that do not overlap; a last piece
 is left out. Each window starts afresh. Where the model wants a BOS token, it takes the place of the
 window's first token. Of every window only the second half is scored, so that each scored token has
 at least half a window of context: positions n_ctx/2 … n_ctx − 2 predict their successors.
+Thresholds, where the model was loaded with them, apply to the second half, as if it were generated.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ def windows(
         engine.forward(cache, piece[:half], 0, outputs="none")
         for begin in range(half, n_ctx - 1, _PIECE):
             end = min(begin + _PIECE, n_ctx - 1)
-            logits = engine.forward(cache, piece[begin:end], begin, outputs="all")
+            logits = engine.forward(cache, piece[begin:end], begin, outputs="all", thresholds=True)
             nll = -log_probabilities(logits, piece[begin + 1 : end + 1])
             total += float(nll.sum())
             squares += float((nll * nll).sum())

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from edgesparse.formats.weight import Weight
 from edgesparse.plan.cache_type import CacheType
 from edgesparse.plan.plan import Plan
+
+if TYPE_CHECKING:
+    from edgesparse.sparsity.thresholds import Thresholds
 
 __all__ = ["EXACT", "describe_head", "describe_quality"]
 
 EXACT = "exact, no approximation is on"
 
 
-def describe_quality(weights: Iterable[Weight], head: str, plan: Plan) -> str:
+def describe_quality(
+    weights: Iterable[Weight], head: str, plan: Plan, thresholds: Thresholds | None = None
+) -> str:
     """Say what was rounded to what, weights and cache, or that nothing is approximated.
 
     Parameters
@@ -24,6 +30,8 @@ def describe_quality(weights: Iterable[Weight], head: str, plan: Plan) -> str:
         Name of the one that makes the logits, which is named on its own.
     plan : Plan
         For the types of the cache.
+    thresholds : Thresholds, optional
+        By which small activations are ignored.
     """
     groups: dict[str, int] = {}
     for weight in weights:
@@ -38,6 +46,11 @@ def describe_quality(weights: Iterable[Weight], head: str, plan: Plan) -> str:
     types = (plan.cache_type_k, plan.cache_type_v)
     if any(kind is not CacheType.F16 for kind in types):
         parts.append(f"keys and values as {' and '.join(kind.name.lower() for kind in types)}")
+    if thresholds is not None:
+        parts.append(
+            f"{thresholds.sparsity:.0%} of activations ignored by {thresholds.method} thresholds "
+            f"in generated tokens from position {thresholds.dense_tokens} on"
+        )
     if not parts:
         return EXACT
     return f"lossy: {', '.join(parts)}; 'edgesparse perplexity' says what that costs"

@@ -58,6 +58,7 @@ class EngineLike(Protocol):
         outputs: Literal["last", "all", "none"] = "last",
         cancel: CancelFlag | None = None,
         chunk: int | None = None,
+        thresholds: bool = False,
     ) -> Float32:
         """Run tokens at positions `start`…; give logits (1 or n or 0, n_vocab)."""
 
@@ -161,7 +162,7 @@ class CachedSequence:
             begin = time.perf_counter()
             done = len(self.tokens)
             is_last = done + chunk >= len(prompt)
-            logits = self._run(prompt[done : done + chunk], is_last, cancel)
+            logits = self._run(prompt[done : done + chunk], is_last, cancel, generated=False)
             if is_last:
                 break
             if time.perf_counter() - begin < _CHUNK_S / 2:
@@ -186,14 +187,16 @@ class CachedSequence:
                 n_prompt=len(self.tokens) + 1,
                 n_ctx=self.capacity,
             )
-        logits: Float32 = self._run([token], True, cancel)[0]
+        logits: Float32 = self._run([token], True, cancel, generated=True)[0]
         return logits
 
     def clear(self) -> None:
         """Forget all tokens."""
         self.tokens.clear()
 
-    def _run(self, tokens: list[int], is_last: bool, cancel: CancelToken | None) -> Float32:
+    def _run(
+        self, tokens: list[int], is_last: bool, cancel: CancelToken | None, *, generated: bool
+    ) -> Float32:
         if cancel is not None and cancel.cancelled:
             raise Cancelled("stopped on request.")
         logits = self.engine.forward(
@@ -203,6 +206,7 @@ class CachedSequence:
             outputs="last" if is_last else "none",
             cancel=None if cancel is None else cancel.flag,
             chunk=len(tokens),
+            thresholds=generated,
         )
         self.tokens += tokens
         return logits

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from edgesparse import _native
 from edgesparse.benchmark.tokens import working_set_bandwidth
 from edgesparse.errors import UsageError
-from edgesparse.executors.base import KVCache, Step
+from edgesparse.executors.base import NEVER_SPARSE, KVCache, Step
 from edgesparse.plan.cost import bytes_per_token, plan_costs
 
 if TYPE_CHECKING:
@@ -209,6 +209,7 @@ def _run(
         outputs=np.array([n - 1], np.int32),
         caches=[cache],
         logits=np.empty((1, engine.n_vocab), np.float32),
+        sparse_from=engine.plan.dense_tokens if n == 1 else NEVER_SPARSE,
         op_ns=op_ns,
         op_bytes=op_bytes,
     )

@@ -106,6 +106,11 @@ def add_sparse(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> Non
         default="auto",
         help="skip neurons that a ReLU has set to zero; exact (default: auto)",
     )
+    parser.add_argument(
+        "--sparsity",
+        metavar="FILE",
+        help="while generating, ignore activations below the thresholds of this calibration; lossy",
+    )
 
 
 def add_cache_types(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
@@ -242,6 +247,7 @@ def load_for_measuring(args: argparse.Namespace, threads: int) -> Model:
         executor=args.executor,
         isa=args.isa,
         sparse=args.sparse,
+        sparsity=args.sparsity,
         cache_type_k=args.cache_type_k,
         cache_type_v=args.cache_type_v,
         head=args.head,
@@ -275,6 +281,7 @@ def load_model(args: argparse.Namespace, terminal: Terminal | None = None) -> Mo
             isa=getattr(args, "isa", None),
             i2s_layout=getattr(args, "i2s_layout", "auto"),
             sparse=getattr(args, "sparse", "auto"),
+            sparsity=getattr(args, "sparsity", None),
             cache_type_k=getattr(args, "cache_type_k", "f16"),
             cache_type_v=getattr(args, "cache_type_v", "f16"),
             head=getattr(args, "head", "auto"),

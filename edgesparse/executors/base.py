@@ -13,7 +13,10 @@ from edgesparse.executors.kv_cache import KVCache
 from edgesparse.formats.weight import Weight
 from edgesparse.plan.plan import Plan
 
-__all__ = ["CancelFlag", "Executor", "KVCache", "Parameters", "Step"]
+__all__ = ["NEVER_SPARSE", "CancelFlag", "Executor", "KVCache", "Parameters", "Step"]
+
+NEVER_SPARSE = 2**31 - 1
+"""A position that no token reaches."""
 
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
@@ -69,6 +72,8 @@ class Step:
         Written by the head.
     cancel : CancelFlag, optional
         Polled between ops.
+    sparse_from : int
+        First position whose inputs the thresholds of linear ops apply to (lossy).
     op_ns : uint64 ndarray, shape (n_ops,), optional
         Wall-clock nanoseconds per op, added to.
     op_bytes : uint64 ndarray, shape (n_ops,), optional
@@ -83,6 +88,7 @@ class Step:
     caches: list[KVCache]
     logits: Float32
     cancel: CancelFlag | None = None
+    sparse_from: int = NEVER_SPARSE
     op_ns: npt.NDArray[np.uint64] | None = field(default=None)
     op_bytes: npt.NDArray[np.uint64] | None = field(default=None)
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from edgesparse.executors.base import Executor, KVCache, Step
 from edgesparse.plan.op import LOGITS, Linear, Op, RopeKV
+from edgesparse.plan.plan import Plan
 
 __all__ = ["Difference", "Report", "lockstep"]
 
@@ -74,7 +75,7 @@ def lockstep(left: Executor, right: Executor, tokens: Sequence[int], *, chunk: i
     n_ops = n_values = 0
     for first in range(0, len(tokens), chunk):
         ids = np.asarray(tokens[first : first + chunk], np.int32)
-        steps = [_step(plan.n_vocab, ids, first, cache) for cache in caches]
+        steps = [_step(plan, ids, first, cache) for cache in caches]
         for index, op in enumerate(plan.ops):
             for executor, step in zip((left, right), steps, strict=True):
                 executor.run(step, index, index + 1)
@@ -89,7 +90,7 @@ def lockstep(left: Executor, right: Executor, tokens: Sequence[int], *, chunk: i
     return Report(n_ops, n_values, None)
 
 
-def _step(n_vocab: int, ids: npt.NDArray[np.int32], first: int, cache: KVCache) -> Step:
+def _step(plan: Plan, ids: npt.NDArray[np.int32], first: int, cache: KVCache) -> Step:
     n = len(ids)
     return Step(
         tokens=ids,
@@ -97,7 +98,8 @@ def _step(n_vocab: int, ids: npt.NDArray[np.int32], first: int, cache: KVCache) 
         sequences=np.zeros(n, np.int32),
         outputs=np.arange(n, dtype=np.int32),
         caches=[cache],
-        logits=np.zeros((n, n_vocab), np.float32),
+        logits=np.zeros((n, plan.n_vocab), np.float32),
+        sparse_from=plan.dense_tokens,
     )
 
 

@@ -228,6 +228,7 @@ class NativeExecutor:
         c_op.src2 = -1 if op.src2 is None else self._buffer_ids[op.src2]
         c_op.glu, c_op.outputs_only = int(op.glu), int(op.outputs_only)
         c_op.norm, c_op.eps = self._vector(op.norm), op.eps
+        c_op.threshold, c_op.factors = op.threshold, self._vector(op.factors)
         c_op.n_outputs = len(op.outputs)
         for i, out in enumerate(op.outputs):
             c_out = c_op.outputs[i]
@@ -267,6 +268,7 @@ class NativeExecutor:
                 "n_tokens": len(arrays[0]),
                 "n_outputs": len(arrays[3]),
                 "n_caches": len(step.caches),
+                "sparse_from": step.sparse_from,
                 "tokens": tokens,
                 "positions": positions,
                 "sequences": sequences,

@@ -15,7 +15,7 @@ from edgesparse.ops.add import add
 from edgesparse.ops.attention import attention
 from edgesparse.ops.embed import embed
 from edgesparse.ops.glu import glu
-from edgesparse.ops.linear import product
+from edgesparse.ops.linear import drop_small, product
 from edgesparse.ops.norm import rmsnorm
 from edgesparse.ops.rope_kv import cache_rows, rotate
 from edgesparse.plan.op import (
@@ -110,6 +110,10 @@ class ReferenceExecutor:
             h = glu(op.glu, h, self.buffer(op.src2 or "", n)[rows, :k])
         if op.norm is not None:
             h = rmsnorm(h, self._parameters.vectors[op.norm], op.eps)
+        if op.threshold > 0:
+            factors = None if op.factors is None else self._parameters.vectors[op.factors]
+            sparse = step.positions[rows] >= step.sparse_from
+            h = np.where(sparse[:, None], drop_small(h, op.threshold, factors), h)
         for out in op.outputs:
             y = product(self._parameters.weights[out.weight], h)
             if out.bias is not None:

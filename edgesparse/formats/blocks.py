@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from edgesparse.formats.columns import pack_columns, unpack_columns
 from edgesparse.formats.weight import BLOCK, TILE, Format, Weight, row_tiles
 
 __all__ = ["has_minimum", "pack_blocks", "requantize", "requantize_q8", "unpack_blocks"]
@@ -24,7 +25,7 @@ _STORED_ZERO = {Format.Q6: 32, Format.Q4: 8}
 
 def has_minimum(fmt: Format) -> bool:
     """Tell whether blocks of this format have an offset m beside their step d."""
-    return fmt in (Format.Q8M, Format.Q4M)
+    return fmt.row_format in (Format.Q8M, Format.Q4M)
 
 
 def _is_nibble(fmt: Format) -> bool:
@@ -53,6 +54,8 @@ def pack_blocks(codes: I8, d: F16, m: F16 | None, fmt: Format) -> U8:
     -------
     (storage_bytes(fmt, n_rows, k),) uint8
     """
+    if fmt.is_column:
+        return pack_columns(codes, d, m, fmt)
     n_rows, k = codes.shape
     n_tiles, n_blocks = row_tiles(n_rows), -(-k // BLOCK)
     full = np.zeros((n_tiles * TILE, n_blocks * BLOCK), dtype=np.int8)
@@ -131,6 +134,8 @@ def unpack_blocks(
     fmt = weight.format
     if rows is None:
         rows = np.arange(weight.n_rows)
+    if fmt.is_column:
+        return unpack_columns(weight, rows)
     n_blocks = -(-weight.k // BLOCK)
     tiles = weight.data.reshape(row_tiles(weight.n_rows), n_blocks, -1)
     tile, lane = rows // TILE, rows % TILE

@@ -114,14 +114,14 @@ def _block_rows(target: Target, raw: U8, shape: tuple[int, int]) -> U8:
     info, fmt = target.info, target.format
     blocks = affine_blocks(info.type, raw, shape, name=info.name)
     m = None
-    if blocks is not None and keeps_codes(info.type, fmt):
+    if blocks is not None and keeps_codes(info.type, fmt.row_format):
         codes = blocks[0].reshape(shape)
         with np.errstate(over="ignore"):
             d = blocks[1].astype(np.float16)
             m = None if blocks[2] is None else blocks[2].astype(np.float16)
     else:
         check_scales(info.type, raw, shape, name=info.name)
-        codes, d = requantize(dequantize(info.type, raw, shape, name=info.name), fmt)
+        codes, d = requantize(dequantize(info.type, raw, shape, name=info.name), fmt.row_format)
     if not np.isfinite(d).all() or (m is not None and not np.isfinite(m).all()):
         raise _value_error(info, "a block is too large for a half-precision step")
     return pack_blocks(codes, d, m, fmt)

@@ -15,7 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +36,7 @@ from edgesparse.formats.choose import BLOCK_SCALE_OFFSET, Choice, choose
 from edgesparse.formats.convert import NotUniform, Target, convert_native, convert_numpy
 from edgesparse.formats.masters import master_scale
 from edgesparse.formats.memory import allocate, require_bytes
-from edgesparse.formats.weight import NEURON_TILE, TILE, Format, Weight, storage_bytes
+from edgesparse.formats.weight import NEURON_MAJOR, Format, Weight, storage_bytes
 
 __all__ = ["load_vector", "load_weights"]
 
@@ -82,7 +82,8 @@ def load_weights(
     ternary : Format
         Format of ternary weights: `Format.T2` or `Format.T5`.
     neuron_major : container of str
-        Tensors whose product skips inputs of zero: stored as t2n if they are ternary.
+        Tensors whose product skips inputs of zero: stored as t2n if they are ternary, as q8n, q4n,
+        q8mn or q4mn if they are blocks.
     overrides : mapping of str to Format, optional
         Formats for single tensors, see `choose`.
 
@@ -113,17 +114,24 @@ def load_weights(
         _check_shape(info)
         uniform = loader.looks_uniform(info)
         rows = Format.T2N if name in neuron_major else ternary
-        choices[name] = choose(info, uniform=uniform, ternary=rows, override=overrides.get(name))
+        choice = choose(info, uniform=uniform, ternary=rows, override=overrides.get(name))
+        choices[name] = _by_inputs(choice) if name in neuron_major else choice
     weights, failed = loader.run(infos, choices)
     if failed:
         again = {name: infos[name] for name in infos if name in failed}
         for name, info in again.items():
             weights.pop(name)
-            choices[name] = choose(info, uniform=False, override=overrides.get(name))
+            choice = choose(info, uniform=False, override=overrides.get(name))
+            choices[name] = _by_inputs(choice) if name in neuron_major else choice
         more, _ = loader.run(again, choices)
         weights.update(more)
     checkpoint.check_unchanged()
     return {key: weights[name] for key, name in wanted.items()}
+
+
+def _by_inputs(choice: Choice) -> Choice:
+    """Choose the format by columns with the same codes, where there is one."""
+    return replace(choice, format=NEURON_MAJOR.get(choice.format, choice.format))
 
 
 def load_vector(checkpoint: Checkpoint, name: str) -> npt.NDArray[np.float32]:
@@ -256,7 +264,7 @@ def _pieces(target: Target) -> Iterable[_Rows]:
         yield _Rows(target, 0, info.n_rows, 0, info.n_bytes)
         return
     group, group_bytes = info.row_group, info.row_bytes
-    tile = NEURON_TILE if target.format.is_neuron_major else TILE
+    tile = target.format.tile_rows
     per_tile = tile // group * group_bytes
     step = max(1, _CHUNK_BYTES // per_tile) * tile
     for begin in range(0, info.n_rows, step):

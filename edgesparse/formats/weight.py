@@ -4,16 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BLOCK", "NEURON_TILE", "TILE", "Format", "Weight", "row_tiles", "storage_bytes"]
+__all__ = [
+    "BLOCK",
+    "COLUMN_WIDTH",
+    "NEURON_MAJOR",
+    "NEURON_TILE",
+    "TILE",
+    "Format",
+    "Weight",
+    "row_tiles",
+    "storage_bytes",
+    "storage_codes",
+]
 
 TILE = 8
 """Rows that stand side by side in the tiled formats."""
 NEURON_TILE = 128
 """Rows that share bytes in the neuron-major format."""
+COLUMN_WIDTH = 8
+"""Lines of a tile of the formats by columns, at most."""
 BLOCK = 32
 """Columns that share one step in the block formats."""
 
@@ -32,6 +46,10 @@ class Format(IntEnum):
     BF16 = 9
     F32 = 10
     T2N = 11
+    Q8N = 12
+    Q4N = 13
+    Q4MN = 14
+    Q8MN = 15
 
     @property
     def is_ternary(self) -> bool:
@@ -41,14 +59,45 @@ class Format(IntEnum):
     @property
     def is_neuron_major(self) -> bool:
         """Whether the outputs of one input lie together, so that an input of zero costs nothing."""
-        return self is Format.T2N
+        return self is Format.T2N or self.is_column
+
+    @property
+    def is_column(self) -> bool:
+        """Whether blocks are stored by columns over a tile of rows."""
+        return Format.Q8N <= self <= Format.Q8MN
+
+    @property
+    def row_format(self) -> Format:
+        """The row-major format with the same codes and steps; itself where there is no other."""
+        return _ROW_FORMATS.get(self, self)
+
+    @property
+    def tile_rows(self) -> int:
+        """Rows that share stored bytes, in formats of tiles."""
+        if self is Format.T2N:
+            return NEURON_TILE
+        return COLUMN_WIDTH * self.line_rows if self.is_column else TILE
+
+    @property
+    def line_rows(self) -> int:
+        """Rows in a line, 64 bytes of a column: of nibbles twice as many."""
+        return 128 if self in (Format.Q4N, Format.Q4MN) else 64
 
     @property
     def is_block(self) -> bool:
         """Whether activations are quantised to int16 per block of 32."""
-        return Format.Q8 <= self <= Format.Q6
+        return Format.Q8 <= self <= Format.Q6 or self.is_column
 
 
+_ROW_FORMATS = {
+    Format.T2N: Format.T2,
+    Format.Q8N: Format.Q8,
+    Format.Q4N: Format.Q4,
+    Format.Q8MN: Format.Q8M,
+    Format.Q4MN: Format.Q4M,
+}
+NEURON_MAJOR: Final = {row: column for column, row in _ROW_FORMATS.items()}
+"""The format by columns (inputs) of row-major formats that have one."""
 _TERNARY_GROUP = {Format.T2: 128, Format.T5: 160, Format.T2N: 128}
 _BLOCK_BYTES = {
     Format.Q8: 272,
@@ -56,7 +105,12 @@ _BLOCK_BYTES = {
     Format.Q6: 208,
     Format.Q4: 144,
     Format.Q4M: 160,
+    Format.Q8N: 2048 + 128,
+    Format.Q8MN: 2048 + 256,
+    Format.Q4N: 2048 + 256,
+    Format.Q4MN: 2048 + 512,
 }
+"""Bytes of one block of a tile, by columns of one line."""
 _ELEMENT_BYTES = {Format.F16: 2, Format.BF16: 2, Format.F32: 4}
 
 
@@ -67,6 +121,8 @@ def row_tiles(n_rows: int) -> int:
 
 def storage_bytes(fmt: Format, n_rows: int, k: int) -> int:
     """Bytes that an (n_rows, k) matrix takes in `fmt`, padding included, scales excluded."""
+    if fmt.is_column:
+        return -(-n_rows // fmt.line_rows) * -(-k // BLOCK) * _BLOCK_BYTES[fmt]
     if fmt.is_neuron_major:
         n_rows, k = k, n_rows
     if fmt.is_ternary:
@@ -74,6 +130,11 @@ def storage_bytes(fmt: Format, n_rows: int, k: int) -> int:
     if fmt.is_block:
         return row_tiles(n_rows) * -(-k // BLOCK) * _BLOCK_BYTES[fmt]
     return row_tiles(n_rows) * TILE * k * _ELEMENT_BYTES[fmt]
+
+
+def storage_codes(fmt: Format, n_rows: int, k: int) -> int:
+    """Bytes of the codes alone in a format by columns: one line for every column."""
+    return -(-n_rows // fmt.line_rows) * -(-k // BLOCK) * BLOCK * 64
 
 
 @dataclass(frozen=True, eq=False)

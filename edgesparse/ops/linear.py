@@ -11,10 +11,25 @@ from edgesparse.formats.ternary import unpack_ternary
 from edgesparse.formats.weight import BLOCK, Weight
 from edgesparse.ops.numerics import quantize_i8, quantize_i16, sequential_sum
 
-__all__ = ["product"]
+__all__ = ["drop_small", "product"]
 
 Float32 = npt.NDArray[np.float32]
 _SLICE_BYTES = 64 << 20
+
+
+def drop_small(h: Float32, threshold: float, factors: Float32 | None) -> Float32:
+    """Set inputs with ``|x| * factor < threshold`` to +0 (TEAL, CHESS).
+
+    Parameters
+    ----------
+    h : float32 ndarray, shape (n_tokens, k)
+    threshold : float
+        Rounded to float32.
+    factors : float32 ndarray, shape (k,), or None
+        None: every factor is 1.
+    """
+    size = np.abs(h) if factors is None else np.abs(h) * factors
+    return np.where(size < np.float32(threshold), np.float32(0), h)
 
 
 def product(weight: Weight, h: Float32) -> Float32:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgesparse.executors.base import Parameters
+from edgesparse.formats.weight import Weight, storage_codes
 from edgesparse.plan.op import Attention, Embed, Linear, Op, RopeKV
 from edgesparse.plan.plan import Plan
 
@@ -36,7 +37,8 @@ class OpCost:
 def op_bytes(op: Op, parameters: Parameters, plan: Plan, position: int) -> int:
     """Bytes of weights and cache that `op` moves to decode the token at `position`.
 
-    Activations are left out: they stay in the cache of the core.
+    Activations are left out: they stay in the cache of the core. Where a calibration's thresholds
+    make inputs zero, the columns that it expects to be live count.
     """
     weights = parameters.weights
     match op:
@@ -44,7 +46,7 @@ def op_bytes(op: Op, parameters: Parameters, plan: Plan, position: int) -> int:
             weight = weights[op.weight]
             return weight.n_bytes // weight.n_rows
         case Linear():
-            return sum(weights[out.weight].n_bytes for out in op.outputs)
+            return sum(_bytes_read(weights[out.weight], op.dead_share) for out in op.outputs)
         case RopeKV():
             return plan.kv_bytes
         case Attention():
@@ -54,6 +56,14 @@ def op_bytes(op: Op, parameters: Parameters, plan: Plan, position: int) -> int:
             return n_rows * plan.kv_bytes
         case _:
             return 0
+
+
+def _bytes_read(weight: Weight, dead_share: float) -> int:
+    """Bytes of a matrix that one token reads when so many inputs are zero."""
+    if not weight.format.is_column:
+        return weight.n_bytes
+    codes = storage_codes(weight.format, weight.n_rows, weight.k)
+    return weight.n_bytes - round(codes * dead_share)
 
 
 def _multiply_adds(op: Op, parameters: Parameters, position: int) -> int:

@@ -75,6 +75,10 @@ class Linear:
 
     `skip_zeros` asks for weights stored neuron-major, so that quantised inputs of zero cost
     nothing; it changes no result.
+
+    `threshold` makes inputs x with ``|x| * factor < threshold`` count as zero, in tokens from the
+    step's `sparse_from` on: an approximation. `factors` names a vector with a factor per input;
+    `dead_share` is how many inputs the calibration expects to count as zero, for reports.
     """
 
     name: str
@@ -86,6 +90,9 @@ class Linear:
     eps: float = 0.0
     outputs_only: bool = False
     skip_zeros: bool = False
+    threshold: float = 0.0
+    factors: str | None = None
+    dead_share: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,8 @@ class Plan:
         Tokens in one step, at most.
     cache_type_k, cache_type_v : CacheType
         Storage of keys and of values.
+    dense_tokens : int
+        Positions at the start of a sequence that thresholds leave alone.
     """
 
     architecture: str
@@ -45,6 +47,7 @@ class Plan:
     max_tokens: int
     cache_type_k: CacheType = CacheType.F16
     cache_type_v: CacheType = CacheType.F16
+    dense_tokens: int = 0
 
     @property
     def kv_dim(self) -> int:

@@ -28,7 +28,11 @@ def plan_rows(costs: Sequence[OpCost], bandwidth: float | None) -> list[dict[str
         if isinstance(cost.op, Linear):
             row["prologue"] = [
                 word
-                for word in (cost.op.glu.name.lower(), "norm" if cost.op.norm else "")
+                for word in (
+                    cost.op.glu.name.lower(),
+                    "norm" if cost.op.norm else "",
+                    "threshold" if cost.op.threshold else "",
+                )
                 if word not in ("", "none")
             ]
         if bandwidth:

@@ -1,4 +1,6 @@
-"""Block-quantised × int16 products: q8, q6, q4, q8m, q4m (bytes: ``edgesparse/formats/README.md``).
+"""Block-quantised × int16 products: q8, q6, q4, q8m, q4m, and these by columns.
+
+The bytes are pictured in ``edgesparse/formats/README.md``.
 
 A tile of 8 rows is unpacked once into rows of int8 codes, its steps are widened, and every token is
 multiplied with it. A block's |Σ code q| ≤ 32 · 128 · 32767 fits int32.
@@ -9,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from edgesparse.formats.weight import Format, Weight, row_tiles
+from edgesparse.formats.weight import COLUMN_WIDTH, Format, Weight
 from edgesparse.portable.bind import Bytes, Float32, Int32
 from edgesparse.portable.jit import njit
 from edgesparse.portable.numerics import ZERO, half_to_float
@@ -21,12 +23,21 @@ Q4 = int(Format.Q4)
 Q8M = int(Format.Q8M)
 Q4M = int(Format.Q4M)
 Q6 = int(Format.Q6)
+Q8N = int(Format.Q8N)
+Q4N = int(Format.Q4N)
+Q4MN = int(Format.Q4MN)
+Q8MN = int(Format.Q8MN)
+WIDTH = COLUMN_WIDTH
 
 
 def tiles_of(weight: Weight) -> npt.NDArray[np.uint16]:
-    """Return the stored bytes as a (n_tiles, n_blocks, block_bytes / 2) view of 16-bit words."""
-    n_blocks = -(-weight.k // 32)
-    return weight.data.view(np.uint16).reshape(row_tiles(weight.n_rows), n_blocks, -1)
+    """Return the stored bytes as a (n_tiles, n_blocks, block_bytes / 2) view of 16-bit words.
+
+    Formats by columns have lines in place of tiles, see `unpack_columns`.
+    """
+    fmt, n_blocks = weight.format, -(-weight.k // 32)
+    n_tiles = -(-weight.n_rows // (fmt.line_rows if fmt.is_column else fmt.tile_rows))
+    return weight.data.view(np.uint16).reshape(n_tiles, n_blocks, -1)
 
 
 @njit
@@ -34,7 +45,13 @@ def zero_of(kind: int) -> np.int32:
     """Return what a stored code of value 0 is."""
     if kind == Q6:
         return np.int32(32)
-    return np.int32(8) if kind == Q4 else np.int32(0)
+    return np.int32(8) if kind in (Q4, Q4N) else np.int32(0)
+
+
+@njit
+def has_minimum_of(kind: int) -> bool:
+    """Whether the format has an offset beside its step."""
+    return kind in (Q8M, Q4M, Q8MN, Q4MN)
 
 
 @njit
@@ -66,7 +83,7 @@ def unpack_tile(
     d, m : (8, n_blocks) float32
         Written: steps; minima where the format has them.
     """
-    has_minimum = kind in (Q8M, Q4M)
+    has_minimum = has_minimum_of(kind)
     first = 16 if has_minimum else 8
     pairs = codes.view(np.uint16)
     for block in range(words.shape[0]):
@@ -96,13 +113,53 @@ def unpack_tile(
 
 
 @njit
+def unpack_columns(
+    data: npt.NDArray[np.uint16], kind: int, first: int, codes: Bytes, d: Float32, m: Float32
+) -> None:
+    """Unpack eight rows, from `first` on, of a matrix by columns; results as in `unpack_tile`.
+
+    Parameters
+    ----------
+    data : (n_lines, n_blocks, words of a line's block) uint16
+        All of the matrix: its shape says the sizes; a tile's bytes are its lines' together.
+    """
+    nibble = kind in (Q4N, Q4MN)
+    line_rows = 128 if nibble else 64
+    n_blocks = data.shape[1]
+    tile_rows = WIDTH * line_rows
+    tile = first // tile_rows
+    width = min(WIDTH, data.shape[0] - tile * WIDTH)
+    flat = data[tile * WIDTH : tile * WIDTH + width].reshape(n_blocks, -1)
+    line, lane = first % tile_rows // line_rows, first % line_rows
+    for block in range(n_blocks):
+        words = flat[block]
+        column = words.view(np.uint8)[64 * line :]
+        for r in range(8):
+            row = lane + r
+            step = 1024 * width + line * line_rows + row
+            d[r, block] = half_to_float(words[step])
+            if has_minimum_of(kind):
+                m[r, block] = half_to_float(words[step + width * line_rows])
+            place = row // 4 % 4 * 16 + row % 64 // 16 * 4 + row % 4
+            out = codes[r, block * 32 : block * 32 + 32]
+            for c in range(out.shape[0]):
+                stored = column[64 * width * c + place]
+                if not nibble:
+                    out[c] = stored ^ np.uint8(128)
+                elif row < 64:
+                    out[c] = stored & np.uint8(15)
+                else:
+                    out[c] = stored >> np.uint8(4)
+
+
+@njit
 def row_from_tile(out: Float32, codes: Bytes, d: Float32, m: Float32, kind: int, r: int) -> None:
     """Dequantise row r of an unpacked tile."""
     signed = codes.view(np.int8)
     offset = zero_of(kind)
     for i in range(out.shape[0]):
         value = d[r, i // 32] * np.float32(np.int32(signed[r, i]) - offset)
-        if kind in (Q8M, Q4M):
+        if has_minimum_of(kind):
             value = value + m[r, i // 32]
         out[i] = value
 
@@ -145,7 +202,7 @@ def block_product(
     dst, add, bias
         As for `ternary_product`.
     tiles : (n_tiles, n_blocks, block_bytes / 2) uint16
-        Weight bytes in format `kind`.
+        Weight bytes in format `kind`, as `tiles_of` gives them.
     q, d_x, q_sum, x_sum : (>= n_tokens, 32 n_blocks) int16, (>= n_tokens, n_blocks) each
         Quantised activations.
     codes, d, m : (8, 32 n_blocks) uint8, (8, n_blocks) float32 twice
@@ -153,11 +210,14 @@ def block_product(
     """
     n_blocks = tiles.shape[1]
     has_bias = bias.shape[0] > 0
-    has_minimum = kind in (Q8M, Q4M)
+    has_minimum = has_minimum_of(kind)
     offset = zero_of(kind)
     signed = codes.view(np.int8)
     for tile_begin in range(row_begin, row_end, 8):
-        unpack_tile(tiles[tile_begin // 8], kind, codes, d, m)
+        if kind >= Q8N:
+            unpack_columns(tiles, kind, tile_begin, codes, d, m)
+        else:
+            unpack_tile(tiles[tile_begin // 8], kind, codes, d, m)
         for r in range(min(8, row_end - tile_begin)):
             row = signed[r]
             for t in range(n_tokens):

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesparse.executors.base import Step
-from edgesparse.formats.weight import TILE, Weight, row_tiles
+from edgesparse.formats.weight import TILE, Format, Weight, row_tiles
 from edgesparse.plan.op import LOGITS, GluKind, Linear, Output
 from edgesparse.portable.bind import Bindings, Float32, Int32, Runner, require, require_bytes
 from edgesparse.portable.blocks import block_product, tiles_of
@@ -65,6 +65,29 @@ def prepare(
             glu_row(h[j], src[i, :k], src2[i, :k], glu)
         if norm.shape[0] > 0:
             norm_row(h[j], h[j], norm, eps, lanes)
+
+
+@njit
+def apply_threshold(
+    h: Float32,
+    threshold: np.float32,
+    factors: Float32,
+    positions: Int32,
+    sparse_from: int,
+    indices: Int32,
+    begin: int,
+    end: int,
+) -> None:
+    """Set inputs below the threshold to zero, in tokens at positions from `sparse_from` on."""
+    for j in range(begin, end):
+        if positions[indices[j]] < sparse_from:
+            continue
+        for i in range(h.shape[1]):
+            size = np.float32(abs(h[j, i]))
+            if factors.shape[0] > 0:
+                size = np.float32(size * factors[i])
+            if size < threshold:
+                h[j, i] = np.float32(0)
 
 
 @njit
@@ -124,7 +147,7 @@ def bind(op: Linear, bindings: Bindings) -> Runner:
         n_tokens = len(indices)
         if n_tokens == 0:
             return
-        bindings.pool.run(lambda begin, end, _: prologue(indices, begin, end), n_tokens)
+        bindings.pool.run(lambda begin, end, _: prologue(step, indices, begin, end), n_tokens)
 
         def work(phase: list[BoundOutput], begin: int, end: int, worker: int) -> None:
             """Compute tiles [begin, end), counted through all outputs."""
@@ -143,8 +166,8 @@ def bind(op: Linear, bindings: Bindings) -> Runner:
     return run
 
 
-def _bind_prologue(op: Linear, bindings: Bindings) -> Callable[[Int32, int, int], None]:
-    """Return prologue(indices, begin, end): prepare and quantise tokens as the weights ask."""
+def _bind_prologue(op: Linear, bindings: Bindings) -> Callable[[Step, Int32, int, int], None]:
+    """Return prologue(step, indices, begin, end): prepare and quantise tokens as weights ask."""
     weights = [bindings.parameters.weights[output.weight] for output in op.outputs]
     k = weights[0].k
     src = bindings.buffers[op.src]
@@ -162,8 +185,16 @@ def _bind_prologue(op: Linear, bindings: Bindings) -> Callable[[Int32, int, int]
     int8 = [(*bindings.workspace.int8(k, n_planes), n_planes) for n_planes in sorted(ternary)]
     int16 = bindings.workspace.int16(k)
 
-    def prologue(indices: Int32, begin: int, end: int) -> None:
+    threshold = np.float32(op.threshold)
+    factors = none if op.factors is None else bindings.parameters.vectors[op.factors]
+    require(factors.size in (0, k), op.name, "the factors are not k long")
+
+    def prologue(step: Step, indices: Int32, begin: int, end: int) -> None:
         prepare(h, src, src2, glu, norm, eps, indices, begin, end)
+        if threshold > 0:
+            apply_threshold(
+                h, threshold, factors, step.positions, step.sparse_from, indices, begin, end
+            )
         for q, s, q_sum, n_planes in int8:
             quantize_i8_tokens(q, s, q_sum, n_planes, h, begin, end)
         if any_block:
@@ -215,7 +246,7 @@ def _product(
     workspace, n_workers = bindings.workspace, bindings.pool.n_threads
     scratch = [workspace.unpacked(worker) for worker in range(n_workers)]
     kind = int(weight.format)
-    if weight.format.is_neuron_major:
+    if weight.format is Format.T2N:
         neurons, scales = rows_of(weight), weight.scales
         x8 = workspace.int8(weight.k, 1)
         sums = [np.empty(weight.n_rows, np.int32) for _ in range(n_workers)]

@@ -229,6 +229,14 @@ static int check_with(int32_t isa) {
             }
         }
     }
+    for (int32_t src_type = 1; src_type <= LAST_SOURCE; src_type++) {
+        for (int32_t format = ES_FORMAT_Q8N; format <= ES_FORMAT_Q8MN; format++) {
+            check_refusals(&t, src_type, format);
+            for (uint64_t seed = 1; seed <= 4; seed++) {
+                check_wild(&t, src_type, format, seed);
+            }
+        }
+    }
     expect(&t, t.n_pairs == N_PAIRS, "number of pairs", t.n_pairs, 0);
     if (t.digest != DIGEST) {
         printf("repack: digest 0x%016llx\n", (unsigned long long)t.digest);

@@ -44,7 +44,11 @@ enum {
     ES_FORMAT_F16 = 8,
     ES_FORMAT_BF16 = 9,
     ES_FORMAT_F32 = 10,
-    ES_FORMAT_T2N = 11
+    ES_FORMAT_T2N = 11,
+    ES_FORMAT_Q8N = 12, /* columns side by side over a tile of rows */
+    ES_FORMAT_Q4N = 13,
+    ES_FORMAT_Q4MN = 14,
+    ES_FORMAT_Q8MN = 15
 };
 
 enum {
@@ -103,6 +107,11 @@ typedef struct es_op {
     const float *norm;   /* LINEAR, NORM: RMSNorm weight; ROPE_KV: per-head norm of q; or NULL */
     const float *norm_k; /* ROPE_KV: per-head norm of k, or NULL */
     const float *rope;   /* n_ctx rows of rope_dim/2 cosines, then rope_dim/2 sines */
+    /* LINEAR: inputs x with |x| * factors[i] < threshold count as 0 (factors NULL: all 1); 0: none do.
+     * Tokens at positions below es_step.sparse_from are exempt. */
+    const float *factors;
+    float threshold;
+    int32_t reserved;
 } es_op;
 
 typedef struct es_plan {
@@ -137,7 +146,7 @@ typedef struct es_step {
     int32_t n_tokens;
     int32_t n_outputs;
     int32_t n_caches;
-    int32_t reserved;
+    int32_t sparse_from;      /* first position whose inputs thresholds apply to */
     const int32_t *tokens;    /* n_tokens ids */
     const int32_t *positions; /* n_tokens positions, each below its cache's capacity */
     const int32_t *sequences; /* n_tokens indices into caches */
@@ -167,7 +176,8 @@ int32_t es_isa_supported(int32_t isa);
 const char *es_isa_name(int32_t isa);
 
 /* Name of the kernel variant ("scalar", "avx2", …) that `isa` uses for an activation-weight family
- * ("t2", "t2n", "t5", "q8", "q4", "q8m", "q4m", "q6", "f16", "bf16", "f32", "vector", "attention"); NULL
+ * ("t2", "t2n", "t5", "q8", "q4", "q8m", "q4m", "q6", "q8n", "q4n", "q8mn", "q4mn", "f16",
+ * "bf16", "f32", "vector", "attention"); NULL
  * if unknown. */
 const char *es_kernel_variant(int32_t isa, const char *family);
 

@@ -6,6 +6,7 @@
  * the others, in jobs of its own (linear_sparse.c). */
 #include "linear.h"
 
+#include <math.h>
 #include <string.h>
 
 enum { NEEDS_INT8 = 1, NEEDS_INT16 = 2 };
@@ -15,7 +16,19 @@ static int is_ternary(const es_weight *w) {
 }
 
 static int is_block(const es_weight *w) {
-    return w->format >= ES_FORMAT_Q8 && w->format <= ES_FORMAT_Q6;
+    return (w->format >= ES_FORMAT_Q8 && w->format <= ES_FORMAT_Q6) || es_is_column(w->format);
+}
+
+/* Small inputs become zeros, where the op has a threshold and the token is far enough behind the first. */
+static void apply_threshold(const es_linear_job *job, float *restrict h, int32_t token) {
+    const es_op *op = job->op;
+    if (op->threshold <= 0.0f || job->step->positions[token] < job->step->sparse_from) {
+        return;
+    }
+    for (int32_t i = 0; i < job->k; i++) {
+        const float size = op->factors != NULL ? fabsf(h[i]) * op->factors[i] : fabsf(h[i]);
+        h[i] = size < op->threshold ? 0.0f : h[i];
+    }
 }
 
 /* Fills row `slot` of `input` for row `row` of the product. */
@@ -41,6 +54,7 @@ static void prepare_input(const es_linear_job *job, es_input *input, int32_t slo
     if (x != h) {
         memcpy(h, x, (size_t)k * sizeof *h);
     }
+    apply_threshold(job, h, token);
     if (job->forms & NEEDS_INT8) {
         input->s[at] = engine->k.quantize_i8(input->q8 + at * input->q8_stride, &input->sum[at], h,
                                              k, (int32_t)input->q8_stride);
@@ -183,6 +197,10 @@ static void tiled_rows(const es_linear_job *job, const es_output *out, const es_
 static void output_rows(const es_linear_job *job, const es_output *out, const es_input *input,
                         es_scratch *scratch, int32_t begin, int32_t end) {
     const es_weight *w = &job->engine->plan.weights[out->weight];
+    if (es_is_column(w->format)) {
+        es_linear_column_rows(job, out, input, scratch, begin, end);
+        return;
+    }
     for (int32_t first = begin; first < end; first += ES_ROW_BLOCK) {
         const int32_t n_rows = es_min(ES_ROW_BLOCK, end - first);
         if (is_ternary(w)) {
@@ -232,34 +250,46 @@ static void product_chunk(void *context, int32_t number, int32_t thread) {
     }
 }
 
-/* Chunks big enough to amortise taking one, small enough that threads finish together, and whole panels
- * of the ternary kernels (32 rows at most), which are tiles of the block formats too. */
-static int32_t choose_unit(int64_t n_rows, int32_t n_threads, int32_t k) {
-    enum { MIN_WORK = 131072, CHUNKS_PER_THREAD = 16, PANEL = 32 };
+/* Chunks big enough to amortise taking one, small enough that threads finish together, and whole panels:
+ * of the ternary kernels (32 rows at most), which are tiles of the block formats too, or lines of the
+ * column formats. */
+static int32_t choose_unit(int64_t n_rows, int32_t n_threads, int32_t k, int32_t panel) {
+    enum { MIN_WORK = 131072, CHUNKS_PER_THREAD = 16 };
     const int64_t fair = n_rows / ((int64_t)n_threads * CHUNKS_PER_THREAD);
     const int64_t least = MIN_WORK / k;
     int64_t unit = n_threads == 1 ? n_rows : (fair > least ? fair : least);
-    unit = (unit + PANEL - 1) / PANEL * PANEL;
-    return (int32_t)(unit < PANEL ? PANEL : unit);
+    unit = (unit + panel - 1) / panel * panel;
+    return (int32_t)(unit < panel ? panel : unit);
 }
 
 void es_linear_products(es_linear_job *job, int32_t first, int32_t n_outputs) {
     const int32_t n_threads = es_pool_threads(job->engine->pool);
     int64_t all_rows = 0;
+    int32_t panel = 32;
     for (int32_t i = first; i < first + n_outputs; i++) {
         const es_weight *w = es_linear_weight(job, &job->op->outputs[i]);
         all_rows += w->n_rows;
-        job->engine->moved += w->n_bytes + es_linear_scale_bytes(w);
+        if (es_is_column(w->format)) {
+            panel = es_max(panel, (int32_t)es_line_rows(w->format));
+        } else {
+            job->engine->moved += w->n_bytes + es_linear_scale_bytes(w);
+        }
     }
     job->first = first;
     job->n_outputs = n_outputs;
-    job->unit_rows = choose_unit(all_rows, n_threads, job->k);
+    job->unit_rows = choose_unit(all_rows, n_threads, job->k, panel);
     job->n_chunks = 0;
     for (int32_t i = first; i < first + n_outputs; i++) {
         const es_weight *w = es_linear_weight(job, &job->op->outputs[i]);
         job->n_chunks += (w->n_rows + job->unit_rows - 1) / job->unit_rows;
     }
     es_pool_run(job->engine->pool, product_chunk, job, job->n_chunks);
+    for (int32_t i = first; i < first + n_outputs; i++) {
+        const es_weight *w = es_linear_weight(job, &job->op->outputs[i]);
+        if (es_is_column(w->format)) {
+            job->engine->moved += es_linear_column_bytes(job, w);
+        }
+    }
 }
 
 int32_t es_run_linear(es_engine *engine, const es_op *op, const es_step *step) {

@@ -47,6 +47,12 @@ void es_linear_products(es_linear_job *job, int32_t first, int32_t n_outputs);
 /* One output that skips dead neurons. */
 void es_linear_sparse(es_linear_job *job, int32_t output);
 
+/* Rows [begin, end) of one output whose weights lie by columns (linear_columns.c); begin is a multiple
+ * of the format's lines. And the bytes that all its rows have taken, once the job has run. */
+void es_linear_column_rows(const es_linear_job *job, const es_output *out, const es_input *input,
+                           es_scratch *scratch, int32_t begin, int32_t end);
+uint64_t es_linear_column_bytes(const es_linear_job *job, const es_weight *w);
+
 /* y[r] = (sum[r] - qsum) * (scale[r] / s). A shared scale is divided once: same bits, fewer divisions. */
 void es_linear_scale(float *restrict y, const int32_t *restrict sum, int32_t qsum,
                      const float *restrict scales, float s, int32_t n_rows);

@@ -1,18 +1,21 @@
-/* Tiles of 8 rows of blocks of 32 columns: q8, q8m, q6, q4, q4m.
+/* Tiles of rows of blocks of 32 columns: q8, q8m, q6, q4, q4m of 8 rows, and the column formats.
  *
  * A tile is decoded row by row into plain arrays and then woven. Sources with blocks of their own
  * keep their codes; floats (and types with a scale per 16 columns) are quantised anew, with the step
  * rounded to half first, so that the codes fit the step that is stored. */
 #include "repack.h"
 
+#include "kernels.h"
+
 #include <stdlib.h>
 #include <string.h>
 
 typedef struct tile {
+    int32_t format; /* of its rows: es_row_format of the target */
     size_t n_blocks;
-    int8_t *codes;  /* [8][n_blocks * 32] */
-    uint16_t *d;    /* [8][n_blocks] */
-    uint16_t *m;    /* [8][n_blocks] */
+    int8_t *codes;  /* [rows of a tile][n_blocks * 32] */
+    uint16_t *d;    /* [rows of a tile][n_blocks] */
+    uint16_t *m;    /* [rows of a tile][n_blocks] */
     float *values;  /* [n_blocks * 32], zero behind column k */
     uint8_t *plain; /* [n_blocks * 32] ternary codes */
 } tile;
@@ -35,7 +38,11 @@ static inline float largest_code(int32_t format) {
     return format == ES_FORMAT_Q8 ? 127.0f : format == ES_FORMAT_Q6 ? 31.0f : 7.0f;
 }
 
-static inline int stored_zero(int32_t format) {
+/* What the stored number of code 0 is; column formats store bytes of q8 and q8m unsigned. */
+static inline int stored_zero(int32_t format, int is_column) {
+    if (is_column && (format == ES_FORMAT_Q8 || format == ES_FORMAT_Q8M)) {
+        return 128;
+    }
     return format == ES_FORMAT_Q4 ? 8 : format == ES_FORMAT_Q6 ? 32 : 0;
 }
 
@@ -57,7 +64,7 @@ static void weave_codes(uint8_t *dst, const tile *t, size_t block, int nibble, i
 }
 
 static void weave(uint8_t *dst, const tile *t, int32_t format, const es_kernels *kernels) {
-    const int nibble = is_nibble(format), zero = stored_zero(format);
+    const int nibble = is_nibble(format), zero = stored_zero(format, 0);
     const size_t block_bytes = (size_t)es_storage_bytes(format, ES_TILE, ES_BLOCK);
     const size_t step_bytes = 2 * ES_TILE * (has_minimum(format) ? 2 : 1);
     for (size_t block = 0; block < t->n_blocks; block++) {
@@ -102,7 +109,7 @@ static int32_t decode_row(const tile *t, size_t r, const es_repack_job *job,
     uint16_t *d = t->d + r * t->n_blocks, *m = t->m + r * t->n_blocks;
     const int32_t n_source_blocks = job->k / source->block;
     int32_t status = ES_OK;
-    if (source->affine_format == job->dst_format) {
+    if (source->affine_format == t->format) {
         if (source->affine) {
             source->affine(codes, d, m, row, n_source_blocks);
         } else {
@@ -114,20 +121,18 @@ static int32_t decode_row(const tile *t, size_t r, const es_repack_job *job,
         } else {
             source->floats(t->values, row, n_source_blocks);
         }
-        status =
-            kernels->requantize(codes, d, t->values, t->n_blocks, largest_code(job->dst_format));
+        status = kernels->requantize(codes, d, t->values, t->n_blocks, largest_code(t->format));
     } else { /* q8 to q6 or q4 */
         source->affine(codes, d, m, row, n_source_blocks);
         for (size_t i = 0; i < t->n_blocks * ES_BLOCK; i++) {
             t->values[i] = (float)codes[i] * es_half_to_float(d[i / ES_BLOCK]);
         }
-        status =
-            kernels->requantize(codes, d, t->values, t->n_blocks, largest_code(job->dst_format));
+        status = kernels->requantize(codes, d, t->values, t->n_blocks, largest_code(t->format));
     }
     unsigned finite = 1;
     for (size_t b = 0; b < t->n_blocks; b++) {
         finite &= (unsigned)es_half_is_finite(d[b]);
-        if (has_minimum(job->dst_format)) {
+        if (has_minimum(t->format)) {
             finite &= (unsigned)es_half_is_finite(m[b]);
         }
     }
@@ -136,14 +141,15 @@ static int32_t decode_row(const tile *t, size_t r, const es_repack_job *job,
 
 static int32_t repack_tiles(const tile *t, const es_repack_job *job, const es_source *source,
                             const es_kernels *kernels) {
+    const int is_column = es_is_column(job->dst_format), zero = stored_zero(t->format, is_column);
+    const int32_t n_rows = es_tile_rows(job->dst_format);
     const size_t row_bytes = (size_t)es_source_row_bytes(source, job->k);
-    const size_t tile_bytes = (size_t)es_storage_bytes(job->dst_format, ES_TILE, job->k);
-    const int empty_code = -stored_zero(job->dst_format); /* stored as bytes of zero */
-    for (int32_t first = job->row_begin; first < job->row_end; first += ES_TILE) {
-        for (int32_t r = 0; r < ES_TILE; r++) {
+    const size_t tile_bytes = (size_t)es_storage_bytes(job->dst_format, n_rows, job->k);
+    for (int32_t first = job->row_begin; first < job->row_end; first += n_rows) {
+        for (int32_t r = 0; r < n_rows; r++) {
             const size_t at = (size_t)r * t->n_blocks;
-            if (first + r >= job->row_end) {
-                memset(t->codes + at * ES_BLOCK, empty_code, t->n_blocks * ES_BLOCK);
+            if (first + r >= job->row_end) { /* -zero is stored as 0 */
+                memset(t->codes + at * ES_BLOCK, -zero, t->n_blocks * ES_BLOCK);
                 memset(t->d + at, 0, t->n_blocks * sizeof *t->d);
                 memset(t->m + at, 0, t->n_blocks * sizeof *t->m);
                 continue;
@@ -154,7 +160,15 @@ static int32_t repack_tiles(const tile *t, const es_repack_job *job, const es_so
                 return status;
             }
         }
-        weave(job->dst + (size_t)(first / ES_TILE) * tile_bytes, t, job->dst_format, kernels);
+        uint8_t *dst = job->dst + (size_t)(first / n_rows) * tile_bytes;
+        if (is_column) {
+            const int32_t left = job->row_end - first < n_rows ? job->row_end - first : n_rows;
+            const size_t line_rows = es_line_rows(job->dst_format);
+            es_weave_columns(dst, t->codes, t->d, t->m, t->n_blocks,
+                             ((size_t)left + line_rows - 1) / line_rows, job->dst_format, zero);
+        } else {
+            weave(dst, t, job->dst_format, kernels);
+        }
     }
     return ES_OK;
 }
@@ -172,15 +186,18 @@ static int is_pair(const es_source *source, int32_t format) {
 
 int32_t es_repack_blocks(const es_repack_job *job, const es_source *source,
                          const es_kernels *kernels) {
-    if (!is_pair(source, job->dst_format)) {
+    const int32_t format = es_row_format(job->dst_format);
+    if (!is_pair(source, format)) {
         return ES_E_UNSUPPORTED;
     }
     const size_t n_blocks = ((size_t)job->k + ES_BLOCK - 1) / ES_BLOCK;
+    const size_t n_rows = (size_t)es_tile_rows(job->dst_format);
     tile t = {
+        .format = format,
         .n_blocks = n_blocks,
-        .codes = malloc(ES_TILE * n_blocks * ES_BLOCK),
-        .d = malloc(ES_TILE * n_blocks * sizeof(uint16_t)),
-        .m = malloc(ES_TILE * n_blocks * sizeof(uint16_t)),
+        .codes = malloc(n_rows * n_blocks * ES_BLOCK),
+        .d = malloc(n_rows * n_blocks * sizeof(uint16_t)),
+        .m = malloc(n_rows * n_blocks * sizeof(uint16_t)),
         .values = calloc(n_blocks * ES_BLOCK, sizeof(float)),
         .plain = malloc(n_blocks * ES_BLOCK),
     };

@@ -5,6 +5,7 @@
 #include "repack.h"
 
 #include "cpu.h"
+#include "kernels.h"
 
 uint64_t es_source_row_bytes(const es_source *source, int32_t k) {
     return (uint64_t)source->row_header +
@@ -45,9 +46,26 @@ uint64_t es_storage_bytes(int32_t format, int32_t n_rows, int32_t k) {
         return tiles * ES_TILE * columns * 2;
     case ES_FORMAT_F32:
         return tiles * ES_TILE * columns * 4;
+    case ES_FORMAT_Q8N:
+    case ES_FORMAT_Q4N:
+    case ES_FORMAT_Q8MN:
+    case ES_FORMAT_Q4MN: {
+        const uint64_t line_rows = es_line_rows(format);
+        return (rows + line_rows - 1) / line_rows * blocks * es_line_block_bytes(format);
+    }
     default:
         return 0;
     }
+}
+
+int32_t es_tile_rows(int32_t format) {
+    if (format == ES_FORMAT_T2N) {
+        return ES_NEURON_TILE;
+    }
+    if (es_is_column(format)) {
+        return ES_COLUMN_WIDTH * (int32_t)es_line_rows(format);
+    }
+    return format >= ES_FORMAT_Q8 ? ES_TILE : 1;
 }
 
 static int32_t check_rows(const es_repack_job *job, const es_source *source) {
@@ -59,9 +77,7 @@ static int32_t check_rows(const es_repack_job *job, const es_source *source) {
         return ES_E_ARGUMENT;
     }
     /* Rows that share stored bytes come together. */
-    const int32_t tile = job->dst_format == ES_FORMAT_T2N  ? ES_NEURON_TILE
-                         : job->dst_format >= ES_FORMAT_Q8 ? ES_TILE
-                                                           : 1;
+    const int32_t tile = es_tile_rows(job->dst_format);
     if (job->row_begin % tile != 0 || (job->row_end % tile != 0 && job->row_end != job->n_rows)) {
         return ES_E_ARGUMENT;
     }

@@ -49,6 +49,30 @@ int32_t es_repack_blocks(const es_repack_job *job, const es_source *source,
                          const es_kernels *kernels);
 int32_t es_repack_floats(const es_repack_job *job, const es_source *source);
 
+/* The format of rows whose codes and steps a column format holds; other formats are their own. */
+static inline int32_t es_row_format(int32_t format) {
+    switch (format) {
+    case ES_FORMAT_Q8N:
+        return ES_FORMAT_Q8;
+    case ES_FORMAT_Q4N:
+        return ES_FORMAT_Q4;
+    case ES_FORMAT_Q8MN:
+        return ES_FORMAT_Q8M;
+    case ES_FORMAT_Q4MN:
+        return ES_FORMAT_Q4M;
+    default:
+        return format;
+    }
+}
+
+/* Rows that share stored bytes. */
+int32_t es_tile_rows(int32_t format);
+
+/* One tile of a column format, `width` lines wide, from codes [rows][n_blocks * 32] and steps
+ * [rows][n_blocks]; `zero` is what the stored number of code 0 is. */
+void es_weave_columns(uint8_t *dst, const int8_t *codes, const uint16_t *d, const uint16_t *m,
+                      size_t n_blocks, size_t width, int32_t format, int zero);
+
 /* IEEE half to single (exact) and back (round to nearest, ties to even). */
 float es_half_to_float(uint16_t half);
 uint16_t es_float_to_half(float value);

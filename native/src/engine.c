@@ -28,6 +28,17 @@ static size_t max_neuron_rows(const es_plan *plan) {
     return es_round_up((size_t)n_rows, ES_NEURON_ROWS);
 }
 
+/* Blocks along k of the weights that are stored by columns. */
+static size_t max_column_blocks(const es_plan *plan) {
+    int32_t k = 0;
+    for (int32_t i = 0; i < plan->n_weights; i++) {
+        if (es_is_column(plan->weights[i].format)) {
+            k = es_max(k, plan->weights[i].k);
+        }
+    }
+    return ((size_t)k + 31) / 32;
+}
+
 static size_t max_live_rows(const es_plan *plan) {
     int32_t n_rows = 0;
     for (int32_t i = 0; i < plan->n_ops; i++) {
@@ -74,7 +85,7 @@ static attention_size largest_attention(const es_plan *plan) {
 }
 
 static int create_scratch(es_engine *engine, int32_t n_threads) {
-    const size_t k = (size_t)max_k(&engine->plan);
+    const size_t k = (size_t)max_k(&engine->plan), n_blocks = max_column_blocks(&engine->plan);
     const attention_size attention = largest_attention(&engine->plan);
     const size_t head_dim = (size_t)attention.head_dim;
     const size_t part_floats = es_attention_part_floats(head_dim);
@@ -90,9 +101,11 @@ static int create_scratch(es_engine *engine, int32_t n_threads) {
         scratch->sums = es_aligned(ES_NEURON_ROWS * ES_TOKEN_BLOCK * sizeof(float));
         scratch->list = es_aligned((k + ES_LIST_SLACK) * sizeof(int32_t));
         scratch->neurons = es_aligned(max_neuron_rows(&engine->plan) * sizeof(int32_t));
-        if (!es_input_create(&scratch->input, 1, k) || scratch->attention == NULL ||
-            scratch->parts == NULL || scratch->sums == NULL || scratch->list == NULL ||
-            scratch->neurons == NULL) {
+        scratch->pairs = es_aligned(16 * n_blocks * sizeof *scratch->pairs);
+        scratch->begin = es_aligned((n_blocks + 1) * sizeof(int32_t));
+        if (!es_input_create(&scratch->input, 1, k) || scratch->pairs == NULL ||
+            scratch->begin == NULL || scratch->attention == NULL || scratch->parts == NULL ||
+            scratch->sums == NULL || scratch->list == NULL || scratch->neurons == NULL) {
             return 0;
         }
     }
@@ -154,6 +167,8 @@ void es_engine_destroy(es_engine *engine) {
             free(engine->scratch[i].parts);
             free(engine->scratch[i].list);
             free(engine->scratch[i].neurons);
+            free(engine->scratch[i].pairs);
+            free(engine->scratch[i].begin);
             free(engine->scratch[i].sums);
         }
     }

@@ -30,9 +30,13 @@ typedef struct es_scratch {
     float *parts;       /* two of each of ES_ATTENTION_QUERIES queries */
     int32_t *list;      /* live inputs of one token */
     int32_t n_listed;
-    int32_t *neurons;  /* its share of a neuron-major product: one sum per stored output */
-    uint64_t list_job; /* the product that list and neurons belong to */
-    float *sums;       /* ES_TOKEN_BLOCK * ES_NEURON_ROWS floats or int32 */
+    int32_t *neurons;    /* its share of a neuron-major product: one sum per stored output */
+    uint64_t list_job;   /* the product that list and neurons belong to */
+    es_live_pair *pairs; /* live columns of one token */
+    int32_t *begin;
+    int32_t n_columns;
+    uint64_t columns_job; /* the linear whose columns they are */
+    float *sums;          /* ES_TOKEN_BLOCK * ES_NEURON_ROWS floats or int32 */
 } es_scratch;
 
 struct es_engine {

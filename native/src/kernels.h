@@ -100,6 +100,61 @@ static inline size_t es_attention_scratch(size_t n_queries, size_t head_dim) {
 
 enum { ES_LIST_SLACK = 16 };
 
+/* Column formats (edgesparse/formats/README.md): a line is 64 bytes of a column, which hold 64 rows or,
+ * of nibbles, 128. A tile is ES_COLUMN_WIDTH lines wide, the last one of a matrix what is left. One
+ * block of it has 32 columns, one after the other, then the steps of its rows and, for some formats,
+ * their minima, as halfs. */
+enum { ES_LINE_BYTES = 64, ES_COLUMN_WIDTH = 8 };
+
+static inline int es_is_column(int32_t format) {
+    return format >= ES_FORMAT_Q8N && format <= ES_FORMAT_Q8MN;
+}
+
+static inline int es_column_is_nibble(int32_t format) {
+    return format == ES_FORMAT_Q4N || format == ES_FORMAT_Q4MN;
+}
+
+static inline int es_column_has_minimum(int32_t format) {
+    return format == ES_FORMAT_Q8MN || format == ES_FORMAT_Q4MN;
+}
+
+static inline size_t es_line_rows(int32_t format) {
+    return es_column_is_nibble(format) ? 128 : 64;
+}
+
+/* Bytes that one line takes in a block: 32 columns, and the steps and minima of its rows. */
+static inline size_t es_line_block_bytes(int32_t format) {
+    const size_t halfs = es_column_has_minimum(format) ? 2 : 1;
+    return 32 * ES_LINE_BYTES + halfs * 2 * es_line_rows(format);
+}
+
+/* Some lines of one tile. */
+typedef struct es_column_lines {
+    const uint8_t *tile; /* its first byte */
+    size_t width;        /* lines of the tile */
+    size_t first, n;     /* the lines that are meant */
+} es_column_lines;
+
+/* Two columns whose inputs are not 0, and their inputs side by side. */
+typedef struct es_live_pair {
+    uint16_t a, b; /* columns of the block */
+    uint32_t q;    /* int16 of a in the low half, of b in the high one */
+} es_live_pair;
+
+/* The live columns of one token, block by block. */
+typedef struct es_columns {
+    const es_live_pair *pairs;
+    const int32_t *begin; /* [n_blocks + 1]: block b has pairs [begin[b], begin[b + 1]) */
+} es_columns;
+
+/* The rows of some lines for one token, reading live columns only. */
+typedef void es_column_list(float *y, const es_column_lines *lines, const es_columns *live,
+                            const es_q16 *x, int32_t n_blocks);
+
+/* The same for n_tokens tokens and all columns: y[t * y_stride + row]. */
+typedef void es_column_dot(float *y, size_t y_stride, const es_column_lines *lines, const es_q16 *x,
+                           int32_t n_tokens, int32_t n_blocks);
+
 typedef struct es_kernels {
     es_ternary_dot *t2_dot;
     es_ternary_dot *t5_dot;
@@ -117,6 +172,11 @@ typedef struct es_kernels {
     es_block_dot *q8m_dot;
     es_block_dot *q4m_dot;
     es_block_dot *q6_dot;
+    es_column_dot *q8n_dot, *q4n_dot, *q8mn_dot, *q4mn_dot;
+    es_column_list *q8n_list, *q4n_list, *q8mn_list, *q4mn_list;
+    /* Lists the columns with q != 0 and returns their number; `pairs` has room for 16 * n_blocks. */
+    int32_t (*list_columns)(es_live_pair *pairs, int32_t *begin, const int16_t *q,
+                            int32_t n_blocks);
     es_float_dot *f16_dot;
     es_float_dot *bf16_dot;
     es_float_dot *f32_dot;
@@ -160,7 +220,7 @@ typedef struct es_kernels {
 
     /* Variant names for reporting, same order of families as es_kernel_variant. */
     const char *t2_variant, *t2n_variant, *t5_variant, *q8_variant, *q4_variant, *q8m_variant,
-        *q4m_variant, *q6_variant;
+        *q4m_variant, *q6_variant, *columns_variant;
     const char *f16_variant, *bf16_variant, *f32_variant, *vector_variant, *attention_variant;
 } es_kernels;
 
@@ -182,6 +242,10 @@ void es_dense_avxvnni(es_kernels *table);
 void es_dense_avx512vnni(es_kernels *table);
 void es_storing_scalar(es_kernels *table);
 void es_storing_avx2(es_kernels *table);
+void es_columns_scalar(es_kernels *table);
+void es_columns_avx2(es_kernels *table);
+void es_columns_avxvnni(es_kernels *table);
+void es_columns_avx512vnni(es_kernels *table);
 void es_vector_scalar(es_kernels *table);
 void es_vector_avx2(es_kernels *table);
 void es_attention_scalar(es_kernels *table);

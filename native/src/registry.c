@@ -9,6 +9,7 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
     es_ternary_scalar(table);
     es_sparse_scalar(table);
     es_dense_scalar(table);
+    es_columns_scalar(table);
     es_vector_scalar(table);
     es_storing_scalar(table);
     es_attention_scalar(table);
@@ -18,6 +19,7 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
         es_ternary_avx2(table);
         es_sparse_avx2(table);
         es_dense_avx2(table);
+        es_columns_avx2(table);
         es_vector_avx2(table);
         es_storing_avx2(table);
         es_attention_avx2(table);
@@ -25,11 +27,13 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
     if (isa == ES_ISA_AVXVNNI) {
         es_ternary_avxvnni(table);
         es_dense_avxvnni(table);
+        es_columns_avxvnni(table);
     }
     if (isa == ES_ISA_AVX512VNNI) {
         es_ternary_avx512vnni(table);
         es_sparse_avx512vnni(table);
         es_dense_avx512vnni(table);
+        es_columns_avx512vnni(table);
         es_attention_avx512vnni(table);
     }
 #elif defined(__aarch64__)
@@ -59,6 +63,10 @@ const char *es_kernel_variant(int32_t isa, const char *family) {
         {"q8m", table.q8m_variant},
         {"q4m", table.q4m_variant},
         {"q6", table.q6_variant},
+        {"q8n", table.columns_variant},
+        {"q4n", table.columns_variant},
+        {"q8mn", table.columns_variant},
+        {"q4mn", table.columns_variant},
         {"f16", table.f16_variant},
         {"bf16", table.bf16_variant},
         {"f32", table.f32_variant},

@@ -1,5 +1,7 @@
 #include "validate.h"
 
+#include "kernels.h"
+
 static int has_width(const es_plan *plan, int32_t id, int64_t width) {
     return id >= 0 && id < plan->n_buffers && width > 0 && plan->widths[id] >= width;
 }
@@ -27,6 +29,14 @@ static int weight_is_valid(const es_weight *w) {
         return w->n_bytes == tiles * blocks * 160;
     case ES_FORMAT_Q6:
         return w->n_bytes == tiles * blocks * 208;
+    case ES_FORMAT_Q8N:
+    case ES_FORMAT_Q4N:
+    case ES_FORMAT_Q8MN:
+    case ES_FORMAT_Q4MN: {
+        const size_t line_rows = es_line_rows(w->format);
+        return w->n_bytes ==
+               (rows + line_rows - 1) / line_rows * blocks * es_line_block_bytes(w->format);
+    }
     case ES_FORMAT_F16:
     case ES_FORMAT_BF16:
         return w->n_bytes == tiles * 8 * k * 2;
@@ -58,8 +68,9 @@ static int linear_is_valid(const es_plan *plan, const es_op *op) {
             return 0;
         }
         /* Live rows come from what an earlier output of the op, or an earlier op, has written. */
-        if (out->live != -1 && (!has_width(plan, out->live, w->n_rows) || out->live == out->dst ||
-                                out->dst == -1 || out->add || w->format == ES_FORMAT_T2N)) {
+        if (out->live != -1 &&
+            (!has_width(plan, out->live, w->n_rows) || out->live == out->dst || out->dst == -1 ||
+             out->add || w->format == ES_FORMAT_T2N || es_is_column(w->format))) {
             return 0;
         }
     }
@@ -79,6 +90,7 @@ static int op_is_valid(const es_plan *plan, const es_op *op) {
     case ES_OP_EMBED:
         return op->outputs[0].weight >= 0 && op->outputs[0].weight < plan->n_weights &&
                plan->weights[op->outputs[0].weight].format != ES_FORMAT_T2N &&
+               !es_is_column(plan->weights[op->outputs[0].weight].format) &&
                plan->weights[op->outputs[0].weight].n_rows >= plan->n_vocab &&
                has_width(plan, op->dst, plan->weights[op->outputs[0].weight].k);
     case ES_OP_LINEAR:

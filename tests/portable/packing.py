@@ -13,7 +13,7 @@ import numpy.typing as npt
 from edgesparse.formats.weight import Format, Weight, storage_bytes
 
 F32 = np.float32
-ZERO = {Format.Q4: 8, Format.Q6: 32}
+ZERO = {Format.Q4: 8, Format.Q6: 32, Format.Q4N: 8}
 """Stored codes of value 0."""
 Array = npt.NDArray[Any]
 
@@ -34,17 +34,22 @@ def random_weight(rng: np.random.Generator, fmt: Format, n_rows: int, k: int) ->
         scales = rng.uniform(0.01, 2, n_rows).astype(F32)
     elif fmt.is_block:
         n_blocks = -(-k // 32)
-        low, high = {Format.Q8: (-128, 128), Format.Q8M: (-128, 128), Format.Q6: (0, 64)}.get(
-            fmt, (0, 16)
-        )
+        low, high = {
+            Format.Q8: (-128, 128),
+            Format.Q8M: (-128, 128),
+            Format.Q8N: (-128, 128),
+            Format.Q8MN: (-128, 128),
+            Format.Q6: (0, 64),
+        }.get(fmt, (0, 16))
         codes = rng.integers(low, high, (n_rows, n_blocks * 32))
         codes[:, k:] = ZERO.get(fmt, 0)
         # From subnormal halfs to large ones.
         d = (rng.uniform(-1, 1, (n_rows, n_blocks)) * 2.0 ** rng.integers(-22, 3)).astype("f2")
         m = rng.normal(size=(n_rows, n_blocks)).astype("f2")
-        if fmt in (Format.Q8, Format.Q6, Format.Q4):
+        if fmt in (Format.Q8, Format.Q6, Format.Q4, Format.Q8N, Format.Q4N):
             m = None
-        data = _pack_blocks(fmt, codes, d, m)
+        pack = _pack_columns if fmt.is_column else _pack_blocks
+        data = pack(fmt, codes, d, m)
         logical = (codes - ZERO.get(fmt, 0), d, m)
     else:
         values = rng.normal(size=(n_rows, k)).astype(F32)
@@ -121,6 +126,39 @@ def _pack_blocks(fmt: Format, codes: Array, d: Array, m: Array | None) -> Array:
                     for r in range(8)
                     for e in range(2)
                 )
+    return np.frombuffer(bytes(out), np.uint8).copy()
+
+
+def _pack_columns(fmt: Format, codes: Array, d: Array, m: Array | None) -> Array:
+    n_rows, n_columns = codes.shape
+    is_nibble = fmt in (Format.Q4N, Format.Q4MN)
+    per_line = 128 if is_nibble else 64
+    n_lines = -(-n_rows // per_line)
+    out = bytearray()
+
+    def stored(row: int, column: int) -> int:
+        if row >= n_rows:
+            return 0
+        return int(codes[row, column]) + (0 if is_nibble else 128)
+
+    for tile in range(0, n_lines, 8):
+        first, width = tile * per_line, min(8, n_lines - tile)
+        for b in range(n_columns // 32):
+            for column in range(32 * b, 32 * b + 32):
+                for line in range(width):
+                    top = first + line * per_line
+                    # Byte 16 a + 4 b + c belongs to row 16 b + 4 a + c.
+                    places = [
+                        16 * b + 4 * a + c for a in range(4) for b in range(4) for c in range(4)
+                    ]
+                    for r in places:
+                        upper = stored(top + 64 + r, column) << 4 if is_nibble else 0
+                        out.append(stored(top + r, column) | upper)
+            for steps in (d,) if m is None else (d, m):
+                halfs = np.zeros(width * per_line, np.float16)
+                mine = steps[first : first + width * per_line, b]
+                halfs[: len(mine)] = mine
+                out += halfs.tobytes()
     return np.frombuffer(bytes(out), np.uint8).copy()
 
 

@@ -80,8 +80,10 @@ static int create_scratch(es_engine *engine, int32_t n_threads) {
         scratch->sums = es_aligned(ES_NEURON_ROWS * ES_TOKEN_BLOCK * sizeof(float));
         scratch->list = es_aligned((k + ES_LIST_SLACK) * sizeof(int32_t));
         scratch->neurons = es_aligned(max_neuron_rows(&engine->plan) * sizeof(int32_t));
-        if (!es_input_create(&scratch->input, 1, k) || scratch->attention == NULL ||
-            scratch->sums == NULL || scratch->list == NULL || scratch->neurons == NULL) {
+        if (!es_input_create(&scratch->input, 1, k) ||
+            !es_slice_input_create(&scratch->input, &engine->plan, 1) ||
+            scratch->attention == NULL || scratch->sums == NULL || scratch->list == NULL ||
+            scratch->neurons == NULL) {
             return 0;
         }
     }
@@ -100,7 +102,8 @@ static int create_scratch(es_engine *engine, int32_t n_threads) {
         engine->unscored == NULL) {
         return 0;
     }
-    return es_input_create(&engine->input, (size_t)engine->plan.max_tokens, k);
+    return es_input_create(&engine->input, (size_t)engine->plan.max_tokens, k) &&
+           es_slice_input_create(&engine->input, &engine->plan, (size_t)engine->plan.max_tokens);
 }
 
 static int create_buffers(es_engine *engine) {
@@ -145,6 +148,7 @@ void es_engine_destroy(es_engine *engine) {
     }
     if (engine->scratch != NULL) {
         for (int32_t i = 0; i < es_pool_threads(engine->pool); i++) {
+            es_slice_input_destroy(&engine->scratch[i].input);
             es_input_destroy(&engine->scratch[i].input);
             free(engine->scratch[i].attention);
             free(engine->scratch[i].list);
@@ -153,6 +157,7 @@ void es_engine_destroy(es_engine *engine) {
         }
     }
     es_pool_destroy(engine->pool);
+    es_slice_input_destroy(&engine->input);
     es_input_destroy(&engine->input);
     if (engine->buffers != NULL) {
         for (int32_t i = 0; i < engine->plan.n_buffers; i++) {

@@ -156,7 +156,7 @@ def unpack_bitslice(weight: Weight, rows: npt.NDArray[np.intp] | None = None) ->
     n_blocks, slices = -(-k // BLOCK), weight.slices
     tiles = weight.data.reshape(-(-weight.n_rows // SLICE_TILE), -1)
     tile, lane = rows // SLICE_TILE, rows % SLICE_TILE
-    byte = lane // 32 * 32 + lane % 16 * 2 + lane % 32 // 16
+    byte = lane // 4 % 4 * 16 + lane // 16 * 4 + lane % 4
     planes = np.empty((len(rows), n_blocks, _QUADS // 2, bits), np.uint8)
     heads = []
     at = 0
@@ -254,8 +254,8 @@ def _fill_tiles(
     for plane in range(bits):
         bit = quads >> np.uint8(plane) & np.uint8(1)
         packed = (bit * weights).sum(axis=(-2, -1), dtype=np.uint8)
-        # Byte 2j + e of a half tile is its row 16e + j.
-        woven = packed.reshape(n_tiles, 2, 2, 16, n_blocks, -1).transpose(0, 4, 5, 1, 3, 2)
+        # Byte 16a + 4v + j of a tile is its row 16v + 4a + j.
+        woven = packed.reshape(n_tiles, 4, 4, 4, n_blocks, -1).transpose(0, 4, 5, 2, 1, 3)
         planes[..., plane, :] = woven.reshape(n_tiles, n_blocks, -1, SLICE_TILE)
     at = 0
     for group, (first, blocks) in enumerate(_groups(n_blocks, slices)):

@@ -85,7 +85,7 @@ def test_byte_picture(bits):
         heads = (block // 2 + 1) * 64 * 2
         at = tile * (2 * 128 + 3 * bits * 256) + heads + block * bits * 256
         at += (quad // 2 * bits + plane) * 64
-        at += lane // 32 * 32 + 2 * (lane % 16) + lane % 32 // 16
+        at += lane // 4 % 4 * 16 + lane // 16 * 4 + lane % 4
         assert weight.data[at] == 1 << (n + 4 * (quad % 2))
         steps = {
             tile * (256 + 768 * bits) + g * (128 + 512 * bits) for tile in (0, 1) for g in (0, 1)

@@ -243,7 +243,7 @@ def load(
     head : {"auto", "exact", "q8", "q6", "q4"}
         Storage of the matrix that makes the logits (in a tied model of the embedding, too).
         ``exact``: as the file has it. ``auto``: rounded to 8.5 bits per weight if it is larger.
-    ternary : {"auto", "t2", "t5"}
+    ternary : {"auto", "t2", "t5", "bst"}
         Storage of ternary weights, all exact. auto: what ``edgesparse tune`` found to be faster
         with the native executor, else t2.
     sparsity : path or Thresholds, optional
@@ -353,8 +353,8 @@ def _shown_path(sparsity: float | str | os.PathLike[str] | Thresholds | None) ->
 
 
 def _ternary(wanted: str, native: bool, isa: str | None, n_threads: int) -> Format:
-    if wanted not in ("auto", "t2", "t5"):
-        raise UsageError(f"ternary must be auto, t2 or t5, not {wanted!r}.")
+    if wanted not in ("auto", "t2", "t5", "bst"):
+        raise UsageError(f"ternary must be auto, t2, t5 or bst, not {wanted!r}.")
     if wanted != "auto":
         return Format[wanted.upper()]
     if not native:

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from edgesparse.formats.weight import Format
+from edgesparse.lookup import SLICE_TOPICS, shown
 
 __all__ = ["Answer", "Value", "cache_file", "forget", "lookup", "preferred_ternary", "remember"]
 
@@ -42,7 +43,7 @@ MARGIN = 0.05
 
 Value = str | float
 
-DEFAULTS: dict[str, Value] = {"ternary": "t2"}
+DEFAULTS: dict[str, Value] = {"ternary": "t2", **SLICE_TOPICS}
 """What counts where nothing was measured, by topic."""
 
 
@@ -69,6 +70,11 @@ class Answer:
     value: Value
     seconds: Mapping[str, float] = field(default_factory=dict)
     measured_threads: int = 0
+
+    @property
+    def choice(self) -> str:
+        """The value in words."""
+        return shown(self.value) if isinstance(self.value, float) else self.value
 
     @property
     def reason(self) -> str:

@@ -15,7 +15,9 @@ from edgesparse.benchmark.kernels import memory_bytes
 from edgesparse.benchmark.micro import linear_micro, time_ops
 from edgesparse.executors.native import NativeExecutor
 from edgesparse.formats.weight import Format
+from edgesparse.lookup import SLICE_TOPICS
 from edgesparse.tuning import DEFAULTS, MARGIN, Answer, Value
+from edgesparse.tuning_slices import first_mad, measure_slices
 
 __all__ = ["TOPICS", "Topic", "fastest", "tune"]
 
@@ -82,7 +84,13 @@ def _measure_ternary(isa: str, threads: int, budget_s: float) -> dict[str, float
     return seconds
 
 
-TOPICS = (Topic("ternary", "storage of ternary weights: t2 or t5", _measure_ternary, fastest),)
+TOPICS = (
+    Topic("ternary", "storage of ternary weights: t2 or t5", _measure_ternary, fastest),
+    *(
+        Topic(name, f"tokens from which on {name} is multiplied", measure_slices(name), first_mad)
+        for name in SLICE_TOPICS
+    ),
+)
 
 
 def tune(isas: Sequence[str], threads: Sequence[int], budget_s: float) -> Iterator[Answer]:

@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesparse.executors.base import Executor, KVCache, Parameters, Step
+from edgesparse.formats.bitslice import pack_bitslice, pack_ternary_slices
 from edgesparse.formats.blocks import has_minimum, pack_blocks
 from edgesparse.formats.floats import pack_float
 from edgesparse.formats.memory import allocate, require_bytes
 from edgesparse.formats.ternary import pack_ternary
-from edgesparse.formats.weight import BLOCK, Format, Weight, storage_bytes
+from edgesparse.formats.weight import BLOCK, Format, Slices, Weight, Zeros, storage_bytes
 from edgesparse.ops.rope_kv import rope_table
 from edgesparse.plan.op import Attention, Linear, Op, Output, RopeKV, RopeStyle
 from edgesparse.plan.plan import Plan
@@ -67,8 +68,12 @@ class Micro:
     prepare: Callable[[Executor], None]
 
 
-def random_weights(fmt: Format, n_rows: int, k: int, n_copies: int) -> list[Weight]:
+def random_weights(
+    fmt: Format, n_rows: int, k: int, n_copies: int, slices: Slices | None = None
+) -> list[Weight]:
     """Make `n_copies` matrices with valid random content; rows repeat every 64.
+
+    `slices` describes the steps of bs1 to bs4, by default one half for every 32 columns.
 
     Raises
     ------
@@ -76,18 +81,27 @@ def random_weights(fmt: Format, n_rows: int, k: int, n_copies: int) -> list[Weig
         There is no room.
     """
     rng = np.random.default_rng(_SEED)
-    pattern = _pattern(rng, fmt, min(n_rows, _PATTERN_ROWS), k)
-    n_bytes = storage_bytes(fmt, n_rows, k)
+    if fmt.is_sliced and fmt is not Format.BST:
+        slices = slices or Slices()
+    pattern = _pattern(rng, fmt, min(n_rows, _PATTERN_ROWS), k, slices)
+    n_bytes = storage_bytes(fmt, n_rows, k, slices)
     require_bytes(n_copies * n_bytes, "the weights of this measurement")
-    scales = np.full(n_rows if fmt.is_ternary else 0, 0.01, np.float32)
+    scales = np.full(n_rows if fmt.has_row_scales else 0, 0.01, np.float32)
     weights = []
     for i, data in enumerate(allocate([n_bytes] * n_copies, "the weights of this measurement")):
         data[:] = np.resize(pattern, n_bytes)
-        weights.append(Weight(f"w{i}", fmt, n_rows, k, data, scales))
+        weights.append(Weight(f"w{i}", fmt, n_rows, k, data, scales, slices=slices))
     return weights
 
 
-def _pattern(rng: np.random.Generator, fmt: Format, n_rows: int, k: int) -> npt.NDArray[np.uint8]:
+def _pattern(
+    rng: np.random.Generator, fmt: Format, n_rows: int, k: int, slices: Slices | None
+) -> npt.NDArray[np.uint8]:
+    if fmt is Format.BST:
+        codes = rng.integers(-1, 2, (n_rows, k), dtype=np.int8)
+        return pack_ternary_slices(codes, np.ones(n_rows, np.float32)).data
+    if slices is not None:
+        return _sliced_pattern(rng, fmt, n_rows, k, slices)
     if fmt.is_ternary:
         return pack_ternary(rng.integers(-1, 2, (n_rows, k), dtype=np.int8), fmt)
     if fmt.is_block:
@@ -99,6 +113,17 @@ def _pattern(rng: np.random.Generator, fmt: Format, n_rows: int, k: int) -> npt.
     if fmt is Format.BF16:
         return pack_float((values.view(np.uint32) >> np.uint32(16)).astype(np.uint16), fmt)
     return pack_float(values.astype(np.float16) if fmt is Format.F16 else values, fmt)
+
+
+def _sliced_pattern(
+    rng: np.random.Generator, fmt: Format, n_rows: int, k: int, slices: Slices
+) -> npt.NDArray[np.uint8]:
+    codes = rng.integers(0, 1 << fmt.planes, (n_rows, k), dtype=np.uint8)
+    steps = np.full((n_rows, slices.n_groups(k)), 0.1 if slices.wide else 0.125, np.float32)
+    points = np.ones(steps.shape, np.uint8) if slices.zeros is Zeros.POINTS else None
+    offsets = steps if slices.zeros is Zeros.OFFSETS else None
+    group = slices.group or k
+    return pack_bitslice(codes, fmt.planes, group, steps, points, offsets=offsets).data
 
 
 def _plan(
@@ -139,9 +164,17 @@ def _fill(executor: Executor, names: list[str], n_tokens: int) -> None:
         buffer[:] = rng.standard_normal(buffer.shape, dtype=np.float32)
 
 
-def linear_micro(fmt: Format, n_rows: int, k: int, *, n_tokens: int, n_copies: int) -> Micro:
+def linear_micro(
+    fmt: Format,
+    n_rows: int,
+    k: int,
+    *,
+    n_tokens: int,
+    n_copies: int,
+    slices: Slices | None = None,
+) -> Micro:
     """Make a plan of `n_copies` products of `n_tokens` inputs with (n_rows, k) matrices."""
-    weights = random_weights(fmt, n_rows, k, n_copies)
+    weights = random_weights(fmt, n_rows, k, n_copies, slices)
     ops: list[Op] = [Linear(w.name, "x", (Output(w.name, "y"),)) for w in weights]
     plan = _plan(ops, {"x": k, "y": n_rows}, n_tokens, n_tokens, (1, 1, 1))
     cache = KVCache(plan, n_tokens)

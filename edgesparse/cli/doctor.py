@@ -14,7 +14,7 @@ __all__ = ["add_arguments", "run"]
 
 _FAMILIES = (
     *("t2", "t2n", "t5", "q8", "q4", "q8m", "q4m", "q6", "q8n", "q4n"),
-    *("f16", "bf16", "f32", "vector", "attention"),
+    *("f16", "bf16", "f32", "lut", "mad", "vector", "attention"),
 )
 _PACKAGES = ("numpy", "numba", "llvmlite", "cffi", "tokenizers", "sentencepiece", "gguf", "jinja2")
 
@@ -83,7 +83,7 @@ def _tuning(isa: str | None) -> dict[str, Any]:
     answers = [
         tuning.lookup(topic, choose_isa(isa), default_threads()) for topic in tuning.DEFAULTS
     ]
-    return {a.topic: {"value": a.value, "reason": a.reason} for a in answers}
+    return {a.topic: {"value": a.value, "choice": a.choice, "reason": a.reason} for a in answers}
 
 
 def _native_facts(isa: str | None) -> dict[str, Any]:
@@ -212,7 +212,7 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     else:
         lines.append(f"native        NO: {native['why_not']}; --executor portable works")
     lines += [
-        f"{topic:<14}{answer['value']}: {answer['reason']}"
+        f"{topic:<14}{answer['choice']}: {answer['reason']}"
         for topic, answer in facts["tuning"].items()
     ]
     lines.append(f"model         {model['path']}")

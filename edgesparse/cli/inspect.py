@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgesparse.cli import options
 
 if TYPE_CHECKING:
     from edgesparse.checkpoint import Checkpoint
+    from edgesparse.engine import Engine
     from edgesparse.formats.weight import Weight
 
 __all__ = ["add_arguments", "run"]
@@ -54,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
             "n_ctx": running.n_ctx,
             "head": model.info.head,
             "quality": model.info.quality,
+            "kernels": _kernels(running, weights.values()),
         }
     with open_checkpoint(path) as checkpoint:
         tokenizer = load_tokenizer(checkpoint)
@@ -97,6 +99,17 @@ def run(args: argparse.Namespace) -> int:
     parts += [f"warning: {warning}" for warning in data["warnings"]]
     terminal.write("\n\n".join(parts) + "\n")
     return 0
+
+
+def _kernels(engine: Engine, weights: Iterable[Weight]) -> dict[str, str]:
+    """Say how bit slices are multiplied; other formats have one kind of kernel."""
+    from edgesparse.executors.native import NativeExecutor
+    from edgesparse.lookup import kernel_lines
+
+    executor = engine.executor
+    if not isinstance(executor, NativeExecutor):
+        return {}
+    return kernel_lines(weights, executor.isa, engine.n_threads)
 
 
 def _tensors(
@@ -153,6 +166,7 @@ def _summary(data: dict[str, Any]) -> str:
             )
         )
         rows += [("head", engine["head"]), ("quality", engine["quality"])]
+        rows += engine["kernels"].items()
     return "\n".join(f"{name:<14}{value}" for name, value in rows)
 
 

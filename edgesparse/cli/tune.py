@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         terminal.write(json.dumps(facts) + "\n")
         return 0
     for a in answers:
-        terminal.write(f"{a.topic:<12}{a.isa}, {a.threads} threads: {a.value} ({a.reason})\n")
+        terminal.write(f"{a.topic:<12}{a.isa}, {a.threads} threads: {a.choice} ({a.reason})\n")
     if path is None:
         terminal.write("not kept: the cache directory cannot be written\n")
     elif not (args.show or args.forget):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from edgesparse.errors import Cancelled, EdgesparseError, MemoryBudgetError, Usa
 from edgesparse.executors.base import Parameters, Step
 from edgesparse.executors.checks import check_step
 from edgesparse.formats.weight import Weight
+from edgesparse.lookup import NEVER, mad_tokens
 from edgesparse.plan.op import (
     LOGITS,
     Add,
@@ -76,17 +77,26 @@ class NativeExecutor:
         Threads, the calling one included.
     isa : str, optional
         Instruction set; by default the best that the machine has.
+    kernel : {"lut", "mad"}, optional
+        How bit slices are multiplied, see `edgesparse.lookup`; by default what is faster here.
     """
 
     name = "native"
 
     def __init__(
-        self, plan: Plan, parameters: Parameters, *, threads: int, isa: str | None = None
+        self,
+        plan: Plan,
+        parameters: Parameters,
+        *,
+        threads: int,
+        isa: str | None = None,
+        kernel: Literal["lut", "mad"] | None = None,
     ) -> None:
         self.plan = plan
         self.isa = choose_isa(isa)
         self._ffi, self._lib = _native.ffi(), _native.lib()
         self._parameters = parameters
+        self._threads, self._kernel = threads, kernel
         self._lock = threading.Lock()
         self._buffer_ids = {name: i for i, (name, _) in enumerate(plan.buffers)}
         self._keep: list[Any] = []
@@ -181,6 +191,16 @@ class NativeExecutor:
         c_weight.data = self._pointer("uint8_t *", weight.data)
         c_weight.n_bytes = weight.data.nbytes
         c_weight.scales = self._pointer("float *", weight.scales)
+        if weight.format.is_sliced:
+            c_weight.mad_tokens = self._mad_tokens(weight)
+        if weight.slices is not None:
+            c_weight.group, c_weight.wide = weight.slices.group, int(weight.slices.wide)
+            c_weight.zeros = int(weight.slices.zeros)
+
+    def _mad_tokens(self, weight: Weight) -> int:
+        if self._kernel is not None:
+            return {"lut": NEVER, "mad": 1}[self._kernel]
+        return mad_tokens(weight.format, weight.k, self.isa, self._threads)
 
     def _vector(self, name: str | None) -> Any:
         if name is None:

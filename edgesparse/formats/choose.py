@@ -95,7 +95,7 @@ def choose(
     uniform : bool
         Whether every row is ternary with one scale; only block-scaled types can say no.
     ternary : Format
-        What ternary rows become: `Format.T2`, `Format.T2N` or `Format.T5`.
+        What ternary rows become: `Format.T2`, `Format.T2N`, `Format.T5` or `Format.BST`.
     override : Format, optional
         Wish of the user for this tensor: `Format.Q8`, `Format.Q6` or `Format.Q4` for floats, Q8_0,
         Q5_0, Q6_K, Q3_K and Q2_K.
@@ -107,8 +107,10 @@ def choose(
     UsageError
         An override that this type cannot follow.
     """
-    if not ternary.is_ternary:
-        raise UsageError(f"{ternary.name} is not a ternary format.", advice="Choose t2, t2n or t5.")
+    if not ternary.has_row_scales:
+        raise UsageError(
+            f"{ternary.name} is not a ternary format.", advice="Choose t2, t2n, t5 or bst."
+        )
     chosen = _default(info, uniform, ternary)
     if override is None or override is chosen.format:
         return chosen

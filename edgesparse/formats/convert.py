@@ -7,8 +7,9 @@ Both write rows ``[begin, end)`` into the storage of the whole tensor. `begin` i
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,13 +25,14 @@ from edgesparse.checkpoint import (
 )
 from edgesparse.checkpoint.source import shown
 from edgesparse.errors import ModelFormatError
+from edgesparse.formats.bitslice import pack_ternary_slices
 from edgesparse.formats.blocks import pack_blocks, requantize
 from edgesparse.formats.choose import keeps_codes
 from edgesparse.formats.floats import ELEMENT_DTYPE, pack_float
-from edgesparse.formats.ternary import pack_ternary
-from edgesparse.formats.weight import Format, storage_bytes
+from edgesparse.formats.ternary import pack_ternary, unpack_ternary
+from edgesparse.formats.weight import Format, Weight, storage_bytes
 
-__all__ = ["NotUniform", "Target", "convert_native", "convert_numpy"]
+__all__ = ["NotUniform", "Target", "convert_native", "convert_numpy", "in_planes"]
 
 U8 = npt.NDArray[np.uint8]
 F32 = npt.NDArray[np.float32]
@@ -38,6 +40,10 @@ F32 = npt.NDArray[np.float32]
 
 class NotUniform(Exception):
     """The rows are not ternary with one scale each: the tensor needs another format."""
+
+
+Convert: TypeAlias = "Callable[[Target, U8, int, int], None]"
+"""convert(target, raw, begin, end): see the head of this file."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +160,27 @@ def convert_native(target: Target, raw: U8, begin: int, end: int) -> None:
     if status == lib.ES_OK:
         return
     _raise(lib, status, target)
+
+
+def in_planes(convert: Convert) -> Convert:
+    """Make ternary planes (bst) of the t2 rows that `convert` makes; leave other formats to it."""
+
+    def both(target: Target, raw: U8, begin: int, end: int) -> None:
+        if target.format is not Format.BST:
+            convert(target, raw, begin, end)
+            return
+        n_rows, k = end - begin, target.info.n_cols
+        data = np.empty(storage_bytes(Format.T2, n_rows, k), np.uint8)
+        scales = np.zeros(n_rows, np.float32)
+        info = replace(target.info, shape=(n_rows, k))
+        convert(Target(info, Format.T2, data, scales, target.src_scale), raw, 0, n_rows)
+        codes = unpack_ternary(Weight(info.name, Format.T2, n_rows, k, data, scales))
+        packed = pack_ternary_slices(codes, scales).data
+        target.scales[begin:end] = scales
+        first = storage_bytes(Format.BST, begin, k)
+        target.data[first : first + len(packed)] = packed
+
+    return both
 
 
 @functools.cache

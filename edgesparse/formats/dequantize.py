@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from edgesparse.formats.bitslice import unpack_bitslice
 from edgesparse.formats.blocks import unpack_blocks
 from edgesparse.formats.floats import unpack_float, widen
 from edgesparse.formats.ternary import unpack_ternary
@@ -17,7 +18,8 @@ def dequantize(weight: Weight, rows: npt.ArrayLike | None = None) -> npt.NDArray
     """Give a weight, or some of its rows, as float32.
 
     Each operation is one rounded float32 operation: ternary ``code * scale``; blocks
-    ``d * code``, then ``+ m``; floats are widened.
+    ``d * code``, then ``+ m``; bit slices ``scale * (code - zero)``, or ``scale * code``, then
+    ``+ offset``; floats are widened.
 
     Parameters
     ----------
@@ -31,6 +33,8 @@ def dequantize(weight: Weight, rows: npt.ArrayLike | None = None) -> npt.NDArray
     (n, k) float32
     """
     picked = None if rows is None else np.atleast_1d(np.asarray(rows, dtype=np.intp))
+    if weight.format.is_sliced:
+        return _slices(weight, picked)
     if weight.format.is_ternary:
         scales = weight.scales if picked is None else weight.scales[picked]
         return unpack_ternary(weight, picked).astype(np.float32) * scales[:, None]
@@ -42,6 +46,18 @@ def dequantize(weight: Weight, rows: npt.ArrayLike | None = None) -> npt.NDArray
     if m is not None:
         values += _per_column(m, weight.k)
     return values
+
+
+def _slices(weight: Weight, rows: npt.NDArray[np.intp] | None) -> npt.NDArray[np.float32]:
+    codes, scales, zeros, offsets = unpack_bitslice(weight, rows)
+    group = (weight.slices.group if weight.slices else 0) or weight.k
+    wide = codes.astype(np.float32)
+    beside = zeros if offsets is None else offsets
+    assert beside is not None  # one of the two is there
+    steps, beside = (np.repeat(part, group, axis=1)[:, : weight.k] for part in (scales, beside))
+    if offsets is None:
+        return np.asarray(steps * (wide - beside), np.float32)
+    return np.asarray(steps * wide + beside, np.float32)
 
 
 def _per_column(steps: npt.NDArray[np.float16], k: int) -> npt.NDArray[np.float32]:

@@ -33,7 +33,13 @@ from edgesparse.checkpoint.source import shown
 from edgesparse.cpus import usable_cpus
 from edgesparse.errors import MemoryBudgetError, ModelFormatError, NativeUnavailable, UsageError
 from edgesparse.formats.choose import BLOCK_SCALE_OFFSET, Choice, choose
-from edgesparse.formats.convert import NotUniform, Target, convert_native, convert_numpy
+from edgesparse.formats.convert import (
+    NotUniform,
+    Target,
+    convert_native,
+    convert_numpy,
+    in_planes,
+)
 from edgesparse.formats.masters import master_scale
 from edgesparse.formats.memory import allocate, require_bytes
 from edgesparse.formats.weight import NEURON_MAJOR, Format, Weight, storage_bytes
@@ -80,7 +86,7 @@ def load_weights(
     threads : int, optional
         Threads; by default one per CPU that this process may use.
     ternary : Format
-        Format of ternary weights: `Format.T2` or `Format.T5`.
+        Format of ternary weights: `Format.T2`, `Format.T5` or `Format.BST`.
     neuron_major : container of str
         Tensors whose product skips inputs of zero: stored as t2n if they are ternary, as q8n, q4n,
         q8mn or q4mn if they are blocks.
@@ -164,7 +170,7 @@ class _Loader:
         if threads < 1:
             raise UsageError(f"threads={threads} is not a number of threads.")
         self._checkpoint = checkpoint
-        self._convert = convert_native if native else convert_numpy
+        self._convert = in_planes(convert_native if native else convert_numpy)
         self._threads = threads
 
     def looks_uniform(self, info: TensorInfo) -> bool:
@@ -190,7 +196,7 @@ class _Loader:
         targets = {}
         for (name, info), data in zip(infos.items(), allocate(sizes), strict=True):
             fmt = choices[name].format
-            scales = np.zeros(info.n_rows if fmt.is_ternary else 0, dtype=np.float32)
+            scales = np.zeros(info.n_rows if fmt.has_row_scales else 0, dtype=np.float32)
             targets[name] = Target(info, fmt, data, scales, self._tensor_scale(info, fmt))
         failed = self._convert_all([rows for t in targets.values() for rows in _pieces(t)])
         weights = {}
@@ -202,7 +208,7 @@ class _Loader:
         return weights, failed
 
     def _tensor_scale(self, info: TensorInfo, fmt: Format) -> float:
-        if info.ternarize and fmt.is_ternary:
+        if info.ternarize and fmt.has_row_scales:
             return master_scale(self._checkpoint, info)
         if info.scale is None:
             if info.type is TensorType.HF_T2 or info.type.name.startswith("I2_S"):

@@ -14,9 +14,12 @@ __all__ = [
     "COLUMN_WIDTH",
     "NEURON_MAJOR",
     "NEURON_TILE",
+    "SLICE_TILE",
     "TILE",
     "Format",
+    "Slices",
     "Weight",
+    "Zeros",
     "row_tiles",
     "storage_bytes",
     "storage_codes",
@@ -28,8 +31,10 @@ NEURON_TILE = 128
 """Rows that share bytes in the neuron-major format."""
 COLUMN_WIDTH = 8
 """Lines of a tile of the formats by columns, at most."""
+SLICE_TILE = 64
+"""Rows that stand side by side in the bit-slice formats."""
 BLOCK = 32
-"""Columns that share one step in the block formats."""
+"""Columns that share one step in the block formats, and one sum in the bit-slice formats."""
 
 
 class Format(IntEnum):
@@ -50,6 +55,11 @@ class Format(IntEnum):
     Q4N = 13
     Q4MN = 14
     Q8MN = 15
+    BS1 = 16
+    BS2 = 17
+    BS3 = 18
+    BS4 = 19
+    BST = 20
 
     @property
     def is_ternary(self) -> bool:
@@ -76,6 +86,8 @@ class Format(IntEnum):
         """Rows that share stored bytes, in formats of tiles."""
         if self is Format.T2N:
             return NEURON_TILE
+        if self.is_sliced:
+            return SLICE_TILE
         return COLUMN_WIDTH * self.line_rows if self.is_column else TILE
 
     @property
@@ -87,6 +99,64 @@ class Format(IntEnum):
     def is_block(self) -> bool:
         """Whether activations are quantised to int16 per block of 32."""
         return Format.Q8 <= self <= Format.Q6 or self.is_column
+
+    @property
+    def is_sliced(self) -> bool:
+        """Whether codes are stored as bit planes (`edgesparse.formats.bitslice`)."""
+        return Format.BS1 <= self <= Format.BST
+
+    @property
+    def has_row_scales(self) -> bool:
+        """Whether `Weight.scales` holds one step per row: the ternary formats and bst."""
+        return self.is_ternary or self is Format.BST
+
+    @property
+    def planes(self) -> int:
+        """Bit planes of a bit-slice format; 0 for the others."""
+        if not self.is_sliced:
+            return 0
+        return 2 if self is Format.BST else self - Format.BS1 + 1
+
+
+class Zeros(IntEnum):
+    """What a group of a bit-slice format has beside its step; values of `ES_ZEROS_*`."""
+
+    NONE = 0
+    """Nothing: value = step * (code - middle)."""
+    POINTS = 1
+    """A zero point: value = step * (code - point)."""
+    OFFSETS = 2
+    """An offset: value = step * code + offset."""
+
+
+@dataclass(frozen=True)
+class Slices:
+    """How the steps of a bit-slice matrix (bs1 to bs4) are stored.
+
+    Attributes
+    ----------
+    group : int
+        Columns that share a step: 32, 64, 128, or 0 for all of a row.
+    zeros : Zeros
+        What stands beside every step.
+    wide : bool
+        Steps and offsets are float32 instead of float16.
+    """
+
+    group: int = 32
+    zeros: Zeros = Zeros.NONE
+    wide: bool = False
+
+    @property
+    def head_bytes(self) -> int:
+        """Bytes of steps and zeros in front of a group of one tile."""
+        element = 4 if self.wide else 2
+        beside = {Zeros.NONE: 0, Zeros.POINTS: 1, Zeros.OFFSETS: element}[self.zeros]
+        return SLICE_TILE * (element + beside)
+
+    def n_groups(self, k: int) -> int:
+        """Count the groups along a row of `k` columns."""
+        return -(-k // self.group) if self.group else 1
 
 
 _ROW_FORMATS = {
@@ -119,8 +189,17 @@ def row_tiles(n_rows: int) -> int:
     return -(-n_rows // TILE)
 
 
-def storage_bytes(fmt: Format, n_rows: int, k: int) -> int:
-    """Bytes that an (n_rows, k) matrix takes in `fmt`, padding included, scales excluded."""
+def storage_bytes(fmt: Format, n_rows: int, k: int, slices: Slices | None = None) -> int:
+    """Bytes that an (n_rows, k) matrix takes in `fmt`, padding included, row scales excluded.
+
+    `slices` describes the steps of bs1 to bs4, by default one half for every 32 columns.
+    """
+    if fmt.is_sliced:
+        head = 0
+        if fmt is not Format.BST:
+            slices = slices or Slices()
+            head = slices.n_groups(k) * slices.head_bytes
+        return -(-n_rows // SLICE_TILE) * (head + -(-k // BLOCK) * fmt.planes * 8 * BLOCK)
     if fmt.is_column:
         return -(-n_rows // fmt.line_rows) * -(-k // BLOCK) * _BLOCK_BYTES[fmt]
     if fmt.is_neuron_major:
@@ -149,16 +228,18 @@ class Weight:
         Layout of `data`.
     n_rows, k : int
         Logical shape, without padding.
-    data : ndarray of uint8, shape (storage_bytes(format, n_rows, k),)
+    data : ndarray of uint8, shape (storage_bytes(format, n_rows, k, slices),)
         The stored bytes, 64-byte aligned.
     scales : ndarray of float32, shape (n_rows,) or (0,)
-        Ternary formats: the step of every row; empty for the others.
+        Ternary formats and bst: the step of every row; empty for the others.
     source : str
         Type in the file, for reports.
     note : str
         Why this format was chosen, when it is not the obvious one; for reports.
     is_rounded : bool
         Whether the stored values differ from the file's; for reports.
+    slices : Slices, optional
+        How steps are stored: bs1 to bs4 only.
     """
 
     name: str
@@ -170,6 +251,7 @@ class Weight:
     source: str = ""
     note: str = ""
     is_rounded: bool = False
+    slices: Slices | None = None
 
     @property
     def n_bytes(self) -> int:

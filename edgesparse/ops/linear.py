@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from edgesparse.formats.bitslice import unpack_bitslice
 from edgesparse.formats.blocks import unpack_blocks
 from edgesparse.formats.floats import unpack_float, widen
 from edgesparse.formats.ternary import unpack_ternary
-from edgesparse.formats.weight import BLOCK, Weight
+from edgesparse.formats.weight import BLOCK, Format, Weight
 from edgesparse.ops.numerics import quantize_i8, quantize_i16, sequential_sum
+from edgesparse.ops.slices import sliced_product
 
 __all__ = ["drop_small", "product"]
 
@@ -45,16 +47,19 @@ def product(weight: Weight, h: Float32) -> Float32:
     -------
     float32 ndarray, shape (n_tokens, n_rows)
     """
+    if weight.format is Format.BST:
+        return _ternary(weight, unpack_bitslice(weight)[0].view(np.int8) - np.int8(1), h)
+    if weight.format.is_sliced:
+        return sliced_product(weight, h)
     if weight.format.is_ternary:
-        return _ternary(weight, h)
+        return _ternary(weight, unpack_ternary(weight), h)
     if weight.format.is_block:
         return _blocks(weight, h)
     return _floats(weight, h)
 
 
-def _ternary(weight: Weight, h: Float32) -> Float32:
+def _ternary(weight: Weight, codes: npt.NDArray[np.int8], h: Float32) -> Float32:
     q, s = quantize_i8(h)
-    codes = unpack_ternary(weight)
     # Integers in float arithmetic are exact while every partial sum stays below the mantissa.
     if weight.k * 128 < 1 << 24:
         sums = q.astype(np.float32) @ codes.astype(np.float32).T

@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["dot16", "exp", "lanes16", "quantize_i8", "quantize_i16", "sequential_sum"]
+__all__ = [
+    "dot16",
+    "exp",
+    "lanes16",
+    "quantize_i8",
+    "quantize_i8_blocks",
+    "quantize_i16",
+    "sequential_sum",
+]
 
 Float32 = npt.NDArray[np.float32]
 
@@ -83,6 +91,24 @@ def quantize_i8(x: Float32) -> tuple[npt.NDArray[np.int8], Float32]:
     return q, s
 
 
+def quantize_i8_blocks(x: Float32) -> tuple[npt.NDArray[np.int8], Float32]:
+    """Quantise activations to int8 in blocks of 32 along the row.
+
+    Parameters
+    ----------
+    x : float32 ndarray, shape (n_tokens, k)
+
+    Returns
+    -------
+    q : int8 ndarray, shape (n_tokens, n_blocks, 32)
+        Between -127 and 127.
+    d : float32 ndarray, shape (n_tokens, n_blocks)
+        Step: x ≈ q · d.
+    """
+    q, d = _quantize_blocks(x, 127)
+    return q.astype(np.int8), d
+
+
 def quantize_i16(x: Float32) -> tuple[npt.NDArray[np.int16], Float32]:
     """Quantise activations to int16 in blocks of 32 along the row.
 
@@ -96,6 +122,11 @@ def quantize_i16(x: Float32) -> tuple[npt.NDArray[np.int16], Float32]:
     d : float32 ndarray, shape (n_tokens, n_blocks)
         Step: x ≈ q · d.
     """
+    q, d = _quantize_blocks(x, 32767)
+    return q.astype(np.int16), d
+
+
+def _quantize_blocks(x: Float32, q_max: int) -> tuple[Float32, Float32]:
     n_tokens, k = x.shape
     padded = np.zeros((n_tokens, -(-k // 32) * 32), np.float32)
     padded[:, :k] = x
@@ -103,7 +134,6 @@ def quantize_i16(x: Float32) -> tuple[npt.NDArray[np.int16], Float32]:
     amax = np.abs(blocks).max(axis=-1)
     live = amax >= np.float32(1e-30)
     safe = np.where(live, amax, np.float32(1))
-    inverse = np.where(live, np.float32(32767) / safe, np.float32(0))
-    d = np.where(live, amax / np.float32(32767), np.float32(0))
-    q = np.clip(np.rint(blocks * inverse[..., None]), -32767, 32767).astype(np.int16)
-    return q, d
+    inverse = np.where(live, np.float32(q_max) / safe, np.float32(0))
+    d = np.where(live, amax / np.float32(q_max), np.float32(0))
+    return np.clip(np.rint(blocks * inverse[..., None]), -q_max, q_max), d

@@ -81,8 +81,8 @@ def require(condition: bool, op: str, what: str) -> None:
 
 def require_bytes(op: str, weight: Weight) -> None:
     """Refuse a weight whose arrays are not as long as its shape says."""
-    n_bytes = storage_bytes(weight.format, weight.n_rows, weight.k)
-    n_scales = weight.n_rows if weight.format.is_ternary else 0
+    n_bytes = storage_bytes(weight.format, weight.n_rows, weight.k, weight.slices)
+    n_scales = weight.n_rows if weight.format.has_row_scales else 0
     require(weight.data.nbytes == n_bytes, op, f"{weight.name} has not {n_bytes} bytes")
     require(weight.scales.size == n_scales, op, f"{weight.name} has not {n_scales} scales")
 

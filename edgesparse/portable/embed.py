@@ -15,6 +15,7 @@ from edgesparse.portable.bind import Bindings, Bytes, Float32, Int32, Runner, re
 from edgesparse.portable.blocks import row_from_tile, tiles_of, unpack_tile
 from edgesparse.portable.floats import float_tiles_of, widen_tile
 from edgesparse.portable.jit import njit
+from edgesparse.portable.slices import slice_layout, slice_tiles_of, sliced_row
 from edgesparse.portable.ternary import n_planes_of, rows_of, unpack_row
 
 __all__ = ["bind"]
@@ -89,6 +90,25 @@ def embed_floats(
             dst[t, i] = wide[i * 8 + token % 8] * scale
 
 
+@njit
+def embed_slices(
+    dst: Float32,
+    tokens: Int32,
+    scale: np.float32,
+    begin: int,
+    end: int,
+    tiles: Bytes,
+    scales: Float32,
+    layout: tuple[int, int, int, int, bool],
+    k: int,
+) -> None:
+    """Look up rows of bit slices."""
+    for t in range(begin, end):
+        sliced_row(dst[t, :k], tiles, scales, layout, tokens[t])
+        for i in range(k):
+            dst[t, i] = dst[t, i] * scale
+
+
 def _lookup(weight: Weight, dst: Float32, scale: np.float32) -> Lookup:
     """Return the kernel of the weight's format with all but the tokens filled in."""
     kind, k = int(weight.format), weight.k
@@ -101,6 +121,11 @@ def _lookup(weight: Weight, dst: Float32, scale: np.float32) -> Lookup:
         tiles = tiles_of(weight)
         return lambda tokens, begin, end: embed_blocks(
             dst, tokens, scale, begin, end, tiles, kind, k
+        )
+    if weight.format.is_sliced:
+        stored, layout = slice_tiles_of(weight), slice_layout(weight)
+        return lambda tokens, begin, end: embed_slices(
+            dst, tokens, scale, begin, end, stored, weight.scales, layout, k
         )
     columns = float_tiles_of(weight)
     return lambda tokens, begin, end: embed_floats(dst, tokens, scale, begin, end, columns, kind)

@@ -24,7 +24,14 @@ from edgesparse.portable.floats import float_product, float_tiles_of
 from edgesparse.portable.glu import glu_row
 from edgesparse.portable.jit import njit
 from edgesparse.portable.norm import norm_row
-from edgesparse.portable.numerics import quantize_i8, quantize_i16
+from edgesparse.portable.numerics import quantize_i8, quantize_i8_blocks, quantize_i16
+from edgesparse.portable.slices import (
+    fill_tables,
+    slice_layout,
+    slice_tiles_of,
+    sliced_product,
+    ternary_sliced_product,
+)
 from edgesparse.portable.ternary import (
     n_planes_of,
     neuron_product,
@@ -33,6 +40,7 @@ from edgesparse.portable.ternary import (
     ternary_product,
     to_planes,
 )
+from edgesparse.portable.workspace import LOOK_UP_TOKENS
 
 __all__ = ["bind"]
 
@@ -122,6 +130,21 @@ def quantize_i16_tokens(
         quantize_i16(q[j], d[j], q_sum[j], x_sum[j], h[j])
 
 
+@njit
+def quantize_i8_block_tokens(
+    q: npt.NDArray[np.int8],
+    d: Float32,
+    q_sum: Int32,
+    x_sum: Float32,
+    h: Float32,
+    begin: int,
+    end: int,
+) -> None:
+    """Quantise rows [begin, end) to int8 per block of 32."""
+    for j in range(begin, end):
+        quantize_i8_blocks(q[j], d[j], q_sum[j], x_sum[j], h[j])
+
+
 @dataclass(frozen=True, eq=False)
 class BoundOutput:
     """One matrix: its destination (None: the logits), its rows and its product."""
@@ -180,10 +203,19 @@ def _bind_prologue(op: Linear, bindings: Bindings) -> Callable[[Step, Int32, int
     require(op.glu == GluKind.NONE or op.src2 is not None, op.name, "a gate needs two inputs")
     require(norm.size in (0, k), op.name, "the norm is not k long")
     ternary = {n_planes_of(weight) for weight in weights if weight.format.is_ternary}
+    any_bst = any(weight.format is Format.BST for weight in weights)
+    if any_bst:
+        ternary.add(1)
+    any_sliced = any(w.format.is_sliced and w.format is not Format.BST for w in weights)
     any_block = any(weight.format.is_block for weight in weights)
     h = bindings.workspace.floats(k)
     int8 = [(*bindings.workspace.int8(k, n_planes), n_planes) for n_planes in sorted(ternary)]
     int16 = bindings.workspace.int16(k)
+    int8_blocks = bindings.workspace.int8_blocks(k)
+    sliced = [(bindings.workspace.tables(k, per_token=False), int8_blocks[0])] * any_sliced
+    sliced += [(bindings.workspace.tables(k, per_token=True), bindings.workspace.int8(k, 1)[0])] * (
+        any_bst
+    )
 
     threshold = np.float32(op.threshold)
     factors = none if op.factors is None else bindings.parameters.vectors[op.factors]
@@ -199,6 +231,11 @@ def _bind_prologue(op: Linear, bindings: Bindings) -> Callable[[Step, Int32, int
             quantize_i8_tokens(q, s, q_sum, n_planes, h, begin, end)
         if any_block:
             quantize_i16_tokens(*int16, h, begin, end)
+        if any_sliced:
+            quantize_i8_block_tokens(*int8_blocks, h, begin, end)
+        if len(indices) <= LOOK_UP_TOKENS:
+            for tables, q in sliced:
+                fill_tables(tables, q, begin, end)
 
     return prologue
 
@@ -270,11 +307,36 @@ def _product(
         return lambda dst, n_tokens, begin, end, worker: block_product(
             dst, add, bias, tiles, kind, *x, n_tokens, begin, end, *unpacked[worker]
         )
+    if weight.format.is_sliced:
+        return _sliced_product(weight, add, bias, bindings)
     h, columns = workspace.floats(weight.k), float_tiles_of(weight)
     wide = [flat[: 8 * weight.k] for flat in scratch]
     return lambda dst, n_tokens, begin, end, worker: float_product(
         dst, add, bias, columns, kind, h, n_tokens, begin, end, wide[worker]
     )
+
+
+def _sliced_product(weight: Weight, add: bool, bias: Float32, bindings: Bindings) -> Product:
+    """Return the product with bit slices."""
+    workspace, k, is_bst = bindings.workspace, weight.k, weight.format is Format.BST
+    tiles, scales, layout = slice_tiles_of(weight), weight.scales, slice_layout(weight)
+    x8, x8_blocks = workspace.int8(k, 1), workspace.int8_blocks(k)
+    tables = workspace.tables(k, per_token=is_bst)
+    width = 32 * layout[1]
+    codes = [workspace.unpacked(w).view(np.int8)[:width] for w in range(bindings.pool.n_threads)]
+
+    def run(dst: Float32, n_tokens: int, begin: int, end: int, worker: int) -> None:
+        own, row = tables if n_tokens <= LOOK_UP_TOKENS else tables[:0], codes[worker]
+        if is_bst:
+            ternary_sliced_product(
+                *(dst, add, bias, tiles, scales, layout), *x8, own, n_tokens, begin, end, row
+            )
+        else:
+            sliced_product(
+                *(dst, add, bias, tiles, layout), *x8_blocks, own, n_tokens, begin, end, row
+            )
+
+    return run
 
 
 def _tile_scratch(flat: Float32, n_blocks: int) -> tuple[npt.NDArray[np.uint8], Float32, Float32]:

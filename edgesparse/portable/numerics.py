@@ -19,6 +19,7 @@ __all__ = [
     "fold16",
     "half_to_float",
     "quantize_i8",
+    "quantize_i8_blocks",
     "quantize_i16",
     "store_q8_0",
     "widen_q8_0",
@@ -216,6 +217,40 @@ def quantize_i8(q: npt.NDArray[np.int8], x: Float32) -> tuple[np.float32, np.int
         q[i] = code
         total = np.int32(total + code)
     return s, total
+
+
+@njit
+def quantize_i8_blocks(
+    q: npt.NDArray[np.int8],
+    d: Float32,
+    sums: npt.NDArray[np.int32],
+    xsum: Float32,
+    x: Float32,
+) -> None:
+    """Quantise one token to int8 in blocks of 32; a block past the end of x is filled with 0."""
+    n = x.shape[0]
+    for block in range(d.shape[0]):
+        begin = block * 32
+        end = min(begin + 32, n)
+        amax = absmax(x[begin:end])
+        step = ZERO
+        inverse = ZERO
+        if amax >= I16_AMAX_FLOOR:
+            step = np.float32(amax / I8_TOP)
+            inverse = np.float32(I8_TOP / amax)
+        total = np.int32(0)
+        for i in range(begin, end):
+            v = np.rint(x[i] * inverse)
+            v = -I8_TOP if v < -I8_TOP else v
+            v = I8_TOP if v > I8_TOP else v
+            code = np.int32(v)
+            q[i] = code
+            total = np.int32(total + code)
+        for i in range(end, begin + 32):
+            q[i] = 0
+        d[block] = step
+        sums[block] = total
+        xsum[block] = step * np.float32(total)
 
 
 @njit

@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 __all__ = ["Workspace"]
 
+LOOK_UP_TOKENS = 4
+"""Tokens in a step that look sums up in tables, at most."""
 GROUP = 640
 """Columns are rounded up to this: a multiple of every format's group (32, 128, 160)."""
 
@@ -31,6 +33,9 @@ class Workspace:
         self._q8 = {n: _aligned(max_tokens * columns, np.int8) for n in (1, 4, 5)}
         self._q16 = _aligned(max_tokens * columns, np.int16)
         self._per_block = [_aligned(max_tokens * columns // 32, np.float32) for _ in range(3)]
+        self._q8_blocks = _aligned(max_tokens * columns, np.int8)
+        self._per_slice = [_aligned(max_tokens * columns // 32, np.float32) for _ in range(3)]
+        self._tables = [_aligned(LOOK_UP_TOKENS * columns * 4, np.int16) for _ in range(2)]
         self._per_token = [_aligned(max_tokens, np.float32) for _ in range(2)]
         # The most greedy user is a tile of 8 float32 rows.
         self._unpacked = [_aligned(8 * columns, np.float32) for _ in range(n_workers)]
@@ -61,6 +66,26 @@ class Workspace:
         step, total, product = (_shaped(m, (self.max_tokens, n_blocks)) for m in self._per_block)
         q = _shaped(self._q16, (self.max_tokens, n_blocks * 32))
         return q, step, total.view(np.int32), product
+
+    def int8_blocks(
+        self, k: int
+    ) -> tuple[
+        npt.NDArray[np.int8],
+        npt.NDArray[np.float32],
+        npt.NDArray[np.int32],
+        npt.NDArray[np.float32],
+    ]:
+        """Return q (max_tokens, 32 blocks) int8, and d, Σq and dΣq (max_tokens, blocks)."""
+        n_blocks = -(-k // 32)
+        step, total, product = (_shaped(m, (self.max_tokens, n_blocks)) for m in self._per_slice)
+        q = _shaped(self._q8_blocks, (self.max_tokens, n_blocks * 32))
+        return q, step, total.view(np.int32), product
+
+    def tables(self, k: int, per_token: bool) -> npt.NDArray[np.int16]:
+        """Return (LOOK_UP_TOKENS, quads, 16) int16: sums of activations, per block or per token."""
+        quads = -(-k // 32) * 8
+        flat = self._tables[int(per_token)]
+        return flat[: LOOK_UP_TOKENS * quads * 16].reshape(LOOK_UP_TOKENS, quads, 16)
 
     def unpacked(self, worker: int) -> npt.NDArray[np.float32]:
         """Return the flat scratch of one worker for a tile of unpacked weights."""

@@ -12,12 +12,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-int check_pool(void);    /* every chunk of every job runs once */
-int check_ternary(void); /* t2 and t5 products */
-int check_sparse(void);  /* lists of live neurons and their products */
-int check_dense(void);   /* block and float formats */
-int check_columns(void); /* block formats by columns */
-int check_vector(void);  /* norms, quantisers, activations, rotations, halfs */
+int check_pool(void);     /* every chunk of every job runs once */
+int check_ternary(void);  /* t2 and t5 products */
+int check_sparse(void);   /* lists of live neurons and their products */
+int check_dense(void);    /* block and float formats */
+int check_columns(void);  /* block formats by columns */
+int check_bitslice(void); /* bit slices, looked up and multiplied */
+int check_vector(void);   /* norms, quantisers, activations, rotations, halfs */
 int check_attention(void);
 int check_storing(void); /* what loading rounds, weaves and turns */
 int check_repack(void);  /* file tensors into storage formats */

@@ -125,6 +125,36 @@ static void i16_case(bench *m) {
     compare(m, q, expected, bytes, good, "quantize_i16");
 }
 
+static void i8_blocks_case(bench *m) {
+    const int32_t n = m->n, n_blocks = (n + 31) / 32;
+    const size_t bytes = (size_t)n_blocks * 32;
+    const float *x = filled(m, &m->x, n);
+    int8_t *q = check_tail(&m->q, bytes), *expected = check_tail(&m->q_expected, bytes);
+    float d[2][MAX_N / 32], xsum[2][MAX_N / 32];
+    int32_t sum[2][MAX_N / 32];
+    memset(q, 0x55, bytes);
+    m->table->quantize_i8_blocks(q, d[0], sum[0], xsum[0], x, n);
+    m->scalar->quantize_i8_blocks(expected, d[1], sum[1], xsum[1], x, n);
+    int good = memcmp(d[0], d[1], (size_t)n_blocks * 4) == 0 &&
+               memcmp(sum[0], sum[1], (size_t)n_blocks * 4) == 0 &&
+               memcmp(xsum[0], xsum[1], (size_t)n_blocks * 4) == 0;
+    for (int32_t b = 0; m->truth && b < n_blocks; b++) {
+        double amax = 0;
+        int32_t total = 0;
+        for (int32_t i = 32 * b; i < n && i < 32 * b + 32; i++) {
+            amax = fmax(amax, fabs((double)x[i]));
+        }
+        const double factor = amax < 1e-30 ? 0 : 127 / amax;
+        for (int32_t i = 32 * b; i < 32 * b + 32; i++) {
+            total += q[i];
+            good &= q[i] >= -127 && near(q[i], i < n ? (double)x[i] * factor : 0, 0, 0.5001);
+        }
+        good &= total == sum[0][b] && near((double)d[0][b], factor > 0 ? 1 / factor : 0, 1e-6, 0);
+        good &= near((double)xsum[0][b], (double)d[0][b] * total, 1e-6, 1e-44);
+    }
+    compare(m, q, expected, bytes, good, "quantize_i8_blocks");
+}
+
 static void glu_case(bench *m, int silu) {
     const int32_t n = m->n;
     const size_t bytes = (size_t)n * sizeof(float);
@@ -217,6 +247,7 @@ static void size_cases(bench *m, int32_t n) {
         norm_case(m);
         i8_case(m);
         i16_case(m);
+        i8_blocks_case(m);
         glu_case(m, 0);
         glu_case(m, 1);
         add_case(m);

@@ -48,8 +48,15 @@ enum {
     ES_FORMAT_Q8N = 12, /* columns side by side over a tile of rows */
     ES_FORMAT_Q4N = 13,
     ES_FORMAT_Q4MN = 14,
-    ES_FORMAT_Q8MN = 15
+    ES_FORMAT_Q8MN = 15,
+    ES_FORMAT_BS1 = 16, /* bit planes: 1 to 4 of them, */
+    ES_FORMAT_BS2 = 17,
+    ES_FORMAT_BS3 = 18,
+    ES_FORMAT_BS4 = 19,
+    ES_FORMAT_BST = 20 /* and two of a ternary matrix */
 };
+/* What a group of bit slices has beside its steps. */
+enum { ES_ZEROS_NONE = 0, ES_ZEROS_POINTS = 1, ES_ZEROS_OFFSETS = 2 };
 
 enum {
     ES_OP_EMBED = 1,
@@ -74,6 +81,12 @@ typedef struct es_weight {
     const uint8_t *data; /* 64-byte aligned */
     size_t n_bytes;
     const float *scales; /* ternary: one per row; NULL otherwise */
+    /* Bit slices: */
+    int32_t group; /* columns that share a step: 32, 64, 128, or 0 for the whole row; bst: 0 */
+    int32_t zeros; /* ES_ZEROS_* */
+    int32_t wide;  /* 1: steps and offsets are float32, 0: halfs */
+    int32_t
+        mad_tokens; /* steps of so many tokens multiply unpacked codes, fewer look sums up; >= 1 */
 } es_weight;
 
 typedef struct es_output {
@@ -177,8 +190,7 @@ const char *es_isa_name(int32_t isa);
 
 /* Name of the kernel variant ("scalar", "avx2", …) that `isa` uses for an activation-weight family
  * ("t2", "t2n", "t5", "q8", "q4", "q8m", "q4m", "q6", "q8n", "q4n", "q8mn", "q4mn", "f16",
- * "bf16", "f32", "vector", "attention"); NULL
- * if unknown. */
+ * "bf16", "f32", "lut", "mad", "vector", "attention"); NULL if unknown. */
 const char *es_kernel_variant(int32_t isa, const char *family);
 
 /* Sequential read bandwidth in GB/s of `n_threads` threads over `n_bytes` each, best of `repeats`. */

@@ -85,6 +85,8 @@ static void embed_token(const embed_job *job, int32_t token) {
         ternary_row(dst, w, row);
     } else if (w->format <= ES_FORMAT_Q6) {
         block_row(&job->engine->k, dst, w, row);
+    } else if (w->format >= ES_FORMAT_BS1 && w->format <= ES_FORMAT_BST) {
+        es_slice_embed(&job->engine->k, dst, w, row);
     } else {
         float_row(&job->engine->k, dst, w, row);
     }

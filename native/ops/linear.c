@@ -2,14 +2,12 @@
  *
  * One token: a single job; every thread that takes part prepares the input for itself, which costs a
  * microsecond and saves a barrier. Several tokens: one job prepares the input by tokens, a second
- * multiplies by rows. Rows are handed out in units of 32. An output that skips dead neurons comes after
+ * multiplies by rows. Rows are handed out in units of 32 or 64. An output that skips dead neurons comes after
  * the others, in jobs of its own (linear_sparse.c). */
 #include "linear.h"
 
 #include <math.h>
 #include <string.h>
-
-enum { NEEDS_INT8 = 1, NEEDS_INT16 = 2 };
 
 static int is_ternary(const es_weight *w) {
     return w->format == ES_FORMAT_T2 || w->format == ES_FORMAT_T5 || w->format == ES_FORMAT_T2N;
@@ -55,15 +53,16 @@ static void prepare_input(const es_linear_job *job, es_input *input, int32_t slo
         memcpy(h, x, (size_t)k * sizeof *h);
     }
     apply_threshold(job, h, token);
-    if (job->forms & NEEDS_INT8) {
+    if (job->forms & ES_NEEDS_INT8) {
         input->s[at] = engine->k.quantize_i8(input->q8 + at * input->q8_stride, &input->sum[at], h,
                                              k, (int32_t)input->q8_stride);
     }
-    if (job->forms & NEEDS_INT16) {
+    if (job->forms & ES_NEEDS_INT16) {
         engine->k.quantize_i16(input->q16 + at * input->n_blocks * 32,
                                input->d + at * input->n_blocks, input->sum16 + at * input->n_blocks,
                                input->xsum + at * input->n_blocks, h, k);
     }
+    es_slice_prepare(job, input, at);
 }
 
 static void prepare_chunk(void *context, int32_t chunk, int32_t thread) {
@@ -205,6 +204,8 @@ static void output_rows(const es_linear_job *job, const es_output *out, const es
         const int32_t n_rows = es_min(ES_ROW_BLOCK, end - first);
         if (is_ternary(w)) {
             ternary_rows(job, out, w, input, scratch, first, n_rows);
+        } else if (es_is_sliced(w)) {
+            es_slice_rows(job, out, w, input, scratch, first, n_rows);
         } else {
             tiled_rows(job, out, w, input, scratch, first, n_rows);
         }
@@ -251,8 +252,8 @@ static void product_chunk(void *context, int32_t number, int32_t thread) {
 }
 
 /* Chunks big enough to amortise taking one, small enough that threads finish together, and whole panels:
- * of the ternary kernels (32 rows at most), which are tiles of the block formats too, or lines of the
- * column formats. */
+ * of the ternary kernels (32 rows at most), which are tiles of the block formats too, lines of the
+ * column formats or whole tiles of bit slices. */
 static int32_t choose_unit(int64_t n_rows, int32_t n_threads, int32_t k, int32_t panel) {
     enum { MIN_WORK = 131072, CHUNKS_PER_THREAD = 16 };
     const int64_t fair = n_rows / ((int64_t)n_threads * CHUNKS_PER_THREAD);
@@ -272,6 +273,7 @@ void es_linear_products(es_linear_job *job, int32_t first, int32_t n_outputs) {
         if (es_is_column(w->format)) {
             panel = es_max(panel, (int32_t)es_line_rows(w->format));
         } else {
+            panel = es_is_sliced(w) ? es_max(panel, 64) : panel; /* rows of a tile */
             job->engine->moved += w->n_bytes + es_linear_scale_bytes(w);
         }
     }
@@ -306,7 +308,10 @@ int32_t es_run_linear(es_engine *engine, const es_op *op, const es_step *step) {
     int32_t n_plain = 0;
     for (int32_t i = 0; i < op->n_outputs; i++) {
         const es_weight *w = es_linear_weight(&job, &op->outputs[i]);
-        job.forms |= is_ternary(w) ? NEEDS_INT8 : is_block(w) ? NEEDS_INT16 : 0;
+        job.forms |= is_ternary(w)     ? ES_NEEDS_INT8
+                     : is_block(w)     ? ES_NEEDS_INT16
+                     : es_is_sliced(w) ? es_slice_forms(&job, w)
+                                       : 0;
         n_plain += n_plain == i && !es_linear_skips(&job, &op->outputs[i]);
     }
     if (job.n_tokens > 1) {

@@ -5,6 +5,15 @@
 
 #include "engine.h"
 
+/* Forms of the input that weights ask for. */
+enum {
+    ES_NEEDS_INT8 = 1,        /* per token */
+    ES_NEEDS_INT16 = 2,       /* per block */
+    ES_NEEDS_INT8_BLOCKS = 4, /* per block */
+    ES_NEEDS_TABLE = 8,       /* of int8 per block */
+    ES_NEEDS_TOKEN_TABLE = 16 /* of int8 per token */
+};
+
 typedef struct es_linear_job {
     es_engine *engine;
     const es_op *op;
@@ -16,7 +25,7 @@ typedef struct es_linear_job {
     int32_t unit_rows;        /* rows per chunk, a multiple of 8 */
     int32_t n_chunks;         /* of all its outputs together */
     int32_t tokens_per_chunk;
-    int32_t forms; /* NEEDS_* */
+    int32_t forms; /* ES_NEEDS_* */
 } es_linear_job;
 
 static inline const es_weight *es_linear_weight(const es_linear_job *job, const es_output *out) {
@@ -43,6 +52,18 @@ const es_input *es_linear_input(const es_linear_job *job, int32_t thread);
 
 /* Outputs [first, first + n_outputs), dense and row by row. */
 void es_linear_products(es_linear_job *job, int32_t first, int32_t n_outputs);
+
+static inline int es_is_sliced(const es_weight *w) {
+    return w->format >= ES_FORMAT_BS1 && w->format <= ES_FORMAT_BST;
+}
+
+/* Bit slices (linear_bitslice.c): the forms that they want of the input, ... */
+int32_t es_slice_forms(const es_linear_job *job, const es_weight *w);
+/* ... made for row `slot` of `input`, whose h and, for ternary planes, q8 are there, ... */
+void es_slice_prepare(const es_linear_job *job, es_input *input, size_t slot);
+/* ... and rows [first, first + n_rows) of a product, one tile at most. */
+void es_slice_rows(const es_linear_job *job, const es_output *out, const es_weight *w,
+                   const es_input *input, es_scratch *scratch, int32_t first, int32_t n_rows);
 
 /* One output that skips dead neurons. */
 void es_linear_sparse(es_linear_job *job, int32_t output);

@@ -103,7 +103,8 @@ static int create_scratch(es_engine *engine, int32_t n_threads) {
         scratch->neurons = es_aligned(max_neuron_rows(&engine->plan) * sizeof(int32_t));
         scratch->pairs = es_aligned(16 * n_blocks * sizeof *scratch->pairs);
         scratch->begin = es_aligned((n_blocks + 1) * sizeof(int32_t));
-        if (!es_input_create(&scratch->input, 1, k) || scratch->pairs == NULL ||
+        if (!es_input_create(&scratch->input, 1, k) ||
+            !es_slice_input_create(&scratch->input, &engine->plan, 1) || scratch->pairs == NULL ||
             scratch->begin == NULL || scratch->attention == NULL || scratch->parts == NULL ||
             scratch->sums == NULL || scratch->list == NULL || scratch->neurons == NULL) {
             return 0;
@@ -117,7 +118,8 @@ static int create_scratch(es_engine *engine, int32_t n_threads) {
     if (engine->list == NULL || engine->parts == NULL || engine->unmerged == NULL) {
         return 0;
     }
-    return es_input_create(&engine->input, (size_t)engine->plan.max_tokens, k);
+    return es_input_create(&engine->input, (size_t)engine->plan.max_tokens, k) &&
+           es_slice_input_create(&engine->input, &engine->plan, (size_t)engine->plan.max_tokens);
 }
 
 static int create_buffers(es_engine *engine) {
@@ -162,6 +164,7 @@ void es_engine_destroy(es_engine *engine) {
     }
     if (engine->scratch != NULL) {
         for (int32_t i = 0; i < es_pool_threads(engine->pool); i++) {
+            es_slice_input_destroy(&engine->scratch[i].input);
             es_input_destroy(&engine->scratch[i].input);
             free(engine->scratch[i].attention);
             free(engine->scratch[i].parts);
@@ -173,6 +176,7 @@ void es_engine_destroy(es_engine *engine) {
         }
     }
     es_pool_destroy(engine->pool);
+    es_slice_input_destroy(&engine->input);
     es_input_destroy(&engine->input);
     if (engine->buffers != NULL) {
         for (int32_t i = 0; i < engine->plan.n_buffers; i++) {

@@ -6,6 +6,17 @@
 #include "kernels.h"
 #include "pool.h"
 
+/* The forms of inputs that bit slices ask for; NULL where no weight does. Blocks of 32. */
+typedef struct es_slice_input {
+    int8_t *q;            /* [capacity][q_stride]: int8 per block */
+    float *d;             /* [capacity][n_blocks] */
+    int32_t *sum;         /* [capacity][n_blocks] */
+    float *xsum;          /* [capacity][n_blocks] */
+    uint8_t *table;       /* [table_tokens][n_blocks][ES_TABLE_BYTES]: of q */
+    uint8_t *token_table; /* the same of es_input.q8, for ternary planes */
+    size_t q_stride;
+} es_slice_input;
+
 /* Linear inputs after glu and norm, in every form that weights ask for; `capacity` tokens. */
 typedef struct es_input {
     float *h;     /* [capacity][h_stride] */
@@ -17,6 +28,7 @@ typedef struct es_input {
     int32_t *sum16;
     float *xsum;
     size_t h_stride, q8_stride, n_blocks;
+    es_slice_input slices;
 } es_input;
 
 /* Sums are made in blocks of so many rows and tokens; neuron-major weights come in whole packed blocks. */
@@ -52,6 +64,13 @@ struct es_engine {
     int32_t *unmerged;   /* [n_kv_heads]: work items whose parts are missing */
     uint64_t job;        /* counts linears, so that a thread knows a stale input */
 };
+
+/* Room for the inputs of the plan's bit slices, in `input` of `capacity` tokens; 0 without memory. */
+int es_slice_input_create(es_input *input, const es_plan *plan, size_t capacity);
+void es_slice_input_destroy(es_input *input);
+
+/* Row `row` of bit slices as floats (embed_bitslice.c). */
+void es_slice_embed(const es_kernels *kernels, float *dst, const es_weight *w, int32_t row);
 
 int32_t es_run_embed(es_engine *engine, const es_op *op, const es_step *step);
 int32_t es_run_linear(es_engine *engine, const es_op *op, const es_step *step);

@@ -43,6 +43,37 @@ typedef void es_block_dot(float *y, size_t y_stride, const uint8_t *w, int32_t n
 typedef void es_float_dot(float *y, size_t y_stride, const uint8_t *w, int32_t n_tiles,
                           const float *x, size_t x_stride, int32_t n_tokens, int32_t k);
 
+/* How the codes and steps of bit slices lie, see es_weight. */
+typedef struct es_slices {
+    int32_t planes;
+    int32_t n_blocks;     /* of 32 columns */
+    int32_t group_blocks; /* blocks that share a step */
+    int32_t zeros;        /* ES_ZEROS_* */
+    int32_t wide;
+} es_slices;
+
+/* Bytes of a token's table for one block: 16 sums of 16 bits for each of 8 quads. How they lie is the
+ * business of an instruction set. */
+enum { ES_TABLE_BYTES = 256 };
+
+/* Activations quantised to int8, for n_tokens rows; blocks of 32 along k. */
+typedef struct es_q8 {
+    const int8_t *q;       /* [n_tokens][q_stride], zero up to a whole block */
+    const float *d;        /* [n_tokens][stride_blocks]: step of the block */
+    const int32_t *sum;    /* [n_tokens][stride_blocks]: sum of q over the block */
+    const float *xsum;     /* [n_tokens][stride_blocks]: d * (float)sum */
+    const uint8_t *tables; /* [n_tokens][stride_blocks][ES_TABLE_BYTES], 64-byte aligned */
+    size_t q_stride, stride_blocks;
+} es_q8;
+
+/* y[t * y_stride + 64 * tile + lane] for n_tiles tiles of 64 rows; n_tokens <= 64. */
+typedef void es_slice_dot(float *y, size_t y_stride, const uint8_t *w, const es_slices *s,
+                          int32_t n_tiles, const es_q8 *x, int32_t n_tokens);
+
+/* Ternary planes: sums[t * sums_stride + 64 * tile + lane] = sum of code {0,1,2} * q, for whole tiles. */
+typedef void es_slice_sums(int32_t *sums, size_t sums_stride, const uint8_t *w, int32_t n_tiles,
+                           const es_q8 *x, int32_t n_tokens, int32_t n_blocks);
+
 /* One token of a block that attention works on: its heads lie side by side, head_dim floats each. */
 typedef struct es_attention_token {
     const float *q; /* [n_heads][head_dim] */
@@ -180,11 +211,21 @@ typedef struct es_kernels {
     es_float_dot *f16_dot;
     es_float_dot *bf16_dot;
     es_float_dot *f32_dot;
+    /* Bit slices: tables of n_blocks blocks of activations; products that look them up (x->tables), or
+     * that multiply x->q. */
+    void (*slice_tables)(uint8_t *table, const int8_t *q, int32_t n_blocks);
+    es_slice_dot *slice_lut;
+    es_slice_dot *slice_mad;
+    es_slice_sums *bst_lut;
+    es_slice_sums *bst_mad;
 
     /* y = x * r * w with r = 1 / sqrt(mean(x^2) + eps); y may be x. */
     void (*rmsnorm)(float *y, const float *x, const float *w, int32_t n, float eps);
     /* Per-token int8: q[0..n) and zeros up to n_padded; *sum = sum of q; returns the scale s (q = x*s). */
     float (*quantize_i8)(int8_t *q, int32_t *sum, const float *x, int32_t n, int32_t n_padded);
+    /* Blocks of 32 to int8, -127 to 127; n as below. */
+    void (*quantize_i8_blocks)(int8_t *q, float *d, int32_t *sum, float *xsum, const float *x,
+                               int32_t n);
     /* Blocks of 32 to int16; n is rounded up to whole blocks, x beyond n counts as zero. */
     void (*quantize_i16)(int16_t *q, float *d, int32_t *sum, float *xsum, const float *x,
                          int32_t n);
@@ -221,6 +262,7 @@ typedef struct es_kernels {
     /* Variant names for reporting, same order of families as es_kernel_variant. */
     const char *t2_variant, *t2n_variant, *t5_variant, *q8_variant, *q4_variant, *q8m_variant,
         *q4m_variant, *q6_variant, *columns_variant;
+    const char *lut_variant, *mad_variant;
     const char *f16_variant, *bf16_variant, *f32_variant, *vector_variant, *attention_variant;
 } es_kernels;
 
@@ -246,6 +288,10 @@ void es_columns_scalar(es_kernels *table);
 void es_columns_avx2(es_kernels *table);
 void es_columns_avxvnni(es_kernels *table);
 void es_columns_avx512vnni(es_kernels *table);
+void es_bitslice_scalar(es_kernels *table);
+void es_bitslice_avx2(es_kernels *table);
+void es_bitslice_avxvnni(es_kernels *table);
+void es_bitslice_avx512vnni(es_kernels *table);
 void es_vector_scalar(es_kernels *table);
 void es_vector_avx2(es_kernels *table);
 void es_attention_scalar(es_kernels *table);

@@ -10,6 +10,7 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
     es_sparse_scalar(table);
     es_dense_scalar(table);
     es_columns_scalar(table);
+    es_bitslice_scalar(table);
     es_vector_scalar(table);
     es_storing_scalar(table);
     es_attention_scalar(table);
@@ -20,6 +21,7 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
         es_sparse_avx2(table);
         es_dense_avx2(table);
         es_columns_avx2(table);
+        es_bitslice_avx2(table);
         es_vector_avx2(table);
         es_storing_avx2(table);
         es_attention_avx2(table);
@@ -28,12 +30,14 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
         es_ternary_avxvnni(table);
         es_dense_avxvnni(table);
         es_columns_avxvnni(table);
+        es_bitslice_avxvnni(table);
     }
     if (isa == ES_ISA_AVX512VNNI) {
         es_ternary_avx512vnni(table);
         es_sparse_avx512vnni(table);
         es_dense_avx512vnni(table);
         es_columns_avx512vnni(table);
+        es_bitslice_avx512vnni(table);
         es_attention_avx512vnni(table);
     }
 #elif defined(__aarch64__)
@@ -70,6 +74,8 @@ const char *es_kernel_variant(int32_t isa, const char *family) {
         {"f16", table.f16_variant},
         {"bf16", table.bf16_variant},
         {"f32", table.f32_variant},
+        {"lut", table.lut_variant},
+        {"mad", table.mad_variant},
         {"vector", table.vector_variant},
         {"attention", table.attention_variant},
     };

@@ -6,6 +6,28 @@ static int has_width(const es_plan *plan, int32_t id, int64_t width) {
     return id >= 0 && id < plan->n_buffers && width > 0 && plan->widths[id] >= width;
 }
 
+/* Bytes of bit slices: heads of groups and blocks of 32 columns, tiles of 64 rows. */
+static int slices_are_valid(const es_weight *w, size_t rows, size_t blocks) {
+    const size_t tiles = (rows + 63) / 64;
+    if (w->mad_tokens < 1) {
+        return 0;
+    }
+    if (w->format == ES_FORMAT_BST) {
+        return w->scales != NULL && w->group == 0 && w->zeros == ES_ZEROS_NONE &&
+               w->n_bytes == tiles * blocks * 2 * 256;
+    }
+    if ((w->group != 0 && w->group != 32 && w->group != 64 && w->group != 128) ||
+        w->zeros < ES_ZEROS_NONE || w->zeros > ES_ZEROS_OFFSETS || w->wide < 0 || w->wide > 1) {
+        return 0;
+    }
+    const size_t per_group = w->group == 0 ? blocks : (size_t)w->group / 32;
+    const size_t groups = (blocks + per_group - 1) / per_group;
+    const size_t step = w->wide ? 4 : 2;
+    const size_t beside = w->zeros == ES_ZEROS_NONE ? 0 : w->zeros == ES_ZEROS_POINTS ? 1 : step;
+    const size_t planes = (size_t)(w->format - ES_FORMAT_BS1 + 1);
+    return w->n_bytes == tiles * (groups * 64 * (step + beside) + blocks * planes * 256);
+}
+
 static int weight_is_valid(const es_weight *w) {
     if (w->n_rows < 1 || w->k < 1 || w->data == NULL) {
         return 0;
@@ -42,6 +64,12 @@ static int weight_is_valid(const es_weight *w) {
         return w->n_bytes == tiles * 8 * k * 2;
     case ES_FORMAT_F32:
         return w->n_bytes == tiles * 8 * k * 4;
+    case ES_FORMAT_BS1:
+    case ES_FORMAT_BS2:
+    case ES_FORMAT_BS3:
+    case ES_FORMAT_BS4:
+    case ES_FORMAT_BST:
+        return slices_are_valid(w, rows, blocks);
     default:
         return 0;
     }

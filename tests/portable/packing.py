@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgesparse.formats.weight import Format, Weight, storage_bytes
+from edgesparse.formats.weight import Format, Slices, Weight, Zeros, storage_bytes
 
 F32 = np.float32
 ZERO = {Format.Q4: 8, Format.Q6: 32, Format.Q4N: 8}
@@ -22,7 +22,10 @@ def random_weight(rng: np.random.Generator, fmt: Format, n_rows: int, k: int) ->
     """A random weight, and what the truth multiplies with.
 
     Ternary: codes −1, 0, 1. Blocks: (codes, d, m or None) by row. Floats: float32 values.
+    Bit slices: see `random_slices`.
     """
+    if fmt.is_sliced:
+        return random_slices(rng, fmt, n_rows, k)
     scales = np.zeros(0, F32)
     logical: Any
     if fmt.is_ternary:
@@ -67,6 +70,64 @@ def random_weight(rng: np.random.Generator, fmt: Format, n_rows: int, k: int) ->
         data = padded.reshape(-1, 8, k).transpose(0, 2, 1).copy().view(np.uint8).ravel()
     assert data.nbytes == storage_bytes(fmt, n_rows, k)
     return Weight(f"{fmt.name}-{n_rows}x{k}", fmt, n_rows, k, data, scales), logical
+
+
+def random_slices(
+    rng: np.random.Generator, fmt: Format, n_rows: int, k: int
+) -> tuple[Weight, tuple[Array, Array, Array, Array]]:
+    """A random matrix of bit planes; logical: its own codes (bs1: -1, 1, the others from their
+    middle), and stored steps, zero points and offsets (n_rows, n_groups).
+    """
+    n_blocks, name = -(-k // 32), f"{fmt.name}-{n_rows}x{k}"
+    if fmt is Format.BST:
+        codes = rng.integers(0, 3, (n_rows, n_blocks * 32))
+        scales = rng.uniform(0.01, 2, n_rows).astype(F32)
+        data = _pack_slices(codes, 2, [])
+        assert data.nbytes == storage_bytes(fmt, n_rows, k)
+        return Weight(name, fmt, n_rows, k, data, scales), (codes - 1)[:, :k].astype(np.int8)
+    group = int(rng.choice([0, 32, 64, 128]))
+    slices = Slices(group, Zeros(rng.integers(3)), bool(rng.integers(2)))
+    n_groups = -(-k // group) if group else 1
+    codes = rng.integers(0, 1 << fmt.planes, (n_rows, n_blocks * 32))
+    number = "<f4" if slices.wide else "<f2"
+    steps, offsets = (rng.normal(size=(n_rows, n_groups)).astype(number) for _ in range(2))
+    points = rng.integers(-128, 128, (n_rows, n_groups)).astype("i1")
+    heads = [steps]
+    if slices.zeros is not Zeros.NONE:
+        heads.append(points if slices.zeros is Zeros.POINTS else offsets)
+    points *= slices.zeros is Zeros.POINTS
+    offsets *= slices.zeros is Zeros.OFFSETS
+    data = _pack_slices(codes, fmt.planes, heads, group // 32 or n_blocks)
+    assert data.nbytes == storage_bytes(fmt, n_rows, k, slices)
+    own = 2 * codes - 1 if fmt is Format.BS1 else codes - (1 << (fmt.planes - 1))
+    weight = Weight(name, fmt, n_rows, k, data, np.zeros(0, F32), slices=slices)
+    return weight, (own, steps.astype(F32), points.astype(F32), offsets.astype(F32))
+
+
+def _pack_slices(codes: Array, planes: int, heads: list[Array], group_blocks: int = 1) -> Array:
+    n_rows, n_columns = codes.shape
+    out = bytearray()
+    rows = np.zeros((-(-n_rows // 64) * 64, n_columns), np.int64)
+    rows[:n_rows] = codes
+    for tile in range(0, n_rows, 64):
+        for b in range(n_columns // 32):
+            for head in heads if b % group_blocks == 0 else ():
+                column = np.zeros(64, head.dtype)
+                own = head[tile : tile + 64, b // group_blocks]
+                column[: len(own)] = own
+                out += column.tobytes()
+            for pair in range(4):
+                eight = rows[tile : tile + 64, b * 32 + pair * 8 : b * 32 + pair * 8 + 8]
+                for plane in range(planes):
+                    bits = eight >> plane & 1
+                    byte = sum(bits[:, n] << n for n in range(8))
+                    out += bytes(
+                        int(byte[16 * v + 4 * a + j])
+                        for a in range(4)
+                        for v in range(4)
+                        for j in range(4)
+                    )
+    return np.frombuffer(bytes(out), np.uint8).copy()
 
 
 def _pack_t2(codes: Array) -> Array:

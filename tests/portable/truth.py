@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgesparse.formats.weight import Weight
+from edgesparse.formats.weight import Format, Weight, Zeros
 
 F32 = np.float32
 Array = npt.NDArray[Any]
@@ -55,20 +55,31 @@ def quantize_i8(x: Array) -> tuple[Array, np.float32]:
 
 def quantize_i16(x: Array) -> tuple[Array, Array]:
     """Codes (n_blocks, 32) and steps (n_blocks,)."""
+    return _quantize_blocks(x, 32767)
+
+
+def quantize_i8_blocks(x: Array) -> tuple[Array, Array]:
+    """Codes (n_blocks, 32) and steps (n_blocks,)."""
+    return _quantize_blocks(x, 127)
+
+
+def _quantize_blocks(x: Array, top: int) -> tuple[Array, Array]:
     blocks = np.zeros((-(-len(x) // 32), 32), F32)
     blocks.ravel()[: len(x)] = x
     q, d = np.zeros(blocks.shape, np.int64), np.zeros(len(blocks), F32)
     for b, block in enumerate(blocks):
         amax = np.abs(block).max()
         if amax >= F32(1e-30):
-            d[b] = amax / F32(32767)
-            q[b] = np.clip(np.rint(block * (F32(32767) / amax)), -32767, 32767)
+            d[b] = amax / F32(top)
+            q[b] = np.clip(np.rint(block * (F32(top) / amax)), -top, top)
     return q, d
 
 
 def product(weight: Weight, logical: Any, h: Array) -> Array:
     """y (n_rows,) of one token."""
-    if weight.format.is_ternary:
+    if weight.format.is_sliced and weight.format is not Format.BST:
+        return sliced_product(weight, logical, h)
+    if weight.format.has_row_scales:
         q, s = quantize_i8(h)
         return (logical.astype(np.int64) @ q).astype(F32) * (weight.scales / s)
     if weight.format.is_block:
@@ -87,8 +98,41 @@ def product(weight: Weight, logical: Any, h: Array) -> Array:
     return (chains[0] + chains[1]) + (chains[2] + chains[3])
 
 
+def sliced_product(weight: Weight, logical: Any, h: Array) -> Array:
+    codes, steps, points, offsets = logical
+    q, d_x = quantize_i8_blocks(h)
+    group = weight.slices.group // 32 or len(d_x)
+    middle = F32(1 if weight.format is Format.BS1 else 1 << (weight.format.planes - 1))
+    acc = np.zeros(weight.n_rows, F32)
+    for first in range(0, len(d_x), group):
+        g, part, xs = first // group, None, F32(0)
+        for b in range(first, min(first + group, len(d_x))):
+            term = (codes[:, b * 32 : b * 32 + 32] @ q[b]).astype(F32) * d_x[b]
+            x = d_x[b] * F32(q[b].sum())
+            part, xs = (term, x) if part is None else (part + term, xs + x)
+        if weight.slices.zeros is Zeros.POINTS:
+            part = part - points[:, g] * xs
+        acc = acc + steps[:, g] * part
+        if weight.slices.zeros is Zeros.OFFSETS:
+            acc = acc + (offsets[:, g] + steps[:, g] * middle) * xs
+    return acc
+
+
+def _sliced_row(weight: Weight, logical: Any, row: int) -> Array:
+    codes, steps, points, offsets = logical
+    group = weight.slices.group or weight.k
+    middle = 1 if weight.format is Format.BS1 else 1 << (weight.format.planes - 1)
+    step, point, offset = (np.repeat(a[row], group)[: weight.k] for a in (steps, points, offsets))
+    own = codes[row, : weight.k]
+    if weight.slices.zeros is Zeros.OFFSETS:
+        return step * (own + middle).astype(F32) + offset
+    return step * (own - point).astype(F32)
+
+
 def dequantised_row(weight: Weight, logical: Any, row: int) -> Array:
-    if weight.format.is_ternary:
+    if weight.format.is_sliced and weight.format is not Format.BST:
+        return _sliced_row(weight, logical, row)
+    if weight.format.has_row_scales:
         return logical[row].astype(F32) * weight.scales[row]
     if weight.format.is_block:
         codes, d, m = logical

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,9 @@ from edgesparse.cli import main
 from edgesparse.errors import UsageError
 from edgesparse.executors.native import choose_isa
 from edgesparse.formats.weight import Format
+from edgesparse.lookup import NEVER, SLICE_TOPICS, mad_tokens
 from edgesparse.tuning import Answer, cache_file, lookup, preferred_ternary, remember
+from edgesparse.tuning_slices import first_mad, measure_slices
 from edgesparse.tuning_topics import TOPICS, fastest
 
 MODEL = Path(__file__).parents[2] / "models" / "tiny" / "bitnet-tq2_0.gguf"
@@ -155,6 +158,26 @@ def test_the_default_stays_unless_beaten_clearly() -> None:
     assert fastest({"t5": 1.0}, "t2") == "t5"
 
 
+def test_multiplying_pays_from_some_tokens_on() -> None:
+    times = {f"lut {n}": float(n) for n in (1, 4, 16, 64)}
+    times |= {"mad 1": 5.0, "mad 4": 6.0, "mad 16": 11.0, "mad 64": 30.0}
+    assert first_mad(times, 8.0) == 16
+    assert first_mad(times | {"mad 16": 15.9}, 8.0) == 64
+    assert first_mad(times | {"mad 64": 70.0}, 8.0) == NEVER
+    assert first_mad(times | {"mad 1": 0.5, "mad 4": 1.0}, 8.0) == 1
+
+
+def test_kernels_obey(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert mad_tokens(Format.BS1, 4096, "avx2", 1) == NEVER
+    remember([Answer("bs1", "avx2", 1, 4.0, {}, 1), Answer("bs1 long", "avx2", 1, 1.0, {}, 1)])
+    assert mad_tokens(Format.BS1, 4096, "avx2", 1) == 4
+    assert mad_tokens(Format.BS1, 4097, "avx2", 1) == 1
+    monkeypatch.setenv("EDGESPARSE_KERNEL", "mad")
+    assert mad_tokens(Format.BS1, 4096, "avx2", 1) == 1
+    monkeypatch.setenv("EDGESPARSE_KERNEL", "lut")
+    assert mad_tokens(Format.BS4, 4097, "avx2", 1) == NEVER
+
+
 def test_topics_have_defaults() -> None:
     assert {topic.name for topic in TOPICS} == set(tuning.DEFAULTS)
 
@@ -181,11 +204,25 @@ def test_loading_obeys_and_bits_stay() -> None:
 def test_verb(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgesparse.tuning_topics._TERNARY_SHAPES", ((64, 256),))
     monkeypatch.setattr("edgesparse.tuning_topics.memory_bytes", lambda: 1 << 17)
+    monkeypatch.setattr("edgesparse.tuning_slices.SHAPES", {"": (64, 64), " long": (64, 96)})
+    monkeypatch.setattr(
+        "edgesparse.tuning_topics.TOPICS",
+        tuple(
+            replace(t, measure=measure_slices(t.name)) if t.name in SLICE_TOPICS else t
+            for t in TOPICS
+        ),
+    )
     assert main(["tune", "-t", "1-2", "--seconds", "0.02", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert data["file"] == str(cache_file())
-    assert [a["threads"] for a in data["answers"]] == [1, 2]
-    assert all(set(a["seconds"]) == {"t2", "t5"} for a in data["answers"])
+    ternary = [a for a in data["answers"] if a["topic"] == "ternary"]
+    assert [a["threads"] for a in ternary] == [1, 2]
+    assert all(set(a["seconds"]) == {"t2", "t5"} for a in ternary)
+    slices = [a for a in data["answers"] if a["topic"] != "ternary"]
+    assert {(a["topic"], a["threads"]) for a in slices} == {
+        (topic, n) for topic in SLICE_TOPICS for n in (1, 2)
+    }
+    assert all(len(a["seconds"]) == 8 and a["value"] in (1, 4, 16, 64, NEVER) for a in slices)
     assert main(["doctor", "--no-measure", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["tuning"]["ternary"]["reason"].startswith("measured with")

@@ -102,19 +102,48 @@ static float quantize_i8(int8_t *q, int32_t *sum, const float *x, int32_t n, int
     return s;
 }
 
+/* Up to 32 values of a block, zeros beyond n; returns the largest magnitude. */
+ES_INLINE_AVX2 float load_block(__m256 v[4], const float *x, int32_t n) {
+    for (int c = 0; c < 4; c++) {
+        const int32_t left = n - 8 * c;
+        v[c] = left >= 8 ? _mm256_loadu_ps(x + 8 * c)
+                         : (left > 0 ? es_load_first(x + 8 * c, left) : _mm256_setzero_ps());
+    }
+    const __m256 m01 = _mm256_max_ps(es_abs_avx2(v[0]), es_abs_avx2(v[1]));
+    const __m256 m23 = _mm256_max_ps(es_abs_avx2(v[2]), es_abs_avx2(v[3]));
+    return es_max8_avx2(_mm256_max_ps(m01, m23));
+}
+
+static void quantize_i8_blocks(int8_t *q, float *d, int32_t *sum, float *xsum, const float *x,
+                               int32_t n) {
+    for (int32_t b = 0; 32 * b < n; b++, q += 32) {
+        __m256 v[4];
+        __m256i code[4];
+        const float amax = load_block(v, x + 32 * b, n - 32 * b);
+        if (amax < 1e-30f) {
+            memset(q, 0, 32);
+            d[b] = xsum[b] = 0.0f;
+            sum[b] = 0;
+            continue;
+        }
+        const __m256 factor = _mm256_set1_ps(127.0f / amax);
+        for (int c = 0; c < 4; c++) {
+            code[c] = round_codes(v[c], factor, -127.0f, 127.0f);
+        }
+        _mm256_storeu_si256((__m256i *)q, pack_i8(code));
+        d[b] = amax / 127.0f;
+        sum[b] = sum8_i32(_mm256_add_epi32(_mm256_add_epi32(code[0], code[1]),
+                                           _mm256_add_epi32(code[2], code[3])));
+        xsum[b] = d[b] * (float)sum[b];
+    }
+}
+
 static void quantize_i16(int16_t *q, float *d, int32_t *sum, float *xsum, const float *x,
                          int32_t n) {
     for (int32_t b = 0; 32 * b < n; b++, q += 32) {
         __m256 v[4];
         __m256i code[4];
-        for (int c = 0; c < 4; c++) {
-            const int32_t at = 32 * b + 8 * c;
-            v[c] = n - at >= 8 ? _mm256_loadu_ps(x + at)
-                               : (n > at ? es_load_first(x + at, n - at) : _mm256_setzero_ps());
-        }
-        const __m256 m01 = _mm256_max_ps(es_abs_avx2(v[0]), es_abs_avx2(v[1]));
-        const __m256 m23 = _mm256_max_ps(es_abs_avx2(v[2]), es_abs_avx2(v[3]));
-        const float amax = es_max8_avx2(_mm256_max_ps(m01, m23));
+        const float amax = load_block(v, x + 32 * b, n - 32 * b);
         if (amax < 1e-30f) {
             memset(q, 0, 32 * sizeof *q);
             d[b] = xsum[b] = 0.0f;
@@ -231,6 +260,7 @@ void es_vector_avx2(es_kernels *table) {
     table->rmsnorm = rmsnorm;
     table->quantize_i8 = quantize_i8;
     table->quantize_i16 = quantize_i16;
+    table->quantize_i8_blocks = quantize_i8_blocks;
     table->glu_relu2 = glu_relu2;
     table->glu_silu = glu_silu;
     table->add = add;

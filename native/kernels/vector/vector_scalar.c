@@ -78,6 +78,26 @@ static void quantize_i16(int16_t *q, float *d, int32_t *sum, float *xsum, const 
     }
 }
 
+static void quantize_i8_blocks(int8_t *q, float *d, int32_t *sum, float *xsum, const float *x,
+                               int32_t n) {
+    for (int32_t b = 0; 32 * b < n; b++, q += 32, x += 32) {
+        const int32_t n_here = n - 32 * b < 32 ? n - 32 * b : 32;
+        const float amax = largest_magnitude(x, n_here);
+        const int live = amax >= 1e-30f;
+        const float inverse = live ? 127.0f / amax : 0.0f;
+        int32_t total = 0;
+        memset(q, 0, 32);
+        for (int32_t i = 0; live && i < n_here; i++) {
+            const int32_t code = (int32_t)es_round(es_clamp(x[i] * inverse, -127.0f, 127.0f));
+            q[i] = (int8_t)code;
+            total += code;
+        }
+        d[b] = live ? amax / 127.0f : 0.0f;
+        sum[b] = total;
+        xsum[b] = d[b] * (float)total;
+    }
+}
+
 static void glu_relu2(float *y, const float *gate, const float *up, int32_t n) {
     for (int32_t i = 0; i < n; i++) {
         const float m = gate[i] > 0.0f ? gate[i] : 0.0f;
@@ -133,6 +153,7 @@ void es_vector_scalar(es_kernels *table) {
     table->rmsnorm = rmsnorm;
     table->quantize_i8 = quantize_i8;
     table->quantize_i16 = quantize_i16;
+    table->quantize_i8_blocks = quantize_i8_blocks;
     table->glu_relu2 = glu_relu2;
     table->glu_silu = glu_silu;
     table->add = add;

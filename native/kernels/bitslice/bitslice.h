@@ -1,0 +1,57 @@
+/* Bit-slice weights times int8 activations in blocks of 32 columns (edgesparse/formats/README.md has
+ * the bytes, edgesparse/ops/README.md the arithmetic).
+ *
+ *   isum[r] = sum over the block's columns of (code[r] - middle) * q      exact
+ *
+ * Two ways give the same integers: looking up sums of four activations by the bits of four weights
+ * (lut, T-MAC's way, arXiv 2407.00088), and multiplying unpacked codes (mad). What follows in floats,
+ * slice_finish.h, is the same code in the same order for both.
+ *
+ * Bounds. abs(q) <= 127 in block activations, so abs(isum) <= 8 * 127 * 32 = 32512 fits int16, and
+ * sums of stored codes may wrap around on the way. Per-token activations (bst) reach -128, but codes
+ * end at 2: abs(sum) <= 8192 per block. Sums of four activations lie in -512 ... 508: 10 bits. */
+#ifndef ES_BITSLICE_H
+#define ES_BITSLICE_H
+
+#include "kernels.h"
+#include "kernels/prefetch.h"
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+/* Pins `v` to a register of the class `constraint`: keeps GCC from summing up as a tree, which needs more
+ * registers than there are. No instruction of its own. */
+#define ES_KEEP_ORDER(constraint, v) __asm__("" : "+" constraint(v))
+#define ES_INLINE static inline __attribute__((always_inline))
+
+enum {
+    ES_SLICE_ROWS = 64,       /* rows of a tile */
+    ES_SLICE_BLOCK = 32,      /* columns of a block */
+    ES_SLICE_PAIRS = 4,       /* pairs of quads in a block */
+    ES_SLICE_PLANE_BYTES = 64 /* of one pair of quads in one plane of a tile */
+};
+
+/* Bytes of one block of a tile. */
+ES_INLINE size_t es_slice_block_bytes(int planes) {
+    return (size_t)planes * ES_SLICE_PAIRS * ES_SLICE_PLANE_BYTES;
+}
+
+/* Bytes of the steps and zeros in front of a group of a tile. */
+ES_INLINE size_t es_slice_head_bytes(const es_slices *s) {
+    const size_t steps = ES_SLICE_ROWS * (s->wide ? sizeof(float) : sizeof(uint16_t));
+    return s->zeros == ES_ZEROS_NONE     ? steps
+           : s->zeros == ES_ZEROS_POINTS ? steps + ES_SLICE_ROWS
+                                         : 2 * steps;
+}
+
+/* isum = factor * (sum of stored codes * q) - middle * (sum of q): a single bit counts as -1 or 1. */
+ES_INLINE int32_t es_slice_factor(int planes) {
+    return planes == 1 ? 2 : 1;
+}
+
+ES_INLINE int32_t es_slice_middle(int planes) {
+    return planes == 1 ? 1 : 1 << (planes - 1);
+}
+
+#endif

@@ -41,7 +41,7 @@ def decoder(
     builder: PlanBuilder,
     config: ModelConfig,
     tensors: Container[str],
-    norms: ExtraNorms = ExtraNorms(),  # noqa: B008 (frozen)
+    norms: ExtraNorms = ExtraNorms(),
     *,
     embed_scale: float = 1.0,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Gemma 3, text (Gemma Team, 2025): four norms a layer, GELU gates, windows in five layers of six."""
+"""Gemma 3, text (Gemma Team, 2025): four norms a layer, GELU gates, windows in most layers."""
 
 from __future__ import annotations
 

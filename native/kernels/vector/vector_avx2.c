@@ -150,8 +150,8 @@ ES_INLINE_AVX2 __m256 silu(__m256 gate, __m256 up) {
 ES_INLINE_AVX2 __m256 gelu(__m256 gate, __m256 up) {
     const __m256 one = _mm256_set1_ps(1.0f);
     const __m256 cube = _mm256_mul_ps(_mm256_mul_ps(gate, gate), _mm256_set1_ps(ES_GELU_CUBE));
-    const __m256 t = _mm256_mul_ps(_mm256_add_ps(cube, one),
-                                   _mm256_mul_ps(gate, _mm256_set1_ps(ES_GELU_SLOPE)));
+    const __m256 t =
+        _mm256_mul_ps(_mm256_add_ps(cube, one), _mm256_mul_ps(gate, _mm256_set1_ps(ES_GELU_SLOPE)));
     const __m256 e = es_exp_avx2(_mm256_xor_ps(t, _mm256_set1_ps(-0.0f)));
     return _mm256_mul_ps(_mm256_div_ps(gate, _mm256_add_ps(one, e)), up);
 }

@@ -20,7 +20,12 @@ __all__ = ["ModelConfig", "RopeScaling", "read_config"]
 _MAX_WIDTH = 1 << 17
 _MAX_LAYERS = 1 << 10
 _MAX_CONTEXT = 1 << 22
-_GLU_KINDS = {"silu": GluKind.SILU, "relu2": GluKind.RELU2}
+_I32_MAX = (1 << 31) - 1
+_GLU_KINDS = {
+    "silu": GluKind.SILU,
+    "relu2": GluKind.RELU2,
+    "gelu_pytorch_tanh": GluKind.GELU,
+}
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,14 @@ class ModelConfig:
         Gate of the feed-forward.
     rope_dim, rope_theta, rope_style, rope_scaling
         Rotary embedding.
+    window : int
+        Positions that a local layer attends to; 0: there are no local layers.
+    window_period : int
+        Every such layer is not local after all; 0: none is.
+    rope_theta_local : float or None
+        Base of the local layers' frequencies, which are not scaled; None: as for the others.
+    attention_scale : float or None
+        Factor on the dot products; None: one over the root of `head_dim`.
     """
 
     architecture: str
@@ -108,6 +121,16 @@ class ModelConfig:
     rope_theta: float
     rope_style: RopeStyle
     rope_scaling: RopeScaling
+    window: int = 0
+    window_period: int = 0
+    rope_theta_local: float | None = None
+    attention_scale: float | None = None
+
+    def is_local(self, layer: int) -> bool:
+        """Tell whether a layer attends to a window only."""
+        if self.window_period and (layer + 1) % self.window_period == 0:
+            return False
+        return self.window > 0
 
 
 def read_config(checkpoint: Checkpoint) -> ModelConfig:
@@ -141,6 +164,13 @@ def read_config(checkpoint: Checkpoint) -> ModelConfig:
         raise _error(checkpoint, f"{a}.rope.dimension_count", f"expected even, found {rope_dim}")
     n_layers = checkpoint.get_int(f"{a}.block_count", lo=1, hi=_MAX_LAYERS)
     n_vocab = checkpoint.info("token_embd.weight").shape[0]
+    if f"{a}.final_logit_softcapping" in checkpoint.metadata:
+        raise ModelFormatError(
+            "unsupported",
+            f"{a}.final_logit_softcapping",
+            "models with capped logits are not run",
+            path=checkpoint.path,
+        )
     style = checkpoint.get_str("edgesparse.rope_style", "neox")
     theta = checkpoint.get_float(f"{a}.rope.freq_base", 10_000.0, lo=1.001, hi=1e12)
     return ModelConfig(
@@ -160,7 +190,34 @@ def read_config(checkpoint: Checkpoint) -> ModelConfig:
         rope_theta=theta,
         rope_style=RopeStyle.NORM if style == "norm" else RopeStyle.NEOX,
         rope_scaling=_rope_scaling(checkpoint, a),
+        window=checkpoint.get_int(f"{a}.attention.sliding_window", 0, lo=0, hi=_I32_MAX),
+        window_period=_window_period(checkpoint, a),
+        rope_theta_local=_local_theta(checkpoint, a),
+        attention_scale=_attention_scale(checkpoint, a, width, n_heads, n_layers),
     )
+
+
+def _window_period(checkpoint: Checkpoint, a: str) -> int:
+    default = 6 if a == "gemma3" else 0
+    key = f"{a}.attention.sliding_window_pattern"
+    return checkpoint.get_int(key, default, lo=0, hi=_MAX_LAYERS)
+
+
+def _local_theta(checkpoint: Checkpoint, a: str) -> float | None:
+    key = f"{a}.rope.freq_base_swa"
+    if a != "gemma3" and key not in checkpoint.metadata:
+        return None
+    return checkpoint.get_float(key, 10_000.0, lo=1.001, hi=1e12)
+
+
+def _attention_scale(
+    checkpoint: Checkpoint, a: str, width: int, n_heads: int, n_layers: int
+) -> float | None:
+    key = f"{a}.attention.scale"
+    if key in checkpoint.metadata:
+        return checkpoint.get_float(key, lo=1e-6, hi=1e3)
+    # Gemma 3 27B alone divides by width over heads; its GGUF files do not say so.
+    return 1.0 / math.sqrt(width // n_heads) if (a, n_layers) == ("gemma3", 62) else None
 
 
 def _glu_kind(checkpoint: Checkpoint, a: str, n_layers: int, n_vocab: int) -> GluKind:
@@ -177,7 +234,7 @@ def _glu_kind(checkpoint: Checkpoint, a: str, n_layers: int, n_vocab: int) -> Gl
     if a == "bitnet":
         small = n_layers in (24, 26) and not (n_vocab == 128_256 and n_layers == 30)
         return GluKind.SILU if small else GluKind.RELU2
-    return GluKind.SILU
+    return GluKind.GELU if a == "gemma3" else GluKind.SILU
 
 
 def _rope_scaling(checkpoint: Checkpoint, a: str) -> RopeScaling:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgesparse.architectures import ROPE_TABLE
+from edgesparse.architectures import ROPE_LOCAL_TABLE, ROPE_TABLE
 from edgesparse.config import ModelConfig
 from edgesparse.errors import ModelFormatError
 from edgesparse.executors.base import Float32, Parameters
@@ -149,7 +149,11 @@ def load_parameters(
         overrides={} if override is None else {name: override},
     )
     vectors = load_vectors(checkpoint, plan)
-    return Parameters(weights, vectors, {ROPE_TABLE: _rope(checkpoint, config, plan)})
+    tables = {ROPE_TABLE: _rope(checkpoint, config, plan)}
+    if config.rope_theta_local is not None:
+        theta = config.rope_theta_local
+        tables[ROPE_LOCAL_TABLE] = rope_table(plan.n_ctx, config.rope_dim, theta)
+    return Parameters(weights, vectors, tables)
 
 
 def load_vectors(checkpoint: Checkpoint, plan: Plan) -> dict[str, Float32]:

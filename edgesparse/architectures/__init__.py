@@ -9,26 +9,32 @@ from __future__ import annotations
 from collections.abc import Callable, Container
 from typing import TypeAlias
 
-from edgesparse.architectures import bitnet, llama
-from edgesparse.architectures.blocks import ROPE
+from edgesparse.architectures import bitnet, gemma3, llama, qwen
+from edgesparse.architectures.blocks import ROPE, ROPE_LOCAL
 from edgesparse.config import ModelConfig
 from edgesparse.errors import UnsupportedArchitecture
 from edgesparse.plan.builder import PlanBuilder
 from edgesparse.plan.cache_type import CacheType
 from edgesparse.plan.plan import Plan
 
-__all__ = ["ARCHITECTURES", "ROPE_TABLE", "build_plan", "check_family"]
+__all__ = ["ARCHITECTURES", "ROPE_LOCAL_TABLE", "ROPE_TABLE", "build_plan", "check_family"]
 
 Build: TypeAlias = Callable[[PlanBuilder, ModelConfig, Container[str]], None]
 
 ROPE_TABLE = ROPE
 """Name of the rotary table that plans refer to."""
 
+ROPE_LOCAL_TABLE = ROPE_LOCAL
+"""Name of the one for layers with a window, where their frequencies are others."""
+
 ARCHITECTURES: dict[str, Build] = {
     "bitnet": bitnet.build,
     "bitnet-25": bitnet.build,
     "bitnet-b1.58": bitnet.build,
+    "gemma3": gemma3.build,
     "llama": llama.build,
+    "qwen2": qwen.build,
+    "qwen3": qwen.build,
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container
 
-from edgesparse.architectures.blocks import decoder
+from edgesparse.architectures.blocks import ExtraNorms, decoder
 from edgesparse.config import ModelConfig
 from edgesparse.plan.builder import PlanBuilder
 
@@ -13,4 +13,4 @@ __all__ = ["build"]
 
 def build(builder: PlanBuilder, config: ModelConfig, tensors: Container[str]) -> None:
     """Append the ops of a BitNet decoder."""
-    decoder(builder, config, tensors, sub_norms=True)
+    decoder(builder, config, tensors, ExtraNorms(sub=True))

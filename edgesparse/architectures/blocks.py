@@ -4,31 +4,61 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container
+from dataclasses import dataclass
 
 from edgesparse.config import ModelConfig
 from edgesparse.plan.builder import PlanBuilder
-from edgesparse.plan.op import LOGITS, Attention, Embed, GluKind, Output, RopeKV
+from edgesparse.plan.op import LOGITS, Add, Attention, Embed, GluKind, Norm, Output, RopeKV
 
-__all__ = ["attention_block", "decoder", "feed_forward_block"]
+__all__ = ["ROPE", "ROPE_LOCAL", "ExtraNorms", "decoder"]
 
 ROPE = "rope"
+"""Rotary table of the layers that see everything."""
+ROPE_LOCAL = "rope.local"
+"""Rotary table of the layers with a window, where their base is another."""
+
+
+@dataclass(frozen=True)
+class ExtraNorms:
+    """RMSNorms beside the two in front of attention and feed-forward.
+
+    Attributes
+    ----------
+    sub : bool
+        BitNet: in front of ``attn_output`` and of ``ffn_down``.
+    head : bool
+        Qwen3, Gemma 3: over each head of q and k, before the rotation.
+    post : bool
+        Gemma 3: behind ``attn_output`` and ``ffn_down``, before the residual addition.
+    """
+
+    sub: bool = False
+    head: bool = False
+    post: bool = False
 
 
 def decoder(
-    builder: PlanBuilder, config: ModelConfig, tensors: Container[str], *, sub_norms: bool
+    builder: PlanBuilder,
+    config: ModelConfig,
+    tensors: Container[str],
+    norms: ExtraNorms = ExtraNorms(),
+    *,
+    embed_scale: float = 1.0,
 ) -> None:
     """Append a whole pre-norm decoder.
 
     Parameters
     ----------
-    sub_norms : bool
-        BitNet: an RMSNorm in front of ``attn_output`` and of ``ffn_down``.
+    norms : ExtraNorms
+        What the family adds.
+    embed_scale : float
+        Factor on the embedding's output.
     """
     x = builder.buffer("x", config.width)
-    builder.add(Embed("embed", "token_embd.weight", x))
+    builder.add(Embed("embed", "token_embd.weight", x, embed_scale))
     for layer in range(config.n_layers):
-        attention_block(builder, config, tensors, layer, sub_norm=sub_norms)
-        feed_forward_block(builder, config, tensors, layer, sub_norm=sub_norms)
+        _attention_block(builder, config, tensors, layer, norms)
+        _feed_forward_block(builder, config, tensors, layer, norms)
     head = "output.weight" if "output.weight" in tensors else "token_embd.weight"
     builder.linear(
         "head",
@@ -47,19 +77,19 @@ def _output(
     return Output(f"{stem}.weight", dst, add, bias if bias in tensors else None, live)
 
 
-def attention_block(
+def _attention_block(
     builder: PlanBuilder,
     config: ModelConfig,
     tensors: Container[str],
     layer: int,
-    *,
-    sub_norm: bool,
+    norms: ExtraNorms,
 ) -> None:
     """Append norm → q, k, v → rotation and cache → attention → output projection + residual."""
     blk = f"blk.{layer}"
     q_dim, kv_dim = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
     q, k = builder.buffer("q", q_dim), builder.buffer("k", kv_dim)
     v, mixed = builder.buffer("v", kv_dim), builder.buffer("attn", q_dim)
+    local = config.is_local(layer)
     builder.linear(
         f"{blk}.qkv",
         "x",
@@ -83,7 +113,10 @@ def attention_block(
             config.head_dim,
             config.rope_dim,
             config.rope_style,
-            ROPE,
+            ROPE_LOCAL if local and config.rope_theta_local is not None else ROPE,
+            norm_q=f"{blk}.attn_q_norm.weight" if norms.head else None,
+            norm_k=f"{blk}.attn_k_norm.weight" if norms.head else None,
+            eps=config.eps if norms.head else 0.0,
         )
     )
     builder.add(
@@ -95,25 +128,28 @@ def attention_block(
             config.n_heads,
             config.n_kv_heads,
             config.head_dim,
-            1.0 / math.sqrt(config.head_dim),
+            config.attention_scale or 1.0 / math.sqrt(config.head_dim),
+            config.window if local else 0,
         )
     )
+    dst = builder.buffer("delta", config.width) if norms.post else "x"
     builder.linear(
         f"{blk}.attn_output",
         mixed,
-        (_output(tensors, f"{blk}.attn_output", "x", add=True),),
-        norm=f"{blk}.attn_sub_norm.weight" if sub_norm else None,
+        (_output(tensors, f"{blk}.attn_output", dst, add=not norms.post),),
+        norm=f"{blk}.attn_sub_norm.weight" if norms.sub else None,
         eps=config.eps,
     )
+    if norms.post:
+        _add_normed(builder, config, f"{blk}.post_attention_norm")
 
 
-def feed_forward_block(
+def _feed_forward_block(
     builder: PlanBuilder,
     config: ModelConfig,
     tensors: Container[str],
     layer: int,
-    *,
-    sub_norm: bool,
+    norms: ExtraNorms,
 ) -> None:
     """Append norm → gate, up → gated product → down projection + residual.
 
@@ -134,13 +170,21 @@ def feed_forward_block(
         norm=f"{blk}.ffn_norm.weight",
         eps=config.eps,
     )
+    dst = builder.buffer("delta", config.width) if norms.post else "x"
     builder.linear(
         f"{blk}.down",
         gate,
-        (_output(tensors, f"{blk}.ffn_down", "x", add=True),),
+        (_output(tensors, f"{blk}.ffn_down", dst, add=not norms.post),),
         up=up,
         glu=config.glu,
-        norm=f"{blk}.ffn_sub_norm.weight" if sub_norm else None,
+        norm=f"{blk}.ffn_sub_norm.weight" if norms.sub else None,
         eps=config.eps,
         skip_zeros=sparse,
     )
+    if norms.post:
+        _add_normed(builder, config, f"{blk}.post_ffw_norm")
+
+
+def _add_normed(builder: PlanBuilder, config: ModelConfig, stem: str) -> None:
+    builder.add(Norm(stem, "delta", "delta", f"{stem}.weight", config.eps))
+    builder.add(Add(f"{stem}.add", "delta", "x"))

@@ -13,4 +13,4 @@ __all__ = ["build"]
 
 def build(builder: PlanBuilder, config: ModelConfig, tensors: Container[str]) -> None:
     """Append the ops of a Llama decoder."""
-    decoder(builder, config, tensors, sub_norms=False)
+    decoder(builder, config, tensors)

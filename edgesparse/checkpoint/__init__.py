@@ -4,7 +4,8 @@ Readers of our own, because files are hostile: every count, offset and size is c
 bytes left before it is used, nothing is mapped, and whatever is wrong becomes one typed error.
 
 * ``opening.py`` chooses the reader: ``gguf.py`` (``gguf_header.py``, ``gguf_types.py``) or
-  ``hf_folder.py`` (``safetensors.py``, ``hf_config.py``, ``hf_quantization.py``, ``names.py``).
+  ``hf_folder.py`` (``safetensors.py``, ``hf_config.py``, ``hf_quantization.py``, ``names.py``;
+  ``hf_grouped.py`` and ``packed.py`` for GPTQ, AWQ and compressed-tensors).
 * ``reader.py`` is the result, `Checkpoint`; ``types.py`` names the storage types.
 * ``decode.py`` turns bytes into numbers, one ``unpack_*`` file per family; ``rows.py`` streams.
 

@@ -83,6 +83,11 @@ def metadata_from_config(config: JsonObject, name: str) -> Metadata:
     _window(config, a, metadata)
     if a == "gemma3":
         metadata["edgesparse.norm_offset"] = 1.0  # HF multiplies by 1 + w
+        scalar = config.number("query_pre_attn_scalar", 1.0, 1e6, 256.0)
+        metadata[f"{a}.attention.scale"] = scalar**-0.5
+        if config.flag("use_bidirectional_attention", False):
+            detail = "an encoder: every token sees all others"
+            raise config.error("unsupported", "use_bidirectional_attention", detail)
     if config.values.get("final_logit_softcapping") is not None:
         cap = config.number("final_logit_softcapping", 1e-3, 1e6)
         metadata[f"{a}.final_logit_softcapping"] = cap
@@ -175,11 +180,31 @@ def _window(config: JsonObject, a: str, metadata: Metadata) -> None:
     if a.startswith("qwen") and not config.flag("use_sliding_window", False):
         return
     window = config.integer("sliding_window", 0, _MAX_CONTEXT, 0)
-    if window:
-        metadata[f"{a}.attention.sliding_window"] = window
-        if a == "gemma3":
-            period = config.integer("sliding_window_pattern", 1, 1_024, 6)
-            metadata[f"{a}.attention.sliding_window_pattern"] = period
+    if not window:
+        return
+    if a.startswith("qwen"):
+        n_layers = config.integer("num_hidden_layers", 1, _MAX_LAYERS)
+        if config.integer("max_window_layers", 0, _MAX_LAYERS, n_layers) >= n_layers:
+            return
+        detail = "windows in the upper layers only are not supported"
+        raise config.error("unsupported", "max_window_layers", detail)
+    metadata[f"{a}.attention.sliding_window"] = window
+    if a == "gemma3":
+        metadata[f"{a}.attention.sliding_window_pattern"] = _window_period(config)
+
+
+def _window_period(config: JsonObject) -> int:
+    """Give the period p of Gemma 3: layer i is global when p divides i + 1."""
+    key = "sliding_window_pattern"
+    key = key if config.values.get(key) is not None else f"_{key}"
+    period = config.integer(key, 1, 1_024, 6)
+    kinds = config.texts("layer_types")
+    expected = ["sliding_attention", "full_attention"]
+    n_layers = config.integer("num_hidden_layers", 1, _MAX_LAYERS)
+    rule = [expected[(layer + 1) % period == 0] for layer in range(n_layers)]
+    if kinds and list(kinds) != rule:
+        raise config.error("unsupported", "layer_types", f"not one global layer in every {period}")
+    return period
 
 
 def tokenizer_metadata(

@@ -1,4 +1,4 @@
-"""Hugging Face folders: ``config.json`` beside safetensors, plain floats or packed BitNet."""
+"""Hugging Face folders: ``config.json`` beside safetensors, plain or quantised."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from edgesparse.checkpoint.gguf_header import MetadataValue
 from edgesparse.checkpoint.hf_config import metadata_from_config, tokenizer_metadata
+from edgesparse.checkpoint.hf_grouped import grouped_recipe, take_grouped
 from edgesparse.checkpoint.hf_quantization import BitNetRecipe, bitnet_recipe, refuse_by_names
 from edgesparse.checkpoint.names import gguf_name, is_buffer, is_projection, module_of
 from edgesparse.checkpoint.reader import Checkpoint
@@ -80,7 +81,9 @@ def _open(folder: str, dir_fd: int, only: str | None, files: list[SourceFile]) -
         )
     metadata = metadata_from_config(config, os.path.basename(os.path.abspath(folder)))
     metadata.update(_tokenizer_keys(config, folder, dir_fd))
-    recipe = bitnet_recipe(config)
+    side = read_json_file("quantize_config.json", folder, dir_fd, _CONFIG_BYTES)
+    grouped = grouped_recipe(config, side)
+    recipe = None if grouped is not None else bitnet_recipe(config)
     warnings: list[str] = []
     weight_map = None if only else _weight_map(folder, dir_fd)
     names = [only] if only else _shard_names(folder, dir_fd, weight_map)
@@ -93,8 +96,9 @@ def _open(folder: str, dir_fd: int, only: str | None, files: list[SourceFile]) -
             records[tensor.name] = (tensor, index)
     if weight_map is not None:
         _check_map(weight_map, records, names, folder, warnings)
+    matrices = {} if grouped is None else take_grouped(grouped, records, files, folder)
     refuse_by_names(records, config)
-    tensors = _Translation(folder, files, metadata, recipe, warnings).run(records)
+    tensors = _Translation(folder, files, metadata, recipe, warnings).run(records, matrices)
     return Checkpoint(
         folder,
         "safetensors",
@@ -190,8 +194,15 @@ class _Translation:
         self.warnings = warnings
         self.architecture = str(metadata["general.architecture"])
 
-    def run(self, records: dict[str, tuple[SafeTensor, int]]) -> dict[str, TensorInfo]:
+    def run(
+        self, records: dict[str, tuple[SafeTensor, int]], matrices: dict[str, TensorInfo]
+    ) -> dict[str, TensorInfo]:
         tensors: dict[str, TensorInfo] = {}
+        for hf_name, info in matrices.items():
+            name = gguf_name(hf_name, self.architecture)
+            if name is None:
+                raise _error("unsupported", hf_name, "no such matrix is known", self.folder)
+            tensors[name] = replace(info, name=name)
         scales: dict[str, float] = {}
         unknown: list[str] = []
         for record, file in records.values():

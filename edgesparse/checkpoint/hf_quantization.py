@@ -1,4 +1,4 @@
-"""What ``quantization_config`` means: BitNet is read, other schemes are refused by name."""
+"""What ``quantization_config`` means for BitNet; schemes that nobody reads are refused by name."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from edgesparse.checkpoint.gguf_header import MetadataValue
 from edgesparse.checkpoint.metadata import MetadataReader
+from edgesparse.checkpoint.packed import Part
 from edgesparse.checkpoint.source import SourceFile, shown
 from edgesparse.checkpoint.types import TensorInfo
 from edgesparse.errors import MemoryBudgetError
@@ -125,6 +126,18 @@ class Checkpoint(MetadataReader):
         view = view.cast("B")
         self._check_span(info, start, start + view.nbytes)
         self._files[info.file].read_into(view, info.offset + start, name)
+
+    def read_part(self, part: Part) -> npt.NDArray[np.uint8]:
+        """Copy all bytes of one of a matrix's tensors; errors as in `read`."""
+        try:
+            out = np.empty(part.n_bytes, dtype=np.uint8)
+        except MemoryError:
+            raise MemoryBudgetError(
+                f"{shown(part.name)}: no memory for {part.n_bytes} bytes.",
+                advice="Close other programs or choose a smaller model.",
+            ) from None
+        self._files[part.file].read_into(out.data, part.offset, part.name)
+        return out
 
     def check_unchanged(self) -> None:
         """Make sure that no file changed since opening; call it after loading.

@@ -11,6 +11,7 @@ import enum
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from edgesparse.checkpoint.packed import Packed
 from edgesparse.errors import ModelFormatError
 
 __all__ = ["MAX_TENSOR_BYTES", "Layout", "TensorInfo", "TensorType", "layout_of", "n_bytes_of"]
@@ -52,6 +53,10 @@ class TensorType(enum.Enum):
     IQ2_BN = "IQ2_BN"
     IQ1_BN = "IQ1_BN"
     HF_T2 = "HF_T2"
+    GPTQ = "GPTQ"
+    AWQ = "AWQ"
+    CT_PACKED = "CT_PACKED"
+    CT_INT8 = "CT_INT8"
 
     def __repr__(self) -> str:
         return f"TensorType.{self.name}"
@@ -118,12 +123,13 @@ _LAYOUTS: dict[TensorType, Layout] = {
 def layout_of(tensor_type: TensorType) -> Layout:
     """Give the byte geometry of a type.
 
-    `TensorType.HF_T2` has none: its rows lie in stripes over the whole tensor.
+    `TensorType.HF_T2` has none: its rows lie in stripes over the whole tensor; neither have
+    matrices of several tensors (`TensorInfo.packed`).
 
     Raises
     ------
     ModelFormatError
-        ``layout`` for `TensorType.HF_T2`.
+        ``layout`` for types without.
     """
     layout = _LAYOUTS.get(tensor_type)
     if layout is None:
@@ -160,7 +166,7 @@ def n_bytes_of(tensor_type: TensorType, shape: tuple[int, ...], *, field: str = 
     if tensor_type is TensorType.HF_T2:
         n_bytes = -(-n_rows // 4) * n_cols
     else:
-        layout = _LAYOUTS[tensor_type]
+        layout = layout_of(tensor_type)
         if n_cols % layout.block:
             raise ModelFormatError(
                 "layout",
@@ -205,6 +211,8 @@ class TensorInfo:
         Ternary scale of the whole tensor when it is stored outside the rows.
     ternarize : bool
         The floats are masters of ternary weights: pass them through `ternarize` when loading.
+    packed : Packed or None
+        The tensors that GPTQ, AWQ and compressed-tensors matrices consist of.
     """
 
     name: str
@@ -215,6 +223,7 @@ class TensorInfo:
     file: int = 0
     scale: float | None = None
     ternarize: bool = False
+    packed: Packed | None = None
 
     @property
     def n_cols(self) -> int:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from edgesparse.checkpoint import TERNARY_TYPES, TensorInfo, TensorType
 from edgesparse.checkpoint.source import shown
 from edgesparse.errors import UnsupportedTensorType, UsageError
+from edgesparse.formats.grouped import grouped_choice
 from edgesparse.formats.weight import Format
 
 __all__ = ["BLOCK_SCALE_OFFSET", "KEPT", "Choice", "choose", "is_roundable", "keeps_codes"]
@@ -129,6 +130,8 @@ def _default(info: TensorInfo, uniform: bool, ternary: Format) -> Choice:
         if uniform:
             return Choice(ternary)
         return Choice(Format.Q8, "not ternary with one scale per row; codes kept exactly")
+    if info.packed is not None:
+        return Choice(*grouped_choice(info.packed, info.n_cols))
     if info.type in (_T.Q4_K, _T.Q5_K):
         return Choice(KEPT[info.type], _ROUNDED_STEPS, is_rounded=True)
     if info.type in KEPT:

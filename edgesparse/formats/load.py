@@ -40,6 +40,7 @@ from edgesparse.formats.convert import (
     convert_numpy,
     in_planes,
 )
+from edgesparse.formats.grouped import store_grouped
 from edgesparse.formats.masters import master_scale
 from edgesparse.formats.memory import allocate, require_bytes
 from edgesparse.formats.weight import NEURON_MAJOR, Format, Weight, storage_bytes
@@ -237,6 +238,10 @@ class _Loader:
                     continue
                 raw = buffer[: piece.stop - piece.start]
                 try:
+                    if piece.target.info.packed is not None:
+                        target = piece.target
+                        store_grouped(self._checkpoint, target.info, target.format, target.data)
+                        continue
                     self._checkpoint.read_into(name, raw, piece.start)
                     self._convert(piece.target, raw, piece.begin, piece.end)
                 except NotUniform:
@@ -266,6 +271,9 @@ class _Loader:
 
 def _pieces(target: Target) -> Iterable[_Rows]:
     info = target.info
+    if info.packed is not None:  # in several tensors, which decoding reads by itself
+        yield _Rows(target, 0, info.n_rows, 0, 0)
+        return
     if info.type is TensorType.HF_T2:
         yield _Rows(target, 0, info.n_rows, 0, info.n_bytes)
         return

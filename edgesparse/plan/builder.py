@@ -48,7 +48,7 @@ class PlanBuilder:
             raise ValueError(f"buffer {name!r} was declared with another width")
         return name
 
-    def add(self, op: Embed | RopeKV | Attention) -> None:
+    def add(self, op: Embed | RopeKV | Attention | Norm | Add) -> None:
         """Append an op that is the same fused and unfused."""
         self._ops.append(op)
 

@@ -35,6 +35,7 @@ class GluKind(IntEnum):
     NONE = 0
     SILU = 1
     RELU2 = 2
+    GELU = 3
 
 
 class RopeStyle(IntEnum):

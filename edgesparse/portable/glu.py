@@ -1,6 +1,8 @@
-"""Gated activations relu(g)² u and silu(g) u (numba twin of ``ops/glu.py``)."""
+"""Gated activations relu(g)² u, silu(g) u and gelu(g) u (numba twin of ``ops/glu.py``)."""
 
 from __future__ import annotations
+
+import numpy as np
 
 from edgesparse.executors.base import Step
 from edgesparse.plan.op import Glu, GluKind
@@ -11,6 +13,9 @@ from edgesparse.portable.numerics import ONE, ZERO, exp
 __all__ = ["bind", "glu_row"]
 
 SILU = int(GluKind.SILU)
+GELU = int(GluKind.GELU)
+GELU_CUBE = np.float32(0.044715)
+GELU_SLOPE = np.float32(1.59576912)
 
 
 @njit
@@ -20,6 +25,11 @@ def glu_row(y: Float32, gate: Float32, up: Float32, kind: int) -> None:
         for i in range(gate.shape[0]):
             g = gate[i]
             y[i] = (g / (ONE + exp(-g))) * up[i]
+    elif kind == GELU:
+        for i in range(gate.shape[0]):
+            g = gate[i]
+            t = ((g * g) * GELU_CUBE + ONE) * (g * GELU_SLOPE)
+            y[i] = (g / (ONE + exp(-t))) * up[i]
     else:
         for i in range(gate.shape[0]):
             m = gate[i] if gate[i] > ZERO else ZERO

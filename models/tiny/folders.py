@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from parts import N_VOCAB, Source, bitnet_parts, shapes, vocabulary
+from parts import N_VOCAB, Source, bitnet_parts, family_parts, shapes, vocabulary
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, tuple[str, tuple, bytes]]) -> None:
@@ -41,16 +41,23 @@ HF_NAMES = {
     "ffn_norm": "post_attention_layernorm",
     "attn_sub_norm": "self_attn.attn_sub_norm",
     "ffn_sub_norm": "mlp.ffn_sub_norm",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+}
+GEMMA3_NAMES = HF_NAMES | {
+    "post_attention_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
 }
 
 
-def hf_name(name: str) -> str:
+def hf_name(name: str, modules: Mapping[str, str] = HF_NAMES) -> str:
     top = {"token_embd.weight": "model.embed_tokens.weight", "output.weight": "lm_head.weight"}
     top["output_norm.weight"] = "model.norm.weight"
     if name in top:
         return top[name]
     _, layer, stem, parameter = name.split(".")
-    return f"model.layers.{layer}.{HF_NAMES[stem]}.{parameter}"
+    return f"model.layers.{layer}.{modules[stem]}.{parameter}"
 
 
 def hf_config(model_type: str, sizes: Mapping[str, int], **more: object) -> dict[str, object]:
@@ -148,4 +155,27 @@ def make_llama_folder(folder: Path, sizes: dict, seed: int) -> None:
     }
     config = hf_config("llama", sizes, hidden_act="silu", rope_theta=10_000.0)
     config |= {"rope_scaling": scaling, "tie_word_embeddings": False}
+    write_folder(folder, config, tensors)
+
+
+def make_family_folder(folder: Path, family: str, sizes: dict, seed: int) -> None:
+    """Write the model of `make_family` with this seed in bfloat16, as Hugging Face would."""
+    tensors = {}
+    modules = GEMMA3_NAMES if family == "gemma3" else HF_NAMES
+    for name, values in family_parts(family, seed, sizes).items():
+        stored = values
+        if family == "gemma3" and name.endswith("norm.weight"):
+            stored = values - np.float32(1)  # multiplied by 1 + w
+        tensors[hf_name(name, modules)] = ("BF16", stored.shape, bf16(stored))
+    if family == "gemma3":
+        config = hf_config("gemma3_text", sizes, hidden_activation="gelu_pytorch_tanh")
+        config |= {"architectures": ["Gemma3ForCausalLM"], "rope_theta": 1e6}
+        config |= {"rope_local_base_freq": 10_000.0, "query_pre_attn_scalar": 24}
+        config |= {"sliding_window": sizes["window"], "sliding_window_pattern": sizes["period"]}
+        config |= {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}
+    else:
+        config = hf_config(family, sizes, hidden_act="silu", rope_theta=1e6)
+        config |= {"use_sliding_window": False, "sliding_window": 32}
+        config |= {"architectures": [f"{family.capitalize()}ForCausalLM"]}
+    config["tie_word_embeddings"] = "output.weight" not in family_parts(family, seed, sizes)
     write_folder(folder, config, tensors)

@@ -16,9 +16,20 @@ from pathlib import Path
 
 import gguf
 import numpy as np
-from folders import make_bitnet_folder, make_llama_folder
+from folders import make_bitnet_folder, make_family_folder, make_llama_folder
 from gguf import GGMLQuantizationType as Type
-from parts import BITNET, N_VOCAB, SMALL_BITNET, Source, bitnet_parts, shapes, vocabulary
+from parts import (
+    BITNET,
+    GEMMA3,
+    N_VOCAB,
+    QWEN,
+    SMALL_BITNET,
+    Source,
+    bitnet_parts,
+    family_parts,
+    shapes,
+    vocabulary,
+)
 
 I2_S = 36
 """Id that BitNet's own files use; the `gguf` package no longer knows it."""
@@ -147,6 +158,21 @@ def make_llama(
     finish(writer)
 
 
+def make_family(path: Path, family: str, sizes: dict, seed: int) -> None:
+    """Write a Qwen2, Qwen3 or Gemma 3 in half precision, with what its metadata says."""
+    theta = 1_000_000.0
+    writer = new_writer(path, family, path.stem, **sizes, theta=theta)
+    if family == "gemma3":
+        writer.add_sliding_window(sizes["window"])
+        writer.add_sliding_window_pattern(sizes["period"])
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(8.0)
+        writer.add_attention_scale(24**-0.5)
+    for name, values in family_parts(family, seed, sizes).items():
+        add(writer, name, values, Type.F32 if values.ndim == 1 else Type.F16)
+    finish(writer)
+
+
 def make_all(folder: Path) -> None:
     """Write every model into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -197,6 +223,9 @@ def make_all(folder: Path) -> None:
     )
     small = {"width": 48, "ff": 64, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16}
     make_llama_folder(folder / "llama-bf16", small, 6)
+    for i, (family, sizes) in enumerate((("qwen2", QWEN), ("qwen3", QWEN), ("gemma3", GEMMA3))):
+        make_family(folder / f"{family}-f16.gguf", family, sizes, 7 + i)
+        make_family_folder(folder / f"{family}-bf16", family, sizes, 7 + i)
 
 
 if __name__ == "__main__":

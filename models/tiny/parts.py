@@ -97,3 +97,31 @@ def bitnet_parts(seed: int, sizes: Mapping[str, int]) -> tuple[np.ndarray, dict,
 
 BITNET = {"width": 256, "ff": 256, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 64}
 SMALL_BITNET = {"width": 128, "ff": 256, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 32}
+QWEN = {"width": 48, "ff": 64, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 24}
+GEMMA3 = QWEN | {"heads": 4, "kv_heads": 1, "layers": 3, "window": 8, "period": 3}
+
+
+def family_parts(family: str, seed: int, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """Return every tensor of a `qwen2`, `qwen3` or `gemma3`, by GGUF name, in float32.
+
+    Norm weights are factors (GGUF's meaning in every family).
+    """
+    source = Source(seed)
+    width = sizes["width"]
+    parts = {"token_embd.weight": source.bell(N_VOCAB, width)}
+    if family == "qwen2":
+        parts["output.weight"] = source.bell(N_VOCAB, width) / np.float32(np.sqrt(width))
+    parts["output_norm.weight"] = source.norm(width)
+    norms = {"attn_norm": width, "ffn_norm": width}
+    if family != "qwen2":
+        norms |= {"attn_q_norm": sizes["head_dim"], "attn_k_norm": sizes["head_dim"]}
+    if family == "gemma3":
+        norms |= {"post_attention_norm": width, "post_ffw_norm": width}
+    for layer in range(sizes["layers"]):
+        blk = f"blk.{layer}"
+        parts |= {f"{blk}.{stem}.weight": source.norm(n) for stem, n in norms.items()}
+        for stem, (n_rows, k) in shapes(sizes).items():
+            parts[f"{blk}.{stem}.weight"] = source.bell(n_rows, k) / np.float32(np.sqrt(k))
+            if family == "qwen2" and stem in ("attn_q", "attn_k", "attn_v"):
+                parts[f"{blk}.{stem}.bias"] = source.bell(n_rows) / 4
+    return parts

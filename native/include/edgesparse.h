@@ -67,7 +67,7 @@ enum {
     ES_OP_GLU = 6,
     ES_OP_ADD = 7
 };
-enum { ES_GLU_NONE = 0, ES_GLU_SILU = 1, ES_GLU_RELU2 = 2 };
+enum { ES_GLU_NONE = 0, ES_GLU_SILU = 1, ES_GLU_RELU2 = 2, ES_GLU_GELU = 3 };
 enum { ES_ROPE_NEOX = 0, ES_ROPE_NORM = 1 };
 /* How keys and values lie in a cache: head_dim halfs, or blocks of 32 int8 codes behind their half step. */
 enum { ES_CACHE_F16 = 0, ES_CACHE_Q8_0 = 1 };

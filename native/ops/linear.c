@@ -44,6 +44,9 @@ static void prepare_input(const es_linear_job *job, es_input *input, int32_t slo
     } else if (op->glu == ES_GLU_SILU) {
         engine->k.glu_silu(h, x, es_row(engine, op->src2, token), k);
         x = h;
+    } else if (op->glu == ES_GLU_GELU) {
+        engine->k.glu_gelu(h, x, es_row(engine, op->src2, token), k);
+        x = h;
     }
     if (op->norm != NULL) {
         engine->k.rmsnorm(h, x, op->norm, k, op->eps);

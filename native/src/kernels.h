@@ -232,6 +232,7 @@ typedef struct es_kernels {
     /* y = relu(gate)^2 * up, y = silu(gate) * up; y may be gate or up. */
     void (*glu_relu2)(float *y, const float *gate, const float *up, int32_t n);
     void (*glu_silu)(float *y, const float *gate, const float *up, int32_t n);
+    void (*glu_gelu)(float *y, const float *gate, const float *up, int32_t n);
     /* y += x */
     void (*add)(float *y, const float *x, int32_t n);
     /* Rotates one head in place: n_rot/2 cosines then n_rot/2 sines; pairs (i, i + n_rot/2) or (2i, 2i+1). */

@@ -102,7 +102,7 @@ static int linear_is_valid(const es_plan *plan, const es_op *op) {
             return 0;
         }
     }
-    return has_width(plan, op->src, k) && op->glu >= ES_GLU_NONE && op->glu <= ES_GLU_RELU2 &&
+    return has_width(plan, op->src, k) && op->glu >= ES_GLU_NONE && op->glu <= ES_GLU_GELU &&
            (op->glu == ES_GLU_NONE || has_width(plan, op->src2, k));
 }
 
@@ -134,7 +134,7 @@ static int op_is_valid(const es_plan *plan, const es_op *op) {
         return op->norm != NULL && has_width(plan, op->src, 1) &&
                has_width(plan, op->dst, plan->widths[op->src]);
     case ES_OP_GLU:
-        return op->glu > ES_GLU_NONE && op->glu <= ES_GLU_RELU2 && has_width(plan, op->src, 1) &&
+        return op->glu > ES_GLU_NONE && op->glu <= ES_GLU_GELU && has_width(plan, op->src, 1) &&
                has_width(plan, op->src2, plan->widths[op->src]) &&
                has_width(plan, op->dst, plan->widths[op->src]);
     case ES_OP_ADD:

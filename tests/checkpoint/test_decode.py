@@ -21,6 +21,8 @@ from edgesparse.errors import ModelFormatError
 from tests.checkpoint import byte_pictures as pictures
 
 T = TensorType
+SEVERAL = {T.GPTQ, T.AWQ, T.CT_PACKED, T.CT_INT8}  # no bytes of their own
+SINGLE = [kind for kind in T if kind not in SEVERAL]
 # offsets of half-precision fields, to keep random bytes finite
 HALVES = {
     "Q8_0": (0,),
@@ -250,25 +252,33 @@ def test_scales_that_are_not_finite_are_found(name: str) -> None:
 
 def test_short_and_long_data_are_refused_for_every_type() -> None:
     n_cases = 0
-    for kind in T:
+    for kind in SINGLE:
         n_bytes = n_bytes_of(kind, (4, 256))
         for length in (0, n_bytes - 1, n_bytes + 1):
             with pytest.raises(ModelFormatError) as caught:
                 dequantize(kind, np.zeros(length, dtype=np.uint8), (4, 256), 1.0)
             assert caught.value.kind == "truncated"
             n_cases += 1
-    assert n_cases == 3 * len(T)
+    assert n_cases == 3 * len(SINGLE)
 
 
 def test_empty_matrices_decode_to_nothing() -> None:
     n_cases = 0
-    for kind in T:
+    for kind in SINGLE:
         for shape in ((0, 256), (4, 0)):
             raw = np.zeros(n_bytes_of(kind, shape), dtype=np.uint8)
             assert dequantize(kind, raw, shape, 1.0).shape == shape
             assert kind not in TERNARY_TYPES or ternary_codes(kind, raw, shape, 1.0) is not None
             n_cases += 1
-    assert n_cases == 2 * len(T)
+    assert n_cases == 2 * len(SINGLE)
+
+
+def test_matrices_of_several_tensors_have_no_bytes_of_their_own() -> None:
+    for kind in SEVERAL:
+        with pytest.raises(ModelFormatError) as caught:
+            n_bytes_of(kind, (4, 256))
+        assert caught.value.kind == "layout"
+    assert len(SEVERAL) == 4
 
 
 def test_absmean_rule() -> None:

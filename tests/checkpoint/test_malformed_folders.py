@@ -151,7 +151,8 @@ FOLDER_CASES: dict[str, tuple[str, Callable[[Path], None]]] = {
         "value",
         weights({"model.norm.weight": ("BF16", (2,), b"\x80\x3f\xc0\x7f")}),
     ),
-    "GPTQ": ("unsupported", config(quantization_config={"quant_method": "gptq"})),
+    "GPTQ of unknown width": ("missing", config(quantization_config={"quant_method": "gptq"})),
+    "AQLM": ("unsupported", config(quantization_config={"quant_method": "aqlm"})),
     "compressed-tensors": ("unsupported", config(compression_config={"format": "x"})),
     "packed names": (
         "unsupported",

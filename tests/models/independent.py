@@ -17,6 +17,7 @@ import gguf
 import numpy as np
 from safetensors import safe_open
 
+GATES = {"bitnet-b1.58": "relu2", "gemma3": "gelu"}
 TERNARY = (gguf.GGMLQuantizationType.TQ1_0, gguf.GGMLQuantizationType.TQ2_0)
 
 
@@ -33,14 +34,24 @@ class Net:
     theta: float
     eps: float
     neighbours: bool  # which elements rotate together
-    relu2: bool
+    gate: str  # silu, relu2 or gelu
     names: frozenset[str]
     matrix: Callable[[str], tuple[np.ndarray, bool]]
     divisors: np.ndarray | None = None
+    embed_scale: float = 1.0
+    attention_scale: float | None = None
+    window: int = 0
+    period: int = 0  # every such layer sees everything
+    local_theta: float | None = None
 
-    def inverse_frequencies(self) -> np.ndarray:
-        plain = 1.0 / self.theta ** (np.arange(0, self.rope_dim, 2) / self.rope_dim)
-        return plain if self.divisors is None else plain / self.divisors
+    def is_local(self, layer: int) -> bool:
+        return bool(self.window) and not (self.period and layer % self.period == self.period - 1)
+
+    def inverse_frequencies(self, local: bool = False) -> np.ndarray:
+        other = local and self.local_theta is not None
+        theta = self.local_theta if other else self.theta
+        plain = 1.0 / theta ** (np.arange(0, self.rope_dim, 2) / self.rope_dim)
+        return plain if self.divisors is None or other else plain / self.divisors
 
 
 def from_gguf(path: Path) -> Net:
@@ -53,7 +64,8 @@ def from_gguf(path: Path) -> Net:
     a = key("general.architecture")
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     heads = key(f"{a}.attention.head_count")
-    head_dim = key(f"{a}.attention.key_length", key(f"{a}.embedding_length") // heads)
+    width = key(f"{a}.embedding_length")
+    head_dim = key(f"{a}.attention.key_length", width // heads)
 
     def matrix(name: str) -> tuple[np.ndarray, bool]:
         tensor = tensors[name]
@@ -68,7 +80,7 @@ def from_gguf(path: Path) -> Net:
         divisors = matrix("rope_freqs.weight")[0].astype(np.float64)
     return Net(
         layers=key(f"{a}.block_count"),
-        width=key(f"{a}.embedding_length"),
+        width=width,
         heads=heads,
         kv_heads=key(f"{a}.attention.head_count_kv"),
         head_dim=head_dim,
@@ -76,10 +88,15 @@ def from_gguf(path: Path) -> Net:
         theta=key(f"{a}.rope.freq_base"),
         eps=key(f"{a}.attention.layer_norm_rms_epsilon"),
         neighbours=a == "llama",
-        relu2=a == "bitnet-b1.58",
+        gate=GATES.get(a, "silu"),
         names=frozenset(tensors),
         matrix=matrix,
         divisors=divisors,
+        embed_scale=width**0.5 if a == "gemma3" else 1.0,
+        attention_scale=key(f"{a}.attention.scale"),
+        window=key(f"{a}.attention.sliding_window", 0),
+        period=key(f"{a}.attention.sliding_window_pattern", 0),
+        local_theta=10_000.0 if a == "gemma3" else None,
     )
 
 
@@ -95,6 +112,13 @@ _MODULES = {
     "ffn_norm": "post_attention_layernorm",
     "attn_sub_norm": "self_attn.attn_sub_norm",
     "ffn_sub_norm": "mlp.ffn_sub_norm",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+}
+_GEMMA3_MODULES = _MODULES | {
+    "post_attention_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
 }
 
 
@@ -107,14 +131,18 @@ def from_folder(folder: Path) -> Net:
     }
     if "lm_head.weight" in raw:
         names["output.weight"] = "lm_head.weight"
+    gemma = config["model_type"] == "gemma3_text"
     for layer in range(config["num_hidden_layers"]):
-        for ours, theirs in _MODULES.items():
-            name = f"model.layers.{layer}.{theirs}.weight"
-            if name in raw:
-                names[f"blk.{layer}.{ours}.weight"] = name
+        for ours, theirs in (_GEMMA3_MODULES if gemma else _MODULES).items():
+            for kind in ("weight", "bias"):
+                name = f"model.layers.{layer}.{theirs}.{kind}"
+                if name in raw:
+                    names[f"blk.{layer}.{ours}.{kind}"] = name
 
     def matrix(name: str) -> tuple[np.ndarray, bool]:
         stored = raw[names[name]]
+        if gemma and name.endswith("norm.weight"):
+            return 1 + stored.astype(np.float32), False
         if stored.dtype != np.uint8:
             return stored.astype(np.float32), False
         codes = np.concatenate([(stored >> shift) & 3 for shift in (0, 2, 4, 6)]).astype(np.float32)
@@ -131,11 +159,17 @@ def from_folder(folder: Path) -> Net:
         theta=config["rope_theta"],
         eps=config["rms_norm_eps"],
         neighbours=False,
-        relu2=config["hidden_act"] == "relu2",
+        gate="gelu" if gemma else config["hidden_act"],
         names=frozenset(names),
         matrix=matrix,
     )
-    if "rope_scaling" in config:
+    if gemma:
+        net.embed_scale = net.width**0.5
+        net.attention_scale = config["query_pre_attn_scalar"] ** -0.5
+        net.window, net.period = config["sliding_window"], config["sliding_window_pattern"]
+        net.local_theta = config["rope_local_base_freq"]
+        net.divisors = np.full(head_dim // 2, config["rope_scaling"]["factor"])
+    elif "rope_scaling" in config:
         net.divisors = _llama3_divisors(net.inverse_frequencies(), config["rope_scaling"])
     return net
 
@@ -183,25 +217,39 @@ def logits(
     """Compute the logits at every position of each prompt; every matrix is decoded once."""
     cuts = np.cumsum([len(p) for p in prompts])[:-1]
     ids = np.concatenate([np.asarray(p) for p in prompts])
-    x = net.matrix("token_embd.weight")[0][ids].astype(dtype)
+    x = net.matrix("token_embd.weight")[0][ids].astype(dtype) * dtype(net.embed_scale)
     for layer in range(net.layers):
         blk = f"blk.{layer}."
         h = _norm(net, x, blk + "attn_norm.weight", dtype)
         q, k, v = (_linear(net, h, blk + stem, dtype) for stem in ("attn_q", "attn_k", "attn_v"))
         parts = zip(*(np.split(a, cuts) for a in (q, k, v)), strict=True)
-        mixed = np.concatenate([_attend(net, *part, dtype, half_cache) for part in parts])
+        mixed = np.concatenate([_attend(net, layer, *part, dtype, half_cache) for part in parts])
         if blk + "attn_sub_norm.weight" in net.names:
             mixed = _norm(net, mixed, blk + "attn_sub_norm.weight", dtype)
-        x = x + _linear(net, mixed, blk + "attn_output", dtype)
+        x = x + _post(net, _linear(net, mixed, blk + "attn_output", dtype), blk, "attention")
         h = _norm(net, x, blk + "ffn_norm.weight", dtype)
         gate, up = (_linear(net, h, blk + stem, dtype) for stem in ("ffn_gate", "ffn_up"))
-        hidden = np.maximum(gate, 0) ** 2 * up if net.relu2 else gate / (1 + np.exp(-gate)) * up
+        hidden = _activation(net.gate, gate) * up
         if blk + "ffn_sub_norm.weight" in net.names:
             hidden = _norm(net, hidden, blk + "ffn_sub_norm.weight", dtype)
-        x = x + _linear(net, hidden, blk + "ffn_down", dtype)
+        x = x + _post(net, _linear(net, hidden, blk + "ffn_down", dtype), blk, "ffw")
     x = _norm(net, x, "output_norm.weight", dtype)
     head = "output" if "output.weight" in net.names else "token_embd"
     return np.split(_linear(net, x, head, dtype), cuts)
+
+
+def _activation(kind: str, x: np.ndarray) -> np.ndarray:
+    if kind == "relu2":
+        return np.maximum(x, 0) ** 2
+    if kind == "silu":
+        return x / (1 + np.exp(-x))
+    inner = np.sqrt(2 / np.pi).astype(x.dtype) * (x + x.dtype.type(0.044715) * x**3)
+    return x * (1 + np.tanh(inner)) / 2
+
+
+def _post(net: Net, x: np.ndarray, blk: str, stem: str) -> np.ndarray:
+    name = f"{blk}post_{stem}_norm.weight"
+    return _norm(net, x, name, x.dtype.type) if name in net.names else x
 
 
 def _norm(net: Net, x: np.ndarray, name: str, dtype: type) -> np.ndarray:
@@ -221,29 +269,36 @@ def _linear(net: Net, x: np.ndarray, stem: str, dtype: type) -> np.ndarray:
 
 
 def _attend(
-    net: Net, q: np.ndarray, k: np.ndarray, v: np.ndarray, dtype: type, half_cache: bool
+    net: Net, layer: int, q: np.ndarray, k: np.ndarray, v: np.ndarray, dtype: type, half_cache: bool
 ) -> np.ndarray:
     n = len(q)
-    q = _rotate(net, q.reshape(n, net.heads, net.head_dim), dtype)
-    k = _rotate(net, k.reshape(n, net.kv_heads, net.head_dim), dtype)
+    local = net.is_local(layer)
+    q, k = q.reshape(n, net.heads, net.head_dim), k.reshape(n, net.kv_heads, net.head_dim)
+    if f"blk.{layer}.attn_q_norm.weight" in net.names:
+        q = _norm(net, q, f"blk.{layer}.attn_q_norm.weight", dtype)
+        k = _norm(net, k, f"blk.{layer}.attn_k_norm.weight", dtype)
+    q, k = _rotate(net, q, dtype, local), _rotate(net, k, dtype, local)
     v = v.reshape(n, net.kv_heads, net.head_dim)
     if half_cache:
         k, v = k.astype(np.float16).astype(dtype), v.astype(np.float16).astype(dtype)
     out = np.empty_like(q)
-    future = np.triu(np.ones((n, n), bool), 1)
+    hidden = np.triu(np.ones((n, n), bool), 1)
+    if local:
+        hidden |= np.tril(np.ones((n, n), bool), -net.window)
+    scale = dtype(net.attention_scale or net.head_dim**-0.5)
     for head in range(net.heads):
         source = head // (net.heads // net.kv_heads)
-        scores = q[:, head] @ k[:, source].T / dtype(np.sqrt(net.head_dim))
-        scores[future] = -np.inf
+        scores = q[:, head] @ k[:, source].T * scale
+        scores[hidden] = -np.inf
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
         out[:, head] = weights / weights.sum(axis=-1, keepdims=True) @ v[:, source]
     return out.reshape(n, -1)
 
 
-def _rotate(net: Net, x: np.ndarray, dtype: type) -> np.ndarray:
+def _rotate(net: Net, x: np.ndarray, dtype: type, local: bool) -> np.ndarray:
     """Multiply pairs, seen as complex numbers, by unit numbers."""
     half = net.rope_dim // 2
-    angles = np.arange(len(x))[:, None] * net.inverse_frequencies()
+    angles = np.arange(len(x))[:, None] * net.inverse_frequencies(local)
     turn = np.exp(1j * angles)[:, None, :]
     out = x.astype(dtype).copy()
     if net.neighbours:

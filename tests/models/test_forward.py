@@ -16,6 +16,12 @@ TOLERANCE = {
     "bitnet-packed": 1e-4,
     "llama-floats.gguf": 1e-4,
     "llama-bf16": 1e-4,
+    "qwen2-f16.gguf": 1e-4,
+    "qwen2-bf16": 1e-4,
+    "qwen3-f16.gguf": 1e-4,
+    "qwen3-bf16": 1e-4,
+    "gemma3-f16.gguf": 1e-4,
+    "gemma3-bf16": 1e-4,
     # int16 activations in front of block weights: 2^-16 of a block's largest, per product
     "bitnet-tq1_0.gguf": 4e-4,
     "bitnet-tq2_0.gguf": 4e-4,
@@ -76,7 +82,7 @@ def test_the_comparison_would_notice(name: str) -> None:
     broken = {
         "pairs": replace(net, neighbours=not net.neighbours),
         "theta": replace(net, theta=net.theta * 2),
-        "gate": replace(net, relu2=not net.relu2),
+        **{f"gate {g}": replace(net, gate=g) for g in ("silu", "relu2", "gelu") if g != net.gate},
         "first norm": replace(net, matrix=flat_norm(net, "blk.0.attn_norm.weight")),
     }
     if net.kv_heads > 1:
@@ -88,9 +94,18 @@ def test_the_comparison_would_notice(name: str) -> None:
     for stem in ("attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_output.bias"):
         if f"blk.1.{stem}" in net.names:
             broken[stem] = replace(net, names=net.names - {f"blk.1.{stem}"})
-    for stem in ("attn_sub_norm", "ffn_sub_norm"):
+    for stem in ("attn_sub_norm", "ffn_sub_norm", "post_attention_norm", "post_ffw_norm"):
         if f"blk.1.{stem}.weight" in net.names:
             broken[stem] = replace(net, names=net.names - {f"blk.1.{stem}.weight"})
+    if "blk.0.attn_q_norm.weight" in net.names:
+        broken["q norm"] = replace(net, matrix=flat_norm(net, "blk.0.attn_q_norm.weight"))
+        broken["k norm"] = replace(net, matrix=flat_norm(net, "blk.1.attn_k_norm.weight"))
+    if net.window:
+        broken["window"] = replace(net, window=net.window - 1)
+        broken["period"] = replace(net, period=0)
+        broken["local theta"] = replace(net, local_theta=None)
+        broken["embedding scale"] = replace(net, embed_scale=1.0)
+        broken["attention scale"] = replace(net, attention_scale=0.25)
     found = ours(name)
     assert len(broken) >= 4
     for rule, other in broken.items():
@@ -127,7 +142,11 @@ def test_every_rule_of_the_architectures_is_in_some_model() -> None:
         "bias": any("blk.0.attn_q.bias" in net.names for net in nets.values()),
         "sub-norms": any("blk.0.ffn_sub_norm.weight" in net.names for net in nets.values()),
         "partial rotation": any(net.rope_dim < net.head_dim for net in nets.values()),
-        "stretched": sum(net.divisors is not None for net in nets.values()) == 3,
+        "stretched": sum(net.divisors is not None for net in nets.values()) == 5,
+        "head norms": any("blk.0.attn_q_norm.weight" in net.names for net in nets.values()),
+        "post-norms": any("blk.0.post_ffw_norm.weight" in net.names for net in nets.values()),
+        "windows": any(net.is_local(0) and not net.is_local(2) for net in nets.values()),
+        "every gate": {net.gate for net in nets.values()} == {"silu", "relu2", "gelu"},
         "neighbours": {net.neighbours for net in nets.values()} == {True, False},
         "one kv head": any(net.kv_heads == 1 < net.heads for net in nets.values()),
     }

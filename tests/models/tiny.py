@@ -14,6 +14,12 @@ NAMES = (
     "llama-blocks.gguf",
     "llama-k.gguf",
     "llama-bf16",
+    "qwen2-f16.gguf",
+    "qwen2-bf16",
+    "qwen3-f16.gguf",
+    "qwen3-bf16",
+    "gemma3-f16.gguf",
+    "gemma3-bf16",
 )
 N_VOCAB = 300
 PROMPT = [3, 17, 250, 9, 9, 100, 260, 270, 41, 299, 5, 66, 77, 88, 99, 0, 1, 2, 120, 130]

@@ -36,8 +36,12 @@ def test_six_phases_a_layer(name: str) -> None:
     with load_tiny(name) as model:
         plan, n_layers = model.engine.plan, model.config.n_layers
     kinds = Counter(type(op) for op in plan.ops)
-    assert len(plan.ops) == 2 + 6 * n_layers
-    assert kinds == {Embed: 1, Linear: 1 + 4 * n_layers, RopeKV: n_layers, Attention: n_layers}
+    post = Counter()
+    if name.startswith("gemma3"):  # a norm stands between a product and its addition
+        post = Counter({Norm: 2 * n_layers, Add: 2 * n_layers})
+    assert len(plan.ops) == 2 + 6 * n_layers + post.total()
+    layers = {Embed: 1, Linear: 1 + 4 * n_layers, RopeKV: n_layers, Attention: n_layers}
+    assert kinds == Counter(layers) + post
     assert len({op.name for op in plan.ops}) == len(plan.ops)
 
 
@@ -62,11 +66,12 @@ def test_cost(name: str) -> None:
     embedding = parameters.weights["token_embd.weight"]
     row = embedding.n_bytes // embedding.n_rows
     read = sum(sizes.values()) - (embedding.n_bytes if "output.weight" in sizes else 0) + row
-    written = config.n_layers * 2 * plan.kv_dim * 2
-    at = {p: bytes_per_token(plan, parameters, p) for p in (0, 1, 100)}
-    assert at[0] == read + written * 2  # its own row is stored, and read again
-    assert at[1] - at[0] == written
-    assert at[100] - at[0] == 100 * written
+    rows = 2 * plan.kv_dim * 2  # of keys and values, in a layer
+    windows = [config.window if config.is_local(i) else 1000 for i in range(config.n_layers)]
+    for p in (0, 1, 100):
+        seen = sum(min(p + 1, window) for window in windows)
+        # its own row is stored, and read again
+        assert bytes_per_token(plan, parameters, p) == read + rows * (config.n_layers + seen)
     costs = plan_costs(plan, parameters, 0)
     matrices = {n: w.n_rows * w.k for n, w in parameters.weights.items()}
     embedding_size = matrices.pop("token_embd.weight")

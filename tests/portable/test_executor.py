@@ -56,6 +56,7 @@ def tiny_model() -> tuple[Plan, Parameters]:
     layers = [
         (Format.T2, Format.T5, Format.F16, Format.BF16, GluKind.RELU2, RopeStyle.NEOX, 0),
         (Format.Q4, Format.Q8M, Format.Q4M, Format.F32, GluKind.SILU, RopeStyle.NORM, 4),
+        (Format.Q6, Format.Q8, Format.Q4, Format.F16, GluKind.GELU, RopeStyle.NEOX, 3),
     ]
     for i, (a, b, c, d, glu, style, window) in enumerate(layers):
         qkv = (
@@ -86,7 +87,7 @@ def tiny_model() -> tuple[Plan, Parameters]:
     final = {"norm": vector("n", WIDTH), "eps": 1e-5}
     ops.append(Linear("head", "x", (head,), outputs_only=True, **final))
     buffers = {"x": WIDTH, "q": WIDTH, "k": kv_dim, "v": kv_dim, "o": WIDTH, "g": FF, "u": FF}
-    shape = (2, KV_HEADS, HEAD_DIM, VOCAB, 64, 16)
+    shape = (3, KV_HEADS, HEAD_DIM, VOCAB, 64, 16)
     return Plan("tiny", tuple(ops), tuple(buffers.items()), *shape), Parameters(
         weights, vectors, tables
     )

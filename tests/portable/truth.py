@@ -44,6 +44,9 @@ def norm(x: Array, w: Array, eps: float) -> Array:
 def glu(kind: int, g: Array, u: Array) -> Array:
     if kind == 1:
         return (g / (F32(1) + exp(-g))) * u
+    if kind == 3:
+        t = ((g * g) * F32(0.044715) + F32(1)) * (g * F32(1.59576912))
+        return (g / (F32(1) + exp(-t))) * u
     m = np.maximum(g, F32(0))
     return (m * m) * u
 

@@ -9,6 +9,10 @@
 
 enum { ES_LANES = 16 };
 
+/* gelu by tanh is g / (1 + exp(-t)) with t = ((g * g) * cube + 1) * (g * slope) */
+#define ES_GELU_CUBE 0.044715f
+#define ES_GELU_SLOPE 1.59576912f
+
 /* Sum of the lanes, halving: a fixed tree. Overwrites them. */
 static inline float es_fold16(float lane[ES_LANES]) {
     for (int width = ES_LANES / 2; width >= 1; width /= 2) {

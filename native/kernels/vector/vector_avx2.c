@@ -1,6 +1,7 @@
 /* Vector kernels for AVX2 with F16C. */
 #include "kernels.h"
 #include "kernels/half.h"
+#include "kernels/vector/vector.h"
 #include "kernels/vector/vector_avx2.h"
 
 #include <math.h>
@@ -175,6 +176,15 @@ ES_INLINE_AVX2 __m256 silu(__m256 gate, __m256 up) {
     return _mm256_mul_ps(_mm256_div_ps(gate, _mm256_add_ps(_mm256_set1_ps(1.0f), e)), up);
 }
 
+ES_INLINE_AVX2 __m256 gelu(__m256 gate, __m256 up) {
+    const __m256 one = _mm256_set1_ps(1.0f);
+    const __m256 cube = _mm256_mul_ps(_mm256_mul_ps(gate, gate), _mm256_set1_ps(ES_GELU_CUBE));
+    const __m256 t =
+        _mm256_mul_ps(_mm256_add_ps(cube, one), _mm256_mul_ps(gate, _mm256_set1_ps(ES_GELU_SLOPE)));
+    const __m256 e = es_exp_avx2(_mm256_xor_ps(t, _mm256_set1_ps(-0.0f)));
+    return _mm256_mul_ps(_mm256_div_ps(gate, _mm256_add_ps(one, e)), up);
+}
+
 ES_INLINE_AVX2 __m256 sum(__m256 a, __m256 b) {
     return _mm256_add_ps(a, b);
 }
@@ -201,6 +211,10 @@ static void glu_relu2(float *y, const float *gate, const float *up, int32_t n) {
 
 static void glu_silu(float *y, const float *gate, const float *up, int32_t n) {
     EACH(silu, y, gate, up, n);
+}
+
+static void glu_gelu(float *y, const float *gate, const float *up, int32_t n) {
+    EACH(gelu, y, gate, up, n);
 }
 
 static void add(float *y, const float *x, int32_t n) {
@@ -263,6 +277,7 @@ void es_vector_avx2(es_kernels *table) {
     table->quantize_i8_blocks = quantize_i8_blocks;
     table->glu_relu2 = glu_relu2;
     table->glu_silu = glu_silu;
+    table->glu_gelu = glu_gelu;
     table->add = add;
     table->rope_neox = rope_neox;
     table->rope_norm = rope_norm;

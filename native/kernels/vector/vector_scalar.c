@@ -111,6 +111,14 @@ static void glu_silu(float *y, const float *gate, const float *up, int32_t n) {
     }
 }
 
+static void glu_gelu(float *y, const float *gate, const float *up, int32_t n) {
+    for (int32_t i = 0; i < n; i++) {
+        const float g = gate[i];
+        const float t = ((g * g) * ES_GELU_CUBE + 1.0f) * (g * ES_GELU_SLOPE);
+        y[i] = (g / (1.0f + es_exp(-t))) * up[i];
+    }
+}
+
 static void add(float *y, const float *x, int32_t n) {
     for (int32_t i = 0; i < n; i++) {
         y[i] += x[i];
@@ -156,6 +164,7 @@ void es_vector_scalar(es_kernels *table) {
     table->quantize_i8_blocks = quantize_i8_blocks;
     table->glu_relu2 = glu_relu2;
     table->glu_silu = glu_silu;
+    table->glu_gelu = glu_gelu;
     table->add = add;
     table->rope_neox = rope_neox;
     table->rope_norm = rope_norm;

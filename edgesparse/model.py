@@ -213,6 +213,7 @@ def load(
     cache_type_v: str = "f16",
     head: str = "auto",
     ternary: str = "auto",
+    lut: str = "exact",
     fused: bool = True,
 ) -> Model:
     """Load a model from a GGUF file or a safetensors folder.
@@ -241,6 +242,9 @@ def load(
     ternary : {"auto", "t2", "t5", "bst"}
         Storage of ternary weights, all exact. auto: what ``edgesparse tune`` found to be faster
         with the native executor, else t2.
+    lut : {"exact", "lossy"}
+        Tables in which products with bit slices (bs1 to bs4) look sums up. lossy: rounded to 8 bits
+        and averaged, as in T-MAC with fast aggregation; native executor only.
     fused : bool
         False runs norms, gates and additions as ops of their own (for comparisons).
 
@@ -263,6 +267,8 @@ def load(
         raise UsageError(f"threads must be between 1 and 1024, not {threads}.")
     if sparse not in ("auto", "off"):
         raise UsageError(f"sparse must be auto or off, not {sparse!r}.")
+    if lut not in ("exact", "lossy"):
+        raise UsageError(f"lut must be exact or lossy, not {lut!r}.")
     types = CacheType.parse(cache_type_k), CacheType.parse(cache_type_v)
     parse_head(head)
     n_threads = threads or default_threads()
@@ -302,8 +308,10 @@ def load(
         recommended = read_recommended(checkpoint)
         warnings = (*checkpoint.warnings, *tokenizer.warnings, *recommended.warnings)
         info = _describe(str(source), config, parameters, checkpoint.n_bytes, warnings, recommended)
-    info = _describe_quality(info, plan, parameters, head)
-    made = make_executor(executor, plan, parameters, threads=n_threads, isa=isa)
+    info = _describe_quality(info, plan, parameters, head, lossy=lut == "lossy")
+    made = make_executor(
+        executor, plan, parameters, threads=n_threads, isa=isa, lossy=lut == "lossy"
+    )
     return Model(Engine(made, n_threads=n_threads), tokenizer, config, parameters, info)
 
 
@@ -370,11 +378,13 @@ def _describe(
     )
 
 
-def _describe_quality(info: ModelInfo, plan: Plan, parameters: Parameters, head: str) -> ModelInfo:
+def _describe_quality(
+    info: ModelInfo, plan: Plan, parameters: Parameters, head: str, *, lossy: bool
+) -> ModelInfo:
     name = head_name(plan)
     tied = any(isinstance(op, Embed) and op.weight == name for op in plan.ops)
     return replace(
         info,
         head=describe_head(parameters.weights[name], tied=tied, choice=head),
-        quality=describe_quality(parameters.weights.values(), name, plan),
+        quality=describe_quality(parameters.weights.values(), name, plan, lossy=lossy),
     )

@@ -13,7 +13,9 @@ __all__ = ["EXACT", "describe_head", "describe_quality"]
 EXACT = "exact, no approximation is on"
 
 
-def describe_quality(weights: Iterable[Weight], head: str, plan: Plan) -> str:
+def describe_quality(
+    weights: Iterable[Weight], head: str, plan: Plan, *, lossy: bool = False
+) -> str:
     """Say what was rounded to what, weights and cache, or that nothing is approximated.
 
     Parameters
@@ -24,9 +26,13 @@ def describe_quality(weights: Iterable[Weight], head: str, plan: Plan) -> str:
         Name of the one that makes the logits, which is named on its own.
     plan : Plan
         For the types of the cache.
+    lossy : bool
+        Whether products with bit slices look up in rounded tables.
     """
     groups: dict[str, int] = {}
+    n_looked_up = 0
     for weight in weights:
+        n_looked_up += weight.slices is not None
         if weight.is_rounded:
             kind = "head" if weight.name == head else "others"
             key = f"{kind} {weight.source} rounded to {weight.format.name.lower()}"
@@ -38,6 +44,8 @@ def describe_quality(weights: Iterable[Weight], head: str, plan: Plan) -> str:
     types = (plan.cache_type_k, plan.cache_type_v)
     if any(kind is not CacheType.F16 for kind in types):
         parts.append(f"keys and values as {' and '.join(kind.name.lower() for kind in types)}")
+    if lossy and n_looked_up:
+        parts.append(f"{n_looked_up} products looked up in rounded tables")
     if not parts:
         return EXACT
     return f"lossy: {', '.join(parts)}; 'edgesparse perplexity' says what that costs"

@@ -218,6 +218,7 @@ def load(
     head: str = "auto",
     ternary: str = "auto",
     sparsity: float | str | os.PathLike[str] | Thresholds | None = None,
+    lut: str = "exact",
     fused: bool = True,
 ) -> Model:
     """Load a model from a GGUF file or a safetensors folder.
@@ -250,6 +251,9 @@ def load(
         A calibration by thresholds (`edgesparse.sparsity`): while tokens are generated, small
         activations count as zero and their weights are not read. Lossy, so off by default;
         `info.quality` says that it is on.
+    lut : {"exact", "lossy"}
+        Tables in which products with bit slices (bs1 to bs4) look sums up. lossy: rounded to 8 bits
+        and averaged, as in T-MAC with fast aggregation; native executor only.
     fused : bool
         False runs norms, gates and additions as ops of their own (for comparisons).
 
@@ -272,6 +276,8 @@ def load(
         raise UsageError(f"threads must be between 1 and 1024, not {threads}.")
     if sparse not in ("auto", "off"):
         raise UsageError(f"sparse must be auto or off, not {sparse!r}.")
+    if lut not in ("exact", "lossy"):
+        raise UsageError(f"lut must be exact or lossy, not {lut!r}.")
     types = CacheType.parse(cache_type_k), CacheType.parse(cache_type_v)
     parse_head(head)
     n_threads = threads or default_threads()
@@ -318,8 +324,10 @@ def load(
         recommended = read_recommended(checkpoint)
         warnings = (*checkpoint.warnings, *tokenizer.warnings, *recommended.warnings)
         info = _describe(str(source), config, parameters, checkpoint.n_bytes, warnings, recommended)
-    info = _describe_quality(info, plan, parameters, head, thresholds)
-    made = make_executor(executor, plan, parameters, threads=n_threads, isa=isa)
+    info = _describe_quality(info, plan, parameters, head, thresholds, lossy=lut == "lossy")
+    made = make_executor(
+        executor, plan, parameters, threads=n_threads, isa=isa, lossy=lut == "lossy"
+    )
     return Model(Engine(made, n_threads=n_threads), tokenizer, config, parameters, info)
 
 
@@ -416,12 +424,20 @@ def _describe(
 
 
 def _describe_quality(
-    info: ModelInfo, plan: Plan, parameters: Parameters, head: str, thresholds: Thresholds | None
+    info: ModelInfo,
+    plan: Plan,
+    parameters: Parameters,
+    head: str,
+    thresholds: Thresholds | None,
+    *,
+    lossy: bool,
 ) -> ModelInfo:
     name = head_name(plan)
     tied = any(isinstance(op, Embed) and op.weight == name for op in plan.ops)
     return replace(
         info,
         head=describe_head(parameters.weights[name], tied=tied, choice=head),
-        quality=describe_quality(parameters.weights.values(), name, plan, thresholds),
+        quality=describe_quality(
+            parameters.weights.values(), name, plan, thresholds, lossy=lossy
+        ),
     )

@@ -18,7 +18,12 @@ EXACT = "exact, no approximation is on"
 
 
 def describe_quality(
-    weights: Iterable[Weight], head: str, plan: Plan, thresholds: Thresholds | None = None
+    weights: Iterable[Weight],
+    head: str,
+    plan: Plan,
+    thresholds: Thresholds | None = None,
+    *,
+    lossy: bool = False,
 ) -> str:
     """Say what was rounded to what, weights and cache, or that nothing is approximated.
 
@@ -32,9 +37,13 @@ def describe_quality(
         For the types of the cache.
     thresholds : Thresholds, optional
         By which small activations are ignored.
+    lossy : bool
+        Whether products with bit slices look up in rounded tables.
     """
     groups: dict[str, int] = {}
+    n_looked_up = 0
     for weight in weights:
+        n_looked_up += weight.slices is not None
         if weight.is_rounded:
             kind = "head" if weight.name == head else "others"
             key = f"{kind} {weight.source} rounded to {weight.format.name.lower()}"
@@ -51,6 +60,8 @@ def describe_quality(
             f"{thresholds.sparsity:.0%} of activations ignored by {thresholds.method} thresholds "
             f"in generated tokens from position {thresholds.dense_tokens} on"
         )
+    if lossy and n_looked_up:
+        parts.append(f"{n_looked_up} products looked up in rounded tables")
     if not parts:
         return EXACT
     return f"lossy: {', '.join(parts)}; 'edgesparse perplexity' says what that costs"

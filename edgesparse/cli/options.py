@@ -24,6 +24,7 @@ __all__ = [
     "add_engine",
     "add_generation",
     "add_head",
+    "add_lut",
     "add_model",
     "add_sparse",
     "add_ternary",
@@ -41,6 +42,7 @@ EXECUTORS = ("native", "portable", "reference")
 SPARSE = ("auto", "off")
 CACHE_TYPES = ("f16", "q8_0")
 TERNARY = ("auto", "t2", "t5", "bst")
+LUT = ("exact", "lossy")
 I2S_LAYOUTS = ("auto", "128x32", "64x16", "row4")
 HEADS = ("auto", "exact", "q8", "q6", "q4")
 ISAS = ("scalar", "avx2", "avxvnni", "avx512vnni", "neon", "neondot")
@@ -91,6 +93,7 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     add_cache_types(group)
     add_head(group)
     add_ternary(group)
+    add_lut(group)
     # Flags of other tools that have nothing to decide here.
     group.add_argument("-ngl", "--n-gpu-layers", help=argparse.SUPPRESS)
     group.add_argument("-fa", "--flash-attn", nargs="?", const="on", help=argparse.SUPPRESS)
@@ -146,6 +149,16 @@ def add_ternary(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> No
         choices=TERNARY,
         default="auto",
         help="bytes of ternary weights (default auto: what 'edgesparse tune' found, else t2)",
+    )
+
+
+def add_lut(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add the flag that rounds the tables of bit slices."""
+    parser.add_argument(
+        "--lut",
+        choices=LUT,
+        default="exact",
+        help="tables of bit slices (bs1 to bs4): exact (default), or lossy, rounded to 8 bits",
     )
 
 
@@ -252,6 +265,7 @@ def load_for_measuring(args: argparse.Namespace, threads: int) -> Model:
         cache_type_v=args.cache_type_v,
         head=args.head,
         ternary=args.ternary,
+        lut=args.lut,
     )
 
 
@@ -286,6 +300,7 @@ def load_model(args: argparse.Namespace, terminal: Terminal | None = None) -> Mo
             cache_type_v=getattr(args, "cache_type_v", "f16"),
             head=getattr(args, "head", "auto"),
             ternary=getattr(args, "ternary", "auto"),
+            lut=getattr(args, "lut", "exact"),
         )
     finally:
         if terminal is not None:

@@ -12,21 +12,30 @@ EXECUTORS = ("native", "portable", "reference")
 
 
 def make_executor(
-    name: str, plan: Plan, parameters: Parameters, *, threads: int, isa: str | None = None
+    name: str,
+    plan: Plan,
+    parameters: Parameters,
+    *,
+    threads: int,
+    isa: str | None = None,
+    lossy: bool = False,
 ) -> Executor:
     """Build the executor called `name` (one of `EXECUTORS`).
 
     Raises
     ------
     UsageError
-        No such executor, or an `isa` that this machine cannot run.
+        No such executor, an `isa` that this machine cannot run, or rounded tables (`lossy`) where
+        there are none.
     NativeUnavailable
         ``native`` was asked for and the compiled module is missing.
     """
     if name == "native":
         from edgesparse.executors.native import NativeExecutor
 
-        return NativeExecutor(plan, parameters, threads=threads, isa=isa)
+        return NativeExecutor(plan, parameters, threads=threads, isa=isa, lossy=lossy)
+    if lossy:
+        raise UsageError("Only the native executor has rounded tables.", advice="Use lut exact.")
     if name == "portable":
         from edgesparse.executors.portable import PortableExecutor
 

@@ -13,7 +13,7 @@ from edgesparse import _native
 from edgesparse.errors import Cancelled, EdgesparseError, MemoryBudgetError, UsageError
 from edgesparse.executors.base import Parameters, Step
 from edgesparse.executors.checks import check_step
-from edgesparse.formats.weight import Weight
+from edgesparse.formats.weight import Format, Weight
 from edgesparse.lookup import NEVER, mad_tokens
 from edgesparse.plan.op import (
     LOGITS,
@@ -79,6 +79,8 @@ class NativeExecutor:
         Instruction set; by default the best that the machine has.
     kernel : {"lut", "mad"}, optional
         How bit slices are multiplied, see `edgesparse.lookup`; by default what is faster here.
+    lossy : bool
+        Look up in rounded tables (bs1 to bs4): faster, and not exact.
     """
 
     name = "native"
@@ -91,12 +93,13 @@ class NativeExecutor:
         threads: int,
         isa: str | None = None,
         kernel: Literal["lut", "mad"] | None = None,
+        lossy: bool = False,
     ) -> None:
         self.plan = plan
         self.isa = choose_isa(isa)
         self._ffi, self._lib = _native.ffi(), _native.lib()
         self._parameters = parameters
-        self._threads, self._kernel = threads, kernel
+        self._threads, self._kernel, self._lossy = threads, kernel, lossy
         self._lock = threading.Lock()
         self._buffer_ids = {name: i for i, (name, _) in enumerate(plan.buffers)}
         self._keep: list[Any] = []
@@ -192,7 +195,9 @@ class NativeExecutor:
         c_weight.n_bytes = weight.data.nbytes
         c_weight.scales = self._pointer("float *", weight.scales)
         if weight.format.is_sliced:
-            c_weight.mad_tokens = self._mad_tokens(weight)
+            c_weight.rounded = int(self._lossy and weight.format is not Format.BST)
+            # Rounded sums for every number of tokens: results must not depend on it.
+            c_weight.mad_tokens = NEVER if c_weight.rounded else self._mad_tokens(weight)
         if weight.slices is not None:
             c_weight.group, c_weight.wide = weight.slices.group, int(weight.slices.wide)
             c_weight.zeros = int(weight.slices.zeros)

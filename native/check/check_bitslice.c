@@ -10,6 +10,7 @@ enum { RANDOM, ALL_ONES, ALL_ZEROS, SAME_SIGN, N_PATTERNS };
 
 typedef struct bench {
     check_buffer w, y, expected, q, d, sum, xsum, tables, scalar_tables;
+    check_buffer rounded, rounded_d, rounded_y, scalar_d, scalar_y;
     uint64_t random;
     check_count *count;
     const es_kernels *table, *scalar;
@@ -190,6 +191,40 @@ static void compare(bench *m, const slice_case *c, const void *found, const void
                c->layout.n_blocks * 100 + c->layout.group_blocks, c->n_tiles * 100 + c->n_tokens);
 }
 
+/* Rounded tables: tables, steps and results equal scalar's, and lie near the exact results. */
+static void rounded_case(bench *m, const slice_case *c, const uint8_t *w, es_q8 x, float *exact,
+                         size_t stride) {
+    const size_t n_blocks = (size_t)c->n_tokens * x.stride_blocks;
+    const size_t n_floats = (size_t)c->n_tokens * stride;
+    uint8_t *tables = check_tail(&m->rounded, n_blocks * ES_ROUNDED_BYTES);
+    uint8_t *expected_tables = check_tail(&m->scalar_tables, n_blocks * ES_ROUNDED_BYTES);
+    float *d = check_tail(&m->rounded_d, n_blocks * 4),
+          *expected_d = check_tail(&m->scalar_d, n_blocks * 4);
+    float *y = check_tail(&m->rounded_y, n_floats * 4),
+          *expected = check_tail(&m->scalar_y, n_floats * 4);
+    m->table->rounded_tables(tables, d, x.q, x.d, (int32_t)n_blocks);
+    m->scalar->rounded_tables(expected_tables, expected_d, x.q, x.d, (int32_t)n_blocks);
+    int good = memcmp(tables, expected_tables, n_blocks * ES_ROUNDED_BYTES) == 0 &&
+               memcmp(d, expected_d, n_blocks * 4) == 0;
+    x.tables = tables;
+    x.d = d;
+    m->table->slice_rounded(y, stride, w, &c->layout, c->n_tiles, &x, c->n_tokens);
+    x.tables = expected_tables;
+    x.d = expected_d;
+    m->scalar->slice_rounded(expected, stride, w, &c->layout, c->n_tiles, &x, c->n_tokens);
+    good &= memcmp(y, expected, n_floats * 4) == 0;
+    double error = 0, norm = 0;
+    for (size_t i = 0; i < n_floats; i++) {
+        const double difference = (double)y[i] - (double)exact[i];
+        error += difference * difference;
+        norm += (double)exact[i] * (double)exact[i];
+    }
+    /* Small samples of one sign's extremes say little: only random ones of some size are judged. */
+    good &= c->pattern != RANDOM || n_floats < 1000 || error < 0.02 * norm;
+    check_case(m->count, good, "slice_rounded", c->layout.planes * 100 + c->layout.zeros * 10,
+               c->layout.n_blocks * 100 + c->layout.group_blocks, c->n_tiles * 100 + c->n_tokens);
+}
+
 static void group_case(bench *m) {
     const slice_case c = random_case(m, 0);
     const uint8_t *w = fill_weights(m, &c, 0);
@@ -215,6 +250,7 @@ static void group_case(bench *m) {
     memset(y, 0x55, n_bytes);
     m->table->slice_lut(y, stride, w, &c.layout, c.n_tiles, &x, c.n_tokens);
     compare(m, &c, y, expected, "slice_lut");
+    rounded_case(m, &c, w, x, y, stride);
     memset(y, 0x55, n_bytes);
     m->table->slice_mad(y, stride, w, &c.layout, c.n_tiles, &x, c.n_tokens);
     compare(m, &c, y, expected, "slice_mad");
@@ -259,6 +295,11 @@ static void bitslice_cases(check_count *count, const es_kernels *table, const es
     m.xsum = check_buffer_new(blocks * 4);
     m.tables = check_buffer_new(blocks * ES_TABLE_BYTES);
     m.scalar_tables = check_buffer_new(blocks * ES_TABLE_BYTES);
+    m.rounded = check_buffer_new(blocks * ES_ROUNDED_BYTES);
+    m.rounded_d = check_buffer_new(blocks * 4);
+    m.scalar_d = check_buffer_new(blocks * 4);
+    m.rounded_y = check_buffer_new(MAX_TOKENS * rows * 4);
+    m.scalar_y = check_buffer_new(MAX_TOKENS * rows * 4);
 #if defined(__x86_64__)
     check_case(count,
                m.truth || (table->slice_lut != scalar->slice_lut &&
@@ -272,8 +313,10 @@ static void bitslice_cases(check_count *count, const es_kernels *table, const es
     for (int i = 0; i < N_CASES / 4; i++) {
         ternary_case(&m);
     }
-    check_buffer *all[] = {&m.w,    &m.y,      &m.expected,     &m.q, &m.d, &m.sum,
-                           &m.xsum, &m.tables, &m.scalar_tables};
+    check_buffer *all[] = {
+        &m.w,        &m.y,       &m.expected,      &m.q,       &m.d,         &m.sum,
+        &m.xsum,     &m.tables,  &m.scalar_tables, &m.rounded, &m.rounded_d, &m.rounded_y,
+        &m.scalar_d, &m.scalar_y};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         check_buffer_free(all[i]);
     }

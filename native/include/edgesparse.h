@@ -85,8 +85,10 @@ typedef struct es_weight {
     int32_t group; /* columns that share a step: 32, 64, 128, or 0 for the whole row; bst: 0 */
     int32_t zeros; /* ES_ZEROS_* */
     int32_t wide;  /* 1: steps and offsets are float32, 0: halfs */
-    int32_t
-        mad_tokens; /* steps of so many tokens multiply unpacked codes, fewer look sums up; >= 1 */
+    /* Steps of so many tokens, at least 1, multiply unpacked codes; fewer look sums up, */
+    int32_t mad_tokens;
+    int32_t rounded; /* 1: in rounded tables (bs1 to bs4), which are not exact */
+    int32_t reserved2;
 } es_weight;
 
 typedef struct es_output {

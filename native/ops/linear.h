@@ -7,11 +7,12 @@
 
 /* Forms of the input that weights ask for. */
 enum {
-    ES_NEEDS_INT8 = 1,        /* per token */
-    ES_NEEDS_INT16 = 2,       /* per block */
-    ES_NEEDS_INT8_BLOCKS = 4, /* per block */
-    ES_NEEDS_TABLE = 8,       /* of int8 per block */
-    ES_NEEDS_TOKEN_TABLE = 16 /* of int8 per token */
+    ES_NEEDS_INT8 = 1,         /* per token */
+    ES_NEEDS_INT16 = 2,        /* per block */
+    ES_NEEDS_INT8_BLOCKS = 4,  /* per block */
+    ES_NEEDS_TABLE = 8,        /* of int8 per block */
+    ES_NEEDS_TOKEN_TABLE = 16, /* of int8 per token */
+    ES_NEEDS_ROUNDED = 32      /* rounded, of int8 per block */
 };
 
 typedef struct es_linear_job {

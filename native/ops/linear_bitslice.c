@@ -7,12 +7,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Tokens of the largest step that looks sums up; 0 without bit slices of this kind. */
-static size_t table_tokens(const es_plan *plan, int ternary, size_t capacity) {
+static int32_t table_form(const es_weight *w) {
+    return w->format == ES_FORMAT_BST ? ES_NEEDS_TOKEN_TABLE
+           : w->rounded               ? ES_NEEDS_ROUNDED
+                                      : ES_NEEDS_TABLE;
+}
+
+/* Tokens of the largest step that looks up in tables of a form; 0 without weights that do. */
+static size_t table_tokens(const es_plan *plan, int32_t form, size_t capacity) {
     size_t most = 0;
     for (int32_t i = 0; i < plan->n_weights; i++) {
         const es_weight *w = &plan->weights[i];
-        if (es_is_sliced(w) && (w->format == ES_FORMAT_BST) == ternary) {
+        if (es_is_sliced(w) && table_form(w) == form) {
             const size_t n = (size_t)w->mad_tokens - 1;
             const size_t fits = n < capacity ? n : capacity;
             most = fits > most ? fits : most;
@@ -44,10 +50,14 @@ int es_slice_input_create(es_input *input, const es_plan *plan, size_t capacity)
     slices->d = es_aligned(n_blocks * sizeof(float));
     slices->sum = es_aligned(n_blocks * sizeof(int32_t));
     slices->xsum = es_aligned(n_blocks * sizeof(float));
-    slices->table = es_aligned(table_tokens(plan, 0, capacity) * table_bytes);
-    slices->token_table = es_aligned(table_tokens(plan, 1, capacity) * table_bytes);
-    return slices->q && slices->d && slices->sum && slices->xsum && slices->table &&
-           slices->token_table;
+    slices->table = es_aligned(table_tokens(plan, ES_NEEDS_TABLE, capacity) * table_bytes);
+    slices->token_table =
+        es_aligned(table_tokens(plan, ES_NEEDS_TOKEN_TABLE, capacity) * table_bytes);
+    slices->rounded = es_aligned(table_tokens(plan, ES_NEEDS_ROUNDED, capacity) * input->n_blocks *
+                                 ES_ROUNDED_BYTES);
+    slices->rounded_d = es_aligned(n_blocks * sizeof(float));
+    return slices->rounded && slices->rounded_d && slices->q && slices->d && slices->sum &&
+           slices->xsum && slices->table && slices->token_table;
 }
 
 void es_slice_input_destroy(es_input *input) {
@@ -58,6 +68,8 @@ void es_slice_input_destroy(es_input *input) {
     free(slices->xsum);
     free(slices->table);
     free(slices->token_table);
+    free(slices->rounded);
+    free(slices->rounded_d);
     memset(slices, 0, sizeof *slices);
 }
 
@@ -66,10 +78,8 @@ static int looks_up(const es_linear_job *job, const es_weight *w) {
 }
 
 int32_t es_slice_forms(const es_linear_job *job, const es_weight *w) {
-    if (w->format == ES_FORMAT_BST) {
-        return ES_NEEDS_INT8 | (looks_up(job, w) ? ES_NEEDS_TOKEN_TABLE : 0);
-    }
-    return ES_NEEDS_INT8_BLOCKS | (looks_up(job, w) ? ES_NEEDS_TABLE : 0);
+    const int32_t int8 = w->format == ES_FORMAT_BST ? ES_NEEDS_INT8 : ES_NEEDS_INT8_BLOCKS;
+    return int8 | (looks_up(job, w) ? table_form(w) : 0);
 }
 
 void es_slice_prepare(const es_linear_job *job, es_input *input, size_t slot) {
@@ -84,6 +94,10 @@ void es_slice_prepare(const es_linear_job *job, es_input *input, size_t slot) {
     }
     if (job->forms & ES_NEEDS_TABLE) {
         kernels->slice_tables(slices->table + at * ES_TABLE_BYTES, q, n_blocks);
+    }
+    if (job->forms & ES_NEEDS_ROUNDED) {
+        kernels->rounded_tables(slices->rounded + at * ES_ROUNDED_BYTES, slices->rounded_d + at, q,
+                                slices->d + at, n_blocks);
     }
     if (job->forms & ES_NEEDS_TOKEN_TABLE) {
         kernels->slice_tables(slices->token_table + at * ES_TABLE_BYTES,
@@ -147,7 +161,11 @@ static void group_tile(const es_linear_job *job, const es_output *out, const es_
             .q_stride = slices->q_stride,
             .stride_blocks = input->n_blocks,
         };
-        if (looks_up(job, w)) {
+        if (looks_up(job, w) && w->rounded) {
+            x.tables = slices->rounded + at * ES_ROUNDED_BYTES;
+            x.d = slices->rounded_d + at;
+            kernels->slice_rounded(y, ES_ROW_BLOCK, data, &layout, 1, &x, n_tokens);
+        } else if (looks_up(job, w)) {
             x.tables = slices->table + at * ES_TABLE_BYTES;
             kernels->slice_lut(y, ES_ROW_BLOCK, data, &layout, 1, &x, n_tokens);
         } else {

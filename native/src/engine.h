@@ -14,6 +14,8 @@ typedef struct es_slice_input {
     float *xsum;          /* [capacity][n_blocks] */
     uint8_t *table;       /* [table_tokens][n_blocks][ES_TABLE_BYTES]: of q */
     uint8_t *token_table; /* the same of es_input.q8, for ternary planes */
+    uint8_t *rounded;     /* [table_tokens][n_blocks][ES_ROUNDED_BYTES]: rounded tables of q, */
+    float *rounded_d;     /* [capacity][n_blocks]: and their steps */
     size_t q_stride;
 } es_slice_input;
 

@@ -54,7 +54,7 @@ typedef struct es_slices {
 
 /* Bytes of a token's table for one block: 16 sums of 16 bits for each of 8 quads. How they lie is the
  * business of an instruction set. */
-enum { ES_TABLE_BYTES = 256 };
+enum { ES_TABLE_BYTES = 256, ES_ROUNDED_BYTES = 128 };
 
 /* Activations quantised to int8, for n_tokens rows; blocks of 32 along k. */
 typedef struct es_q8 {
@@ -215,6 +215,11 @@ typedef struct es_kernels {
      * that multiply x->q. */
     void (*slice_tables)(uint8_t *table, const int8_t *q, int32_t n_blocks);
     es_slice_dot *slice_lut;
+    /* The same with rounded tables of ES_ROUNDED_BYTES for a block, which are not exact: x->tables and
+     * x->d are what rounded_tables made of a token's q and d. */
+    void (*rounded_tables)(uint8_t *table, float *d, const int8_t *q, const float *d_q,
+                           int32_t n_blocks);
+    es_slice_dot *slice_rounded;
     es_slice_dot *slice_mad;
     es_slice_sums *bst_lut;
     es_slice_sums *bst_mad;

@@ -9,11 +9,11 @@ static int has_width(const es_plan *plan, int32_t id, int64_t width) {
 /* Bytes of bit slices: heads of groups and blocks of 32 columns, tiles of 64 rows. */
 static int slices_are_valid(const es_weight *w, size_t rows, size_t blocks) {
     const size_t tiles = (rows + 63) / 64;
-    if (w->mad_tokens < 1) {
+    if (w->mad_tokens < 1 || w->rounded < 0 || w->rounded > 1) {
         return 0;
     }
     if (w->format == ES_FORMAT_BST) {
-        return w->scales != NULL && w->group == 0 && w->zeros == ES_ZEROS_NONE &&
+        return w->scales != NULL && w->group == 0 && w->zeros == ES_ZEROS_NONE && !w->rounded &&
                w->n_bytes == tiles * blocks * 2 * 256;
     }
     if ((w->group != 0 && w->group != 32 && w->group != 64 && w->group != 128) ||

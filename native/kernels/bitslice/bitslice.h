@@ -45,6 +45,22 @@ ES_INLINE size_t es_slice_head_bytes(const es_slices *s) {
                                          : 2 * steps;
 }
 
+/* Rounded tables (not exact; T-MAC's with fast aggregation). An entry is 128 + round(sum of +-q * 127 /
+ * largest such sum of the block). The entries of the 8 quads are averaged by a tree of additions that
+ * round up: a. In the mean, eight times a is the sum of the entries and 6 more, so the sum of +-q is
+ * 8 * (a - 128.75) * largest / 127. */
+static const float ES_MEAN_ENTRY = 128.75f;
+
+/* The rounded sum of (code - middle) * x of a block is (sum of 2^plane * a - es_mean(planes)) * d *
+ * es_rounded_factor(planes), minus half of xsum where codes are not -1 and 1. */
+ES_INLINE float es_mean(int planes) {
+    return (float)((1 << planes) - 1) * ES_MEAN_ENTRY;
+}
+
+ES_INLINE float es_rounded_factor(int planes) {
+    return planes == 1 ? 8.0f : 4.0f;
+}
+
 /* isum = factor * (sum of stored codes * q) - middle * (sum of q): a single bit counts as -1 or 1. */
 ES_INLINE int32_t es_slice_factor(int planes) {
     return planes == 1 ? 2 : 1;

@@ -99,6 +99,57 @@ ES_INLINE void lut_block(float *f, const uint8_t *w, const uint8_t *table, float
     }
 }
 
+ES_INLINE __m512i mean_up(__m512i a, __m512i b) {
+    a = _mm512_avg_epu8(a, b);
+    ES_KEEP_ORDER("v", a);
+    return a;
+}
+
+/* The averaged entries of a plane's block. */
+ES_INLINE __m512i mean_entries(const uint8_t *w, const uint8_t *table, const int planes) {
+    const __m512i nibble = _mm512_set1_epi8(15);
+    __m512i a[ES_SLICE_PAIRS];
+#pragma GCC unroll 4
+    for (int pair = 0; pair < ES_SLICE_PAIRS; pair++) {
+        const __m512i v = _mm512_loadu_si512(w + pair * planes * ES_SLICE_PLANE_BYTES);
+        const __m512i i0 = _mm512_and_si512(v, nibble);
+        const __m512i i1 = _mm512_and_si512(_mm512_srli_epi16(v, 4), nibble);
+        a[pair] = mean_up(_mm512_shuffle_epi8(broadcast_table(table + 32 * pair), i0),
+                          _mm512_shuffle_epi8(broadcast_table(table + 32 * pair + 16), i1));
+    }
+    return mean_up(mean_up(a[0], a[1]), mean_up(a[2], a[3]));
+}
+
+ES_INLINE void rounded_block(float *f, const uint8_t *w, const uint8_t *table, float d, float xsum,
+                             const int is_first, const int planes) {
+    const __m512i top = _mm512_set1_epi16(ES_FLOAT_TOP), none = _mm512_setzero_si512();
+    const es_vf base = vf_set1((float)ES_FLOAT_BASE);
+    const es_vf step = vf_set1(d * es_rounded_factor(planes));
+    const es_vf half_xsum = vf_set1(planes == 1 ? 0.0f : 0.5f * xsum);
+    __m512i a[4];
+    for (int p = 0; p < 4; p++) {
+        a[p] = p < planes ? mean_entries(w + p * ES_SLICE_PLANE_BYTES, table, planes) : none;
+    }
+    for (int i = 0; i < 2; i++) {
+        /* Weights 1 and 2, 4 and 8 of the planes. */
+        const __m512i first =
+            i ? _mm512_unpackhi_epi8(a[0], a[1]) : _mm512_unpacklo_epi8(a[0], a[1]);
+        const __m512i second =
+            i ? _mm512_unpackhi_epi8(a[2], a[3]) : _mm512_unpacklo_epi8(a[2], a[3]);
+        __m512i sum = planes == 1 ? first : _mm512_maddubs_epi16(first, _mm512_set1_epi16(0x201));
+        if (planes > 2) {
+            sum = _mm512_add_epi16(sum, _mm512_maddubs_epi16(second, _mm512_set1_epi16(0x804)));
+        }
+        for (int odd = 0; odd < 2; odd++) {
+            const __m512i wide =
+                odd ? _mm512_unpackhi_epi16(sum, top) : _mm512_unpacklo_epi16(sum, top);
+            es_rounded_collect(f, (size_t)(32 * i + 16 * odd),
+                               vf_sub(_mm512_castsi512_ps(wide), base), step, half_xsum, is_first,
+                               planes);
+        }
+    }
+}
+
 /* int16 holds four blocks: 4 * 2 * 32 * [-128, 127] = -32768 ... 32512. */
 ES_INLINE void lut_sums(int32_t *sums, const uint8_t *w, const uint8_t *table, size_t n_blocks) {
     __m512i total[4];

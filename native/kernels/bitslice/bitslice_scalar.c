@@ -1,7 +1,10 @@
 /* Bit slices in plain C: tables of int16 sums, codes put together bit by bit. */
 #include "kernels/half.h"
+#include "kernels/vector/vector.h"
 
 #include "kernels/bitslice/bitslice.h"
+
+#include <stdlib.h>
 
 typedef float es_vf;
 enum { ES_VF = 1, ES_MAD_TOKENS = 1 };
@@ -73,6 +76,52 @@ ES_INLINE void lut_block(float *f, const uint8_t *w, const uint8_t *table, float
         const int32_t isum = es_slice_factor(planes) * look_up(w, table, row, planes) -
                              es_slice_middle(planes) * qsum;
         es_slice_collect(f, row, (float)isum, d, is_first);
+    }
+}
+
+static void rounded_tables(uint8_t *table, float *d, const int8_t *q, const float *d_q,
+                           int32_t n_blocks) {
+    for (int32_t b = 0; b < n_blocks; b++, q += ES_SLICE_BLOCK) {
+        int32_t largest = 0;
+        for (int quad = 0; quad < 8; quad++) {
+            const int8_t *x = q + 4 * quad;
+            const int32_t all = abs(x[0]) + abs(x[1]) + abs(x[2]) + abs(x[3]);
+            largest = all > largest ? all : largest;
+        }
+        const float factor = largest > 0 ? 127.0f / (float)largest : 0.0f;
+        d[b] = d_q[b] * ((float)largest / 127.0f);
+        for (int quad = 0; quad < 8; quad++) {
+            for (int i = 0; i < 16; i++) {
+                int32_t sum = 0;
+                for (int n = 0; n < 4; n++) {
+                    sum += (i >> n & 1) ? q[4 * quad + n] : -q[4 * quad + n];
+                }
+                *table++ = (uint8_t)(128 + (int32_t)es_round((float)sum * factor));
+            }
+        }
+    }
+}
+
+ES_INLINE int32_t mean_up(int32_t a, int32_t b) {
+    return (a + b + 1) / 2;
+}
+
+ES_INLINE void rounded_block(float *f, const uint8_t *w, const uint8_t *table, float d, float xsum,
+                             const int is_first, const int planes) {
+    const float step = d * es_rounded_factor(planes), half = planes == 1 ? 0.0f : 0.5f * xsum;
+    for (size_t row = 0; row < ES_SLICE_ROWS; row++) {
+        int32_t sum = 0;
+        for (int plane = 0; plane < planes; plane++) {
+            const uint8_t *byte = w + byte_of_row(row) + plane * ES_SLICE_PLANE_BYTES;
+            int32_t a[ES_SLICE_PAIRS];
+            for (int pair = 0; pair < ES_SLICE_PAIRS; pair++) {
+                const uint8_t bits = byte[pair * planes * ES_SLICE_PLANE_BYTES];
+                a[pair] =
+                    mean_up(table[32 * pair + (bits & 15)], table[32 * pair + 16 + (bits >> 4)]);
+            }
+            sum += mean_up(mean_up(a[0], a[1]), mean_up(a[2], a[3])) << plane;
+        }
+        es_rounded_collect(f, row, (float)sum, step, half, is_first, planes);
     }
 }
 

@@ -47,6 +47,43 @@ ES_INLINE int32_t es_excess(const int planes) {
     return es_slice_factor(planes) * ((1 << planes) - 1) * 8 * 16 * 32;
 }
 
+/* Largest sum of four magnitudes among the quads of a block. */
+ES_INLINE int32_t es_largest_quad256(const int8_t *q) {
+    const __m256i x = _mm256_abs_epi8(_mm256_loadu_si256((const __m256i *)q));
+    const __m256i pairs = _mm256_maddubs_epi16(x, _mm256_set1_epi8(1));
+    const __m256i quads = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    __m128i m = _mm_max_epi32(_mm256_castsi256_si128(quads), _mm256_extracti128_si256(quads, 1));
+    m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4e));
+    m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0xb1));
+    return _mm_cvtsi128_si32(m);
+}
+
+ES_INLINE __m256i es_scaled256(__m128i sums_i16, __m256 factor) {
+    const __m256 sums = _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(sums_i16));
+    return _mm256_cvtps_epi32(_mm256_mul_ps(sums, factor));
+}
+
+static void rounded_tables(uint8_t *table, float *d, const int8_t *q, const float *d_q,
+                           int32_t n_blocks) {
+    for (int32_t b = 0; b < n_blocks; b++) {
+        const int32_t largest = es_largest_quad256(q);
+        const __m256 factor = _mm256_set1_ps(largest > 0 ? 127.0f / (float)largest : 0.0f);
+        d[b] = d_q[b] * ((float)largest / 127.0f);
+        for (int quad = 0; quad < 8; quad++, q += 4, table += 16) {
+            /* Twice the sum of those with a set bit, minus the sum of all. */
+            const __m256i chosen = es_quad_sums256(q);
+            const __m256i all = _mm256_set1_epi16((short)(q[0] + q[1] + q[2] + q[3]));
+            const __m256i sums = _mm256_sub_epi16(_mm256_add_epi16(chosen, chosen), all);
+            const __m256i low = es_scaled256(_mm256_castsi256_si128(sums), factor);
+            const __m256i high = es_scaled256(_mm256_extracti128_si256(sums, 1), factor);
+            const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8);
+            const __m128i bytes =
+                _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+            _mm_store_si128((__m128i *)table, _mm_xor_si128(bytes, _mm_set1_epi8(-128)));
+        }
+    }
+}
+
 /* Bits n of a nibble at bits 2n. */
 ES_INLINE __m256i es_spread256(__m256i nibbles, const int shift) {
     const __m256i at = _mm256_setr_epi8(0, 1, 4, 5, 16, 17, 20, 21, 64, 65, 68, 69, 80, 81, 84, 85,

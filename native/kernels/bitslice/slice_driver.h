@@ -3,6 +3,7 @@
  *
  *   slice_tables    tables of one token's blocks
  *   lut_block       one block of one token, down to the group's floats
+ *   rounded_tables, rounded_block   the same with rounded tables
  *   lut_sums        all blocks of one token over ternary planes
  *   unpack_block    codes of a block, one per byte
  *   mad_block       one block of up to ES_MAD_TOKENS tokens, down to the group's floats
@@ -20,38 +21,43 @@ typedef struct es_slice_group {
     float xsum[ES_SLICE_TOKENS];
 } es_slice_group;
 
-ES_INLINE void es_prefetch_head(const uint8_t *head, size_t n_bytes) {
-    for (size_t i = 0; i < n_bytes; i += ES_CACHE_LINE) {
-        __builtin_prefetch((const void *)((uintptr_t)head + ES_PREFETCH_BYTES + i), 0, 3);
+/* One block with exact or rounded tables; the numbers are those of its activations. */
+ES_INLINE void es_lut_block(float *f, const uint8_t *w, const uint8_t *table, float d, int32_t sum,
+                            float xsum, const int is_first, const int planes, const int rounded) {
+    if (rounded) {
+        rounded_block(f, w, table, d, xsum, is_first, planes);
+    } else {
+        lut_block(f, w, table, d, sum, is_first, planes);
     }
 }
 
 ES_INLINE void es_lut_tile(float *y, const uint8_t *w, const es_slices *s, const es_q8 *x,
-                           size_t token, const int planes) {
+                           size_t token, const int planes, const int rounded) {
     _Alignas(64) float f[ES_SLICE_ROWS], acc[ES_SLICE_ROWS];
     const size_t head_bytes = es_slice_head_bytes(s), n_blocks = (size_t)s->n_blocks;
     const size_t per_group = (size_t)s->group_blocks;
     const float *d = x->d + token * x->stride_blocks, *xsum = x->xsum + token * x->stride_blocks;
     const int32_t *sum = x->sum + token * x->stride_blocks;
-    const uint8_t *table = x->tables + token * x->stride_blocks * ES_TABLE_BYTES;
+    const size_t table_bytes = rounded ? ES_ROUNDED_BYTES : ES_TABLE_BYTES;
+    const uint8_t *table = x->tables + token * x->stride_blocks * table_bytes;
     memset(acc, 0, sizeof acc);
     for (size_t b = 0; b < n_blocks;) {
         const uint8_t *head = w;
         const size_t end = n_blocks - b < per_group ? n_blocks : b + per_group;
         float xs = xsum[b];
-        es_prefetch_head(head, head_bytes);
+        es_prefetch_ahead(head, head_bytes);
         w += head_bytes;
         es_prefetch_ahead(w, es_slice_block_bytes(planes));
-        lut_block(f, w, table, d[b], sum[b], 1, planes);
+        es_lut_block(f, w, table, d[b], sum[b], xsum[b], 1, planes, rounded);
         for (b++; b < end; b++) {
             w += es_slice_block_bytes(planes);
-            table += ES_TABLE_BYTES;
+            table += table_bytes;
             xs = xs + xsum[b];
             es_prefetch_ahead(w, es_slice_block_bytes(planes));
-            lut_block(f, w, table, d[b], sum[b], 0, planes);
+            es_lut_block(f, w, table, d[b], sum[b], xsum[b], 0, planes, rounded);
         }
         w += es_slice_block_bytes(planes);
-        table += ES_TABLE_BYTES;
+        table += table_bytes;
         es_slice_close(acc, f, head, xs, s);
     }
     memcpy(y, acc, sizeof acc);
@@ -69,7 +75,7 @@ ES_INLINE void es_mad_tile(float *y, size_t y_stride, const uint8_t *w, const es
     for (size_t first = 0; first < n_blocks; first += per_group) {
         const uint8_t *head = w;
         const size_t end = n_blocks - first < per_group ? n_blocks : first + per_group;
-        es_prefetch_head(head, head_bytes);
+        es_prefetch_ahead(head, head_bytes);
         w += head_bytes;
         for (size_t b = first; b < end; b++, w += es_slice_block_bytes(planes)) {
             es_prefetch_ahead(w, es_slice_block_bytes(planes));
@@ -96,15 +102,27 @@ ES_INLINE size_t es_slice_tile_bytes(const es_slices *s) {
            (size_t)s->n_blocks * es_slice_block_bytes(s->planes);
 }
 
-ES_INLINE void es_lut_tiles(float *y, size_t y_stride, const uint8_t *w, const es_slices *s,
-                            int32_t n_tiles, const es_q8 *x, int32_t n_tokens, const int planes) {
+ES_INLINE void es_look_up_tiles(float *y, size_t y_stride, const uint8_t *w, const es_slices *s,
+                                int32_t n_tiles, const es_q8 *x, int32_t n_tokens, const int planes,
+                                const int rounded) {
     for (int32_t tile = 0; tile < n_tiles; tile++) {
         for (int32_t t = 0; t < n_tokens; t++) {
             es_lut_tile(y + (size_t)t * y_stride + (size_t)tile * ES_SLICE_ROWS, w, s, x, (size_t)t,
-                        planes);
+                        planes, rounded);
         }
         w += es_slice_tile_bytes(s);
     }
+}
+
+ES_INLINE void es_lut_tiles(float *y, size_t y_stride, const uint8_t *w, const es_slices *s,
+                            int32_t n_tiles, const es_q8 *x, int32_t n_tokens, const int planes) {
+    es_look_up_tiles(y, y_stride, w, s, n_tiles, x, n_tokens, planes, 0);
+}
+
+ES_INLINE void es_rounded_tiles(float *y, size_t y_stride, const uint8_t *w, const es_slices *s,
+                                int32_t n_tiles, const es_q8 *x, int32_t n_tokens,
+                                const int planes) {
+    es_look_up_tiles(y, y_stride, w, s, n_tiles, x, n_tokens, planes, 1);
 }
 
 ES_INLINE void es_mad_tiles(float *y, size_t y_stride, const uint8_t *w, const es_slices *s,
@@ -168,12 +186,15 @@ static void bst_mad(int32_t *sums, size_t sums_stride, const uint8_t *w, int32_t
 }
 
 ES_SLICE_DOT(slice_lut, es_lut_tiles)
+ES_SLICE_DOT(slice_rounded, es_rounded_tiles)
 ES_SLICE_DOT(slice_mad, es_mad_tiles)
 
 #define ES_SLICE_SET(table, name)                             \
     do {                                                      \
         (table)->slice_tables = slice_tables;                 \
         (table)->slice_lut = slice_lut;                       \
+        (table)->rounded_tables = rounded_tables;             \
+        (table)->slice_rounded = slice_rounded;               \
         (table)->slice_mad = slice_mad;                       \
         (table)->bst_lut = bst_lut;                           \
         (table)->bst_mad = bst_mad;                           \

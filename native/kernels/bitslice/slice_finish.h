@@ -13,6 +13,14 @@ ES_INLINE void es_slice_collect(float *f, size_t row, es_vf isum, es_vf d, const
     vf_store(f + row, is_first ? part : vf_add(vf_load(f + row), part));
 }
 
+/* The same with rounded tables: `sum` of 2^plane * a. */
+ES_INLINE void es_rounded_collect(float *f, size_t row, es_vf sum, es_vf d, es_vf half_xsum,
+                                  const int is_first, const int planes) {
+    const es_vf centred = vf_sub(sum, vf_set1(es_mean(planes)));
+    const es_vf part = vf_sub(vf_mul(centred, d), half_xsum);
+    vf_store(f + row, is_first ? part : vf_add(vf_load(f + row), part));
+}
+
 ES_INLINE es_vf vf_steps(const uint8_t *p, size_t row, const int wide) {
     return wide ? vf_load((const float *)(const void *)p + row) : vf_halfs(p + 2 * row);
 }

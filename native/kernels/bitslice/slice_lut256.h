@@ -121,6 +121,63 @@ ES_INLINE void lut_block(float *f, const uint8_t *w, const uint8_t *table, float
     }
 }
 
+ES_INLINE __m256i mean_up(__m256i a, __m256i b) {
+    a = _mm256_avg_epu8(a, b);
+    ES_KEEP_ORDER("x", a);
+    return a;
+}
+
+/* The averaged entries of a plane's block, for a half of the rows. */
+ES_INLINE __m256i mean_entries(const uint8_t *w, const uint8_t *table, const int planes) {
+    const __m256i nibble = _mm256_set1_epi8(15);
+    __m256i a[ES_SLICE_PAIRS];
+#pragma GCC unroll 4
+    for (int pair = 0; pair < ES_SLICE_PAIRS; pair++) {
+        const uint8_t *codes = w + pair * planes * ES_SLICE_PLANE_BYTES;
+        const __m256i v = _mm256_loadu_si256((const __m256i *)codes);
+        const __m256i i0 = _mm256_and_si256(v, nibble);
+        const __m256i i1 = _mm256_and_si256(_mm256_srli_epi16(v, 4), nibble);
+        a[pair] = mean_up(_mm256_shuffle_epi8(broadcast_table(table + 32 * pair), i0),
+                          _mm256_shuffle_epi8(broadcast_table(table + 32 * pair + 16), i1));
+    }
+    return mean_up(mean_up(a[0], a[1]), mean_up(a[2], a[3]));
+}
+
+ES_INLINE void rounded_block(float *f, const uint8_t *w, const uint8_t *table, float d, float xsum,
+                             const int is_first, const int planes) {
+    const __m256i top = _mm256_set1_epi16(ES_FLOAT_TOP), none = _mm256_setzero_si256();
+    const es_vf base = vf_set1((float)ES_FLOAT_BASE);
+    const es_vf step = vf_set1(d * es_rounded_factor(planes));
+    const es_vf half_xsum = vf_set1(planes == 1 ? 0.0f : 0.5f * xsum);
+    for (int half = 0; half < 2; half++) {
+        __m256i a[4];
+        for (int p = 0; p < 4; p++) {
+            a[p] = p < planes
+                       ? mean_entries(w + 32 * half + p * ES_SLICE_PLANE_BYTES, table, planes)
+                       : none;
+        }
+        for (int i = 0; i < 2; i++) {
+            /* Weights 1 and 2, 4 and 8 of the planes. */
+            const __m256i first =
+                i ? _mm256_unpackhi_epi8(a[0], a[1]) : _mm256_unpacklo_epi8(a[0], a[1]);
+            const __m256i second =
+                i ? _mm256_unpackhi_epi8(a[2], a[3]) : _mm256_unpacklo_epi8(a[2], a[3]);
+            __m256i sum =
+                planes == 1 ? first : _mm256_maddubs_epi16(first, _mm256_set1_epi16(0x201));
+            if (planes > 2) {
+                sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(second, _mm256_set1_epi16(0x804)));
+            }
+            for (int odd = 0; odd < 2; odd++) {
+                const __m256i wide =
+                    odd ? _mm256_unpackhi_epi16(sum, top) : _mm256_unpacklo_epi16(sum, top);
+                es_rounded_collect(f, (size_t)(32 * i + 16 * odd + 8 * half),
+                                   vf_sub(_mm256_castsi256_ps(wide), base), step, half_xsum,
+                                   is_first, planes);
+            }
+        }
+    }
+}
+
 ES_INLINE void add_wide(int32_t *to, __m256i twice) {
     __m256i *at = (__m256i *)to;
     _mm256_storeu_si256(at, _mm256_add_epi32(_mm256_loadu_si256(at), _mm256_srai_epi32(twice, 16)));

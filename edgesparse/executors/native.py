@@ -262,6 +262,8 @@ class NativeExecutor:
             c_out.add = int(out.add)
             c_out.bias = self._vector(out.bias)
             c_out.live = -1 if out.live is None else self._buffer_ids[out.live]
+            c_out.live_threshold = out.live_threshold
+            c_out.live_factors = self._vector(out.live_factors)
 
     @staticmethod
     def _fill_heads(c_op: Any, op: RopeKV | Attention) -> None:

@@ -10,10 +10,12 @@ from edgesparse.formats.blocks import unpack_blocks
 from edgesparse.formats.floats import unpack_float, widen
 from edgesparse.formats.ternary import unpack_ternary
 from edgesparse.formats.weight import BLOCK, Format, Weight
+from edgesparse.ops.glu import glu
 from edgesparse.ops.numerics import quantize_i8, quantize_i16, sequential_sum
 from edgesparse.ops.slices import sliced_product
+from edgesparse.plan.op import GluKind
 
-__all__ = ["drop_small", "product"]
+__all__ = ["drop_small", "live_outputs", "product"]
 
 Float32 = npt.NDArray[np.float32]
 _SLICE_BYTES = 64 << 20
@@ -32,6 +34,27 @@ def drop_small(h: Float32, threshold: float, factors: Float32 | None) -> Float32
     """
     size = np.abs(h) if factors is None else np.abs(h) * factors
     return np.where(size < np.float32(threshold), np.float32(0), h)
+
+
+def live_outputs(
+    gate: Float32, threshold: float, factors: Float32 | None, is_sparse: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.bool_]:
+    """Tell which outputs stay: see `Output.live`.
+
+    Parameters
+    ----------
+    gate : float32 ndarray, shape (n_tokens, n_rows)
+    threshold : float
+        0: outputs whose gate is above 0 stay.
+    factors : float32 ndarray, shape (n_rows,), or None
+    is_sparse : bool ndarray, shape (n_tokens,)
+        Tokens that a threshold applies to; the others keep all outputs.
+    """
+    if threshold <= 0:
+        return gate > 0
+    size = np.abs(glu(GluKind.SILU, gate, np.ones_like(gate)))
+    size = size if factors is None else size * factors
+    return ~(size < np.float32(threshold)) | ~is_sparse[:, None]
 
 
 def product(weight: Weight, h: Float32) -> Float32:

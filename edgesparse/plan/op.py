@@ -61,6 +61,10 @@ class Output:
 
     `live` names a buffer: outputs whose element there is not above 0 are not computed, but +0. It
     may be the destination of an earlier output of the same op.
+
+    With `live_threshold`, outputs with ``|silu(g)| * factor`` below it are +0 instead, g being the
+    element of `live`, in tokens from the step's `sparse_from` on: an approximation. `live_factors`
+    names a vector with a factor per output.
     """
 
     weight: str
@@ -68,6 +72,8 @@ class Output:
     add: bool = False
     bias: str | None = None
     live: str | None = None
+    live_threshold: float = 0.0
+    live_factors: str | None = None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesparse.errors import UsageError
-from edgesparse.plan.op import Linear, Op
+from edgesparse.plan.op import Glu, GluKind, Linear, Op
 from edgesparse.plan.plan import Plan
 
 if TYPE_CHECKING:
@@ -21,7 +21,9 @@ __all__ = ["sparsify"]
 def sparsify(plan: Plan, thresholds: Thresholds) -> tuple[Plan, dict[str, npt.NDArray[np.float32]]]:
     """Return the plan with thresholds, and the vectors of factors that it names.
 
-    Ops with a threshold have their weights stored by inputs, so that what is ignored is not read.
+    Matrices whose inputs become zero are stored by inputs, so that what is ignored is not read.
+    Thresholds on the gate of a feed-forward make outputs of its ``up`` zero, and so inputs of its
+    ``down``.
 
     Parameters
     ----------
@@ -32,25 +34,50 @@ def sparsify(plan: Plan, thresholds: Thresholds) -> tuple[Plan, dict[str, npt.ND
     Raises
     ------
     UsageError
-        The method prunes by the gate, which no executor does.
+        Thresholds on the gate of a feed-forward whose gate is not SiLU.
     """
     factors: dict[str, npt.NDArray[np.float32]] = {}
+    rules = {op.name: thresholds.rule(op.name) for op in plan.ops}
+    pruned = {
+        name.removesuffix("gate_up") + "down": thresholds.achieved.get(name, thresholds.sparsity)
+        for name, rule in rules.items()
+        if rule is not None and rule.on_gate and rule.threshold > 0
+    }
+    if pruned and not all(_gate(op) in (GluKind.NONE, GluKind.SILU) for op in plan.ops):
+        raise UsageError(
+            f"thresholds on the gate ({thresholds.method}) need a model with SiLU.",
+            advice="This one's gate makes zeros by itself, which are skipped exactly.",
+        )
     ops: list[Op] = []
     for op in plan.ops:
-        rule = thresholds.rule(op.name) if isinstance(op, Linear) else None
-        if not isinstance(op, Linear) or rule is None or rule.threshold <= 0:
+        rule = rules[op.name]
+        if not isinstance(op, Linear):
             ops.append(op)
             continue
-        if rule.on_gate:
-            raise UsageError(
-                f"{op.name}: thresholds on the gate ({thresholds.method}) cannot be run.",
-                advice="Calibrate with the method teal.",
-            )
-        name = None
-        if rule.factors is not None:
-            name = f"{op.name}.factors"
-            factors[name] = np.ascontiguousarray(rule.factors, np.float32)
-        share = thresholds.achieved.get(op.name, thresholds.sparsity)
-        sparse = replace(op, threshold=rule.threshold, factors=name, skip_zeros=True)
-        ops.append(replace(sparse, dead_share=share))
+        if op.name in pruned:
+            op = replace(op, skip_zeros=True, dead_share=pruned[op.name])
+        if rule is not None and rule.threshold > 0:
+            name = None
+            if rule.factors is not None:
+                name = f"{op.name}.factors"
+                factors[name] = np.ascontiguousarray(rule.factors, np.float32)
+            if rule.on_gate:
+                op = _prune_up(op, rule.threshold, name)
+            else:
+                share = thresholds.achieved.get(op.name, thresholds.sparsity)
+                op = replace(op, threshold=rule.threshold, factors=name)
+                op = replace(op, skip_zeros=True, dead_share=share)
+        ops.append(op)
     return replace(plan, ops=tuple(ops), dense_tokens=thresholds.dense_tokens), factors
+
+
+def _gate(op: Op) -> GluKind:
+    if isinstance(op, Linear):
+        return op.glu
+    return op.kind if isinstance(op, Glu) else GluKind.NONE
+
+
+def _prune_up(op: Linear, threshold: float, factors: str | None) -> Linear:
+    gate, up = op.outputs
+    pruned = replace(up, live=gate.dst, live_threshold=threshold, live_factors=factors)
+    return replace(op, outputs=(gate, pruned))

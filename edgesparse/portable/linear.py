@@ -45,9 +45,14 @@ from edgesparse.portable.workspace import LOOK_UP_TOKENS
 __all__ = ["bind"]
 
 NO_GLU = int(GluKind.NONE)
+SILU = int(GluKind.SILU)
 
 Product: TypeAlias = Callable[[Float32, int, int, int, int], None]
 """product(dst, n_tokens, row_begin, row_end, worker): compute some output features."""
+
+
+Clear: TypeAlias = Callable[[Float32, Step, Int32, int, int], None]
+"""clear(dst, step, indices, row_begin, row_end): set some of the computed outputs to zero."""
 
 
 @njit
@@ -99,6 +104,34 @@ def apply_threshold(
 
 
 @njit
+def clear_small_gates(
+    dst: Float32,
+    gate: Float32,
+    threshold: np.float32,
+    factors: Float32,
+    positions: Int32,
+    sparse_from: int,
+    indices: Int32,
+    row_begin: int,
+    row_end: int,
+) -> None:
+    """Set outputs whose activated gate is below the threshold to zero; see `Output.live`."""
+    ones = np.ones(row_end - row_begin, np.float32)
+    activated = np.empty_like(ones)
+    for j in range(indices.shape[0]):
+        i = indices[j]
+        if positions[i] < sparse_from:
+            continue
+        glu_row(activated, gate[i, row_begin:row_end], ones, SILU)
+        for r in range(activated.shape[0]):
+            size = np.float32(abs(activated[r]))
+            if factors.shape[0] > 0:
+                size = np.float32(size * factors[row_begin + r])
+            if size < threshold:
+                dst[j, row_begin + r] = np.float32(0)
+
+
+@njit
 def quantize_i8_tokens(
     q: npt.NDArray[np.int8],
     s: Float32,
@@ -147,11 +180,12 @@ def quantize_i8_block_tokens(
 
 @dataclass(frozen=True, eq=False)
 class BoundOutput:
-    """One matrix: its destination (None: the logits), its rows and its product."""
+    """One matrix: its destination (None: the logits), its rows, its product, what clears rows."""
 
     dst: Float32 | None
     n_rows: int
     product: Product
+    clear: Clear | None = None
 
 
 def bind(op: Linear, bindings: Bindings) -> Runner:
@@ -180,6 +214,8 @@ def bind(op: Linear, bindings: Bindings) -> Runner:
                     dst = step.logits if output.dst is None else output.dst
                     row_begin, row_end = max(0, begin) * TILE, min(end * TILE, output.n_rows)
                     output.product(dst, n_tokens, row_begin, row_end, worker)
+                    if output.clear is not None:
+                        output.clear(dst, step, indices, row_begin, row_end)
                 begin, end = begin - n, end - n
 
         for phase in phases:
@@ -255,10 +291,31 @@ def _bind_output(op: Linear, output: Output, bindings: Bindings) -> BoundOutput:
     live = np.empty((0, 0), np.float32) if output.live is None else bindings.buffers[output.live]
     require(output.live is None or live.shape[1] >= weight.n_rows, op.name, "its gate is narrower")
     require(output.live is None or not output.add, op.name, "live outputs cannot be added")
+    if output.live_threshold > 0:
+        product = _product(weight, output.add, bias, np.empty((0, 0), np.float32), bindings)
+        return BoundOutput(dst, weight.n_rows, product, _clear(op, output, live, bindings))
     product = _product(weight, output.add, bias, live, bindings)
     if live.size and not _skips(weight):
         product = _masked(product, live)
     return BoundOutput(dst, weight.n_rows, product)
+
+
+def _clear(op: Linear, output: Output, gate: Float32, bindings: Bindings) -> Clear:
+    """Return what clears the outputs whose activated gate is small."""
+    n_rows = bindings.parameters.weights[output.weight].n_rows
+    threshold, factors = np.float32(output.live_threshold), np.empty(0, np.float32)
+    if output.live_factors is not None:
+        factors = bindings.parameters.vectors[output.live_factors]
+    require(output.live is not None, op.name, "a threshold on the gate needs the gate")
+    require(factors.size in (0, n_rows), op.name, "the factors are not n_rows long")
+
+    def clear(dst: Float32, step: Step, indices: Int32, begin: int, end: int) -> None:
+        clear_small_gates(
+            *(dst, gate, threshold, factors, step.positions, step.sparse_from),
+            *(indices, begin, end),
+        )
+
+    return clear
 
 
 def _skips(weight: Weight) -> bool:

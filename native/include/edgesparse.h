@@ -97,6 +97,11 @@ typedef struct es_output {
     int32_t add;       /* 1: dst += y, 0: dst = y */
     int32_t live;      /* buffer id, or -1: rows whose element there is not above 0 become +0 */
     const float *bias; /* n_rows floats, or NULL */
+    /* With a threshold, rows g of `live` with |silu(g)| * live_factors[i] < live_threshold become +0
+     * instead (factors NULL: all 1), in tokens from es_step.sparse_from on; other tokens keep all. */
+    const float *live_factors;
+    float live_threshold;
+    int32_t reserved;
 } es_output;
 
 /* One op; the meaning of every field by kind is in edgesparse/ops/README.md. */

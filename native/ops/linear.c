@@ -83,6 +83,27 @@ static float *destination(const es_linear_job *job, const es_output *out, int32_
                         : es_row(job->engine, out->dst, row);
 }
 
+const float *es_linear_gate(const es_linear_job *job, const es_output *out, int32_t row,
+                            int32_t first, int32_t n_rows, float *room) {
+    const int32_t token = es_linear_token(job, row);
+    const float *gate = es_row(job->engine, out->live, token) + first;
+    if (out->live_threshold <= 0.0f) {
+        return gate;
+    }
+    const int is_exempt = job->step->positions[token] < job->step->sparse_from;
+    float ones[ES_ROW_BLOCK];
+    for (int32_t r = 0; r < ES_ROW_BLOCK; r++) {
+        ones[r] = 1.0f;
+    }
+    job->engine->k.glu_silu(room, gate, ones, n_rows);
+    for (int32_t r = 0; r < n_rows; r++) {
+        const float size = out->live_factors != NULL ? fabsf(room[r]) * out->live_factors[first + r]
+                                                     : fabsf(room[r]);
+        room[r] = is_exempt || !(size < out->live_threshold) ? 1.0f : 0.0f;
+    }
+    return room;
+}
+
 void es_linear_store(const es_linear_job *job, const es_output *out, int32_t row, int32_t first,
                      int32_t n_rows, float *restrict y) {
     float *restrict dst = destination(job, out, row) + first;
@@ -92,7 +113,8 @@ void es_linear_store(const es_linear_job *job, const es_output *out, int32_t row
         }
     }
     if (out->live >= 0) {
-        const float *gate = es_row(job->engine, out->live, es_linear_token(job, row)) + first;
+        float room[ES_ROW_BLOCK];
+        const float *gate = es_linear_gate(job, out, row, first, n_rows, room);
         for (int32_t r = 0; r < n_rows; r++) {
             y[r] = gate[r] > 0.0f ? y[r] : 0.0f;
         }
@@ -149,9 +171,10 @@ static void ternary_rows(const es_linear_job *job, const es_output *out, const e
     }
 }
 
-static void tiled_rows(const es_linear_job *job, const es_output *out, const es_weight *w,
-                       const es_input *input, es_scratch *scratch, int32_t first, int32_t n_rows) {
+void es_linear_tiles(const es_linear_job *job, const es_output *out, const es_input *input,
+                     es_scratch *scratch, int32_t first, int32_t n_rows) {
     const es_kernels *kernels = &job->engine->k;
+    const es_weight *w = es_linear_weight(job, out);
     const int32_t n_tiles = (n_rows + 7) / 8;
     const size_t all_tiles = ((size_t)w->n_rows + 7) / 8;
     const uint8_t *data = w->data + (size_t)(first / 8) * (w->n_bytes / all_tiles);
@@ -210,7 +233,7 @@ static void output_rows(const es_linear_job *job, const es_output *out, const es
         } else if (es_is_sliced(w)) {
             es_slice_rows(job, out, w, input, scratch, first, n_rows);
         } else {
-            tiled_rows(job, out, w, input, scratch, first, n_rows);
+            es_linear_tiles(job, out, input, scratch, first, n_rows);
         }
     }
 }

@@ -51,6 +51,15 @@ static inline int es_linear_skips(const es_linear_job *job, const es_output *out
 /* The quantised input: of one token, prepared by each thread for itself, or of all tokens. */
 const es_input *es_linear_input(const es_linear_job *job, int32_t thread);
 
+/* What decides over rows [first, first + n_rows) of an output with `live`, ES_ROW_BLOCK at most: an
+ * element above 0 keeps its row. `room` holds the result where it is not a buffer's own row. */
+const float *es_linear_gate(const es_linear_job *job, const es_output *out, int32_t row,
+                            int32_t first, int32_t n_rows, float *room);
+
+/* Rows of weights in tiles of 8, ES_ROW_BLOCK at most, for all tokens; first is a multiple of 8. */
+void es_linear_tiles(const es_linear_job *job, const es_output *out, const es_input *input,
+                     es_scratch *scratch, int32_t first, int32_t n_rows);
+
 /* Outputs [first, first + n_outputs), dense and row by row. */
 void es_linear_products(es_linear_job *job, int32_t first, int32_t n_outputs);
 

@@ -76,9 +76,64 @@ static void live_rows(es_linear_job *linear, int32_t output) {
     }
 }
 
+/* ---- live tiles: one token over weights in tiles of 8 rows -------------------------------------- */
+
+static void tile_piece(void *context, int32_t piece, int32_t thread) {
+    const sparse_job *job = context;
+    es_engine *engine = job->linear->engine;
+    const es_input *input = es_linear_input(job->linear, thread);
+    const int32_t end = piece_begin(job->n_listed, piece + 1, job->n_pieces);
+    for (int32_t i = piece_begin(job->n_listed, piece, job->n_pieces); i < end;) {
+        const int32_t first = engine->list[i];
+        int32_t n_tiles = 1; /* neighbours go together */
+        while (i + n_tiles < end && engine->list[i + n_tiles] == first + n_tiles &&
+               n_tiles < ES_ROW_BLOCK / 8) {
+            n_tiles++;
+        }
+        es_linear_tiles(job->linear, job->out, input, &engine->scratch[thread], 8 * first,
+                        es_min(8 * n_tiles, job->w->n_rows - 8 * first));
+        i += n_tiles;
+    }
+}
+
+/* Lists the tiles with a live row, or returns -1 where too few are dead for that to pay. */
+static int32_t list_tiles(const es_linear_job *linear, const es_output *out) {
+    const es_weight *w = es_linear_weight(linear, out);
+    const int32_t n_tiles = (w->n_rows + 7) / 8;
+    int32_t n_listed = 0;
+    float room[8];
+    for (int32_t tile = 0; tile < n_tiles; tile++) {
+        const int32_t n_rows = es_min(8, w->n_rows - 8 * tile);
+        const float *gate = es_linear_gate(linear, out, 0, 8 * tile, n_rows, room);
+        int is_live = 0;
+        for (int32_t r = 0; r < n_rows; r++) {
+            is_live |= gate[r] > 0.0f;
+        }
+        linear->engine->list[n_listed] = tile;
+        n_listed += is_live;
+    }
+    return (float)n_listed <= DENSE_SHARE * (float)n_tiles ? n_listed : -1;
+}
+
+static int live_tiles(es_linear_job *linear, const es_output *out) {
+    es_engine *engine = linear->engine;
+    sparse_job job = {.linear = linear, .out = out, .w = es_linear_weight(linear, out)};
+    job.n_listed = list_tiles(linear, out);
+    if (job.n_listed < 0) {
+        return 0;
+    }
+    const size_t n_tiles = ((size_t)job.w->n_rows + 7) / 8;
+    memset(es_row(engine, out->dst, es_linear_token(linear, 0)), 0,
+           (size_t)job.w->n_rows * sizeof(float));
+    job.n_pieces = PIECES_PER_THREAD * es_pool_threads(engine->pool);
+    es_pool_run(engine->pool, tile_piece, &job, job.n_pieces);
+    engine->moved += (uint64_t)job.n_listed * (job.w->n_bytes / n_tiles);
+    return 1;
+}
+
 static int is_listed(const es_linear_job *linear, const es_output *out) {
     const es_weight *w = es_linear_weight(linear, out);
-    if (linear->n_tokens > MAX_LISTED_TOKENS ||
+    if (linear->n_tokens > MAX_LISTED_TOKENS || out->live_threshold > 0.0f ||
         (w->format != ES_FORMAT_T2 && w->format != ES_FORMAT_T5)) {
         return 0;
     }
@@ -190,13 +245,18 @@ static void neuron_blocks(es_linear_job *linear, int32_t output) {
     linear->engine->moved += job.w->n_bytes + es_linear_scale_bytes(job.w);
 }
 
+static int is_ternary_row(const es_weight *w) {
+    return w->format == ES_FORMAT_T2 || w->format == ES_FORMAT_T5;
+}
+
 void es_linear_sparse(es_linear_job *linear, int32_t output) {
     const es_output *out = &linear->op->outputs[output];
     if (es_linear_weight(linear, out)->format == ES_FORMAT_T2N) {
         (linear->n_tokens > MAX_LISTED_TOKENS ? neuron_blocks : live_inputs)(linear, output);
     } else if (is_listed(linear, out)) {
         live_rows(linear, output);
-    } else {
+    } else if (linear->n_tokens > 1 || is_ternary_row(es_linear_weight(linear, out)) ||
+               !live_tiles(linear, out)) {
         es_linear_products(linear, output, 1);
     }
 }

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edgesparse.errors import EdgesparseError, UsageError
+from edgesparse.executors.base import Parameters
 from edgesparse.executors.lockstep import lockstep
+from edgesparse.executors.native import NativeExecutor, isa_names
+from edgesparse.executors.portable import PortableExecutor
+from edgesparse.executors.reference import ReferenceExecutor
+from edgesparse.formats import Format
 from edgesparse.plan.cost import op_bytes
-from edgesparse.plan.op import Linear
+from edgesparse.plan.op import Linear, Output
 from edgesparse.sparsity import Thresholds, fingerprint
-from tests.executors.running import EXECUTORS, bits, executor_of, load_tiny
+from tests.executors.running import EXECUTORS, bits, executor_of, load_tiny, step_of
+from tests.portable.packing import random_weight
+from tests.portable.running import plan_of
 
 MODEL = "llama-k.gguf"
 
@@ -95,11 +103,89 @@ def test_a_file_works_as_well_and_a_foreign_one_is_refused(tmp_path: Path) -> No
         load_tiny("bitnet-tq1_0.gguf", sparsity=file)
 
 
-def test_a_number_alone_and_thresholds_on_the_gate_are_refused() -> None:
+def test_a_number_alone_is_refused() -> None:
     for number in (0.4, "0.4"):
         with pytest.raises(UsageError, match="needs thresholds that were calibrated"):
             load_tiny(MODEL, sparsity=number)
-    with pytest.raises(UsageError, match="cannot be run"):
-        load_tiny(
-            MODEL, sparsity=thresholds_for(MODEL, method="cats", thresholds={"blk.0.gate_up": 0.1})
-        )
+
+
+# ---- thresholds on the gate (CATS, CHESS) ------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["cats", "chess"])
+def test_small_gates_drop_their_neurons(method: str) -> None:
+    with load_tiny(MODEL) as model:
+        width = model.config.feed_forward
+    entry: object = 0.05
+    if method == "chess":
+        entry = np.random.default_rng(1).uniform(5, 40, width).astype(np.float32)
+    gated = thresholds_for(MODEL, method=method, thresholds={"blk.0.gate_up": entry})
+    tokens = [5, 9, 2, 7, 1, 3, 8, 4]
+    found = []
+    with load_tiny(MODEL) as plain:
+        dense = bits(plain.logits(tokens))
+    for name in EXECUTORS:
+        with load_tiny(MODEL, sparsity=gated, executor=name, threads=2) as model:
+            formats = {n: w.format for n, w in model.parameters.weights.items()}
+            assert formats["blk.0.ffn_down.weight"].is_column
+            assert not formats["blk.0.ffn_up.weight"].is_column
+            engine = model.engine
+            for chunk in (1, 3, 8):
+                logits = engine.forward(
+                    engine.new_cache(16), tokens, 0, outputs="all", thresholds=True, chunk=chunk
+                )
+                found.append(bits(logits))
+    assert len(found) == 9
+    assert all(np.array_equal(found[0], other) for other in found)
+    assert np.array_equal(found[0][:4], dense[:4])
+    assert not np.array_equal(found[0][4:], dense[4:])
+
+
+@pytest.mark.parametrize("fmt", [Format.Q8, Format.Q4M, Format.F16, Format.T2])
+def test_rows_below_a_gate_threshold_are_zero(fmt: Format) -> None:
+    """One token and several; from no dead row to all, so tiles are skipped or not."""
+    rng = np.random.default_rng(int(fmt))
+    weight, _ = random_weight(rng, fmt, 130, 64)
+    factors = rng.uniform(0.5, 2, 130).astype(np.float32)
+    n_cases = 0
+    for threshold, name in itertools.product((0.01, 0.3, 2.0, 1e6), (None, "f")):
+        out = Output("w", "y", live="gate", live_threshold=threshold, live_factors=name)
+        plan = plan_of(Linear("op", "x", (out,)), buffers={"x": 64, "gate": 130, "y": 130})
+        plain = plan_of(Linear("op", "x", (Output("w", "y"),)), buffers=dict(plan.buffers))
+        parameters = Parameters({"w": weight}, {"f": factors}, {})
+        truth = ReferenceExecutor(plain, parameters)
+        made = [ReferenceExecutor(plan, parameters), PortableExecutor(plan, parameters, threads=2)]
+        made += [NativeExecutor(plan, parameters, threads=2, isa=isa) for isa in isa_names()]
+        x = rng.normal(size=(5, 64)).astype(np.float32)
+        gate = rng.normal(size=(5, 130)).astype(np.float32) * np.float32(4)
+        gate[:, :64] = -90  # silu is about 0: whole tiles die
+        silu = gate / (1 + np.exp(-gate.astype(np.float64)))
+        size = np.abs(silu) * (1 if name is None else factors)
+        assert np.abs(size - threshold).min() > 1e-6  # no row is on the border
+        for tokens, sparse_from in (([0], 0), ([3], 0), ([3], 9), ([0, 1, 2, 3, 4], 2)):
+            n = len(tokens)
+            positions = np.array(tokens)
+            truth.buffer("x", n)[:] = x[tokens]
+            truth.run(step_of(truth, [0] * n, outputs=[]))
+            dead = (size[tokens] < threshold) & (positions >= sparse_from)[:, None]
+            expected = bits(np.where(dead, np.float32(0), truth.buffer("y", n)))
+            for executor in made:
+                executor.buffer("x", n)[:] = x[tokens]
+                executor.buffer("gate", n)[:] = gate[tokens]
+                executor.buffer("y", n)[:] = np.nan
+                step = step_of(
+                    executor, [0] * n, positions=tokens, outputs=[], sparse_from=sparse_from
+                )
+                executor.run(step)
+                assert np.array_equal(bits(executor.buffer("y", n)), expected)
+                n_cases += 1
+        for executor in (*made, truth):
+            executor.close()
+    assert n_cases == 8 * 4 * (2 + len(isa_names()))
+
+
+def test_a_relu_needs_no_threshold_on_its_gate() -> None:
+    name = "bitnet-tq1_0.gguf"
+    gated = thresholds_for(name, method="cats", thresholds={"blk.0.gate_up": 0.1})
+    with pytest.raises(UsageError, match="need a model with SiLU"):
+        load_tiny(name, sparsity=gated)

@@ -437,7 +437,5 @@ def _describe_quality(
     return replace(
         info,
         head=describe_head(parameters.weights[name], tied=tied, choice=head),
-        quality=describe_quality(
-            parameters.weights.values(), name, plan, thresholds, lossy=lossy
-        ),
+        quality=describe_quality(parameters.weights.values(), name, plan, thresholds, lossy=lossy),
     )

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from edgesparse.errors import ContextOverflow, UsageError
 from edgesparse.executors.base import CancelFlag, Executor, KVCache, Step
+from edgesparse.ops.two_stage import N_TILES
 from edgesparse.plan.plan import Plan
 
 __all__ = ["DEFAULT_CHUNK", "Engine"]
@@ -80,6 +81,7 @@ class Engine:
         cancel: CancelFlag | None = None,
         chunk: int | None = None,
         op_bytes: npt.NDArray[np.uint64] | None = None,
+        exact: bool = True,
     ) -> Float32:
         """Run `tokens` at positions start, start + 1, … of one sequence.
 
@@ -96,6 +98,9 @@ class Engine:
             Tokens per step; results do not depend on it.
         op_bytes : uint64 ndarray, shape (n_ops,), optional
             See `Step`.
+        exact : bool
+            False: with a two-stage head, a single output has exact logits for the candidates that
+            the coarse pass proposes, and -inf for all others.
 
         Returns
         -------
@@ -141,6 +146,7 @@ class Engine:
                     logits=into,
                     cancel=cancel,
                     op_bytes=op_bytes,
+                    n_tiles=0 if exact else N_TILES,
                 )
             )
         return logits

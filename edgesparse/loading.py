@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgesparse import _native
 from edgesparse.architectures import ROPE_TABLE
 from edgesparse.config import ModelConfig
+from edgesparse.cpus import usable_cpus
 from edgesparse.errors import ModelFormatError
 from edgesparse.executors.base import Float32, Parameters
-from edgesparse.formats.head import head_override
+from edgesparse.formats.coarse import make_coarse
+from edgesparse.formats.head import TWO_STAGE, head_override
 from edgesparse.formats.load import load_vector, load_weights
 from edgesparse.formats.weight import Format
 from edgesparse.ops.rope_kv import rope_table
@@ -154,7 +157,13 @@ def load_parameters(
         vectors[name] = np.ascontiguousarray(
             vector + offset if offset and name.endswith("norm.weight") else vector
         )
-    return Parameters(weights, vectors, {ROPE_TABLE: _rope(checkpoint, config, plan)})
+    coarse = None
+    if head == TWO_STAGE:
+        use_native = _native.available() if native is None else native
+        coarse = make_coarse(
+            weights[head_name(plan)], native=use_native, threads=threads or usable_cpus()
+        )
+    return Parameters(weights, vectors, {ROPE_TABLE: _rope(checkpoint, config, plan)}, coarse)
 
 
 def _rope(checkpoint: Checkpoint, config: ModelConfig, plan: Plan) -> Float32:

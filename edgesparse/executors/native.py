@@ -229,6 +229,10 @@ class NativeExecutor:
         c_op.glu, c_op.outputs_only = int(op.glu), int(op.outputs_only)
         c_op.norm, c_op.eps = self._vector(op.norm), op.eps
         c_op.n_outputs = len(op.outputs)
+        coarse = self._parameters.coarse
+        if coarse is not None and op.outputs[0].dst == LOGITS:
+            c_op.coarse = self._pointer("uint8_t *", coarse.codes)
+            c_op.coarse_scales = self._pointer("float *", coarse.scales)
         for i, out in enumerate(op.outputs):
             c_out = c_op.outputs[i]
             c_out.weight = self._weight_ids[out.weight]
@@ -267,6 +271,7 @@ class NativeExecutor:
                 "n_tokens": len(arrays[0]),
                 "n_outputs": len(arrays[3]),
                 "n_caches": len(step.caches),
+                "n_tiles": step.n_tiles,
                 "tokens": tokens,
                 "positions": positions,
                 "sequences": sequences,

@@ -18,8 +18,9 @@ int check_sparse(void);  /* lists of live neurons and their products */
 int check_dense(void);   /* block and float formats */
 int check_vector(void);  /* norms, quantisers, activations, rotations, halfs */
 int check_attention(void);
-int check_storing(void); /* what loading rounds, weaves and turns */
-int check_repack(void);  /* file tensors into storage formats */
+int check_storing(void);  /* what loading rounds, weaves and turns */
+int check_proposal(void); /* the first pass of a two-stage head */
+int check_repack(void);   /* file tensors into storage formats */
 
 /* Prints the line of one family, or part of one, on one instruction set (ES_ISA_*, or -1: none).
  * Returns 1 if a case failed or none ran. */

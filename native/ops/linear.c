@@ -180,8 +180,8 @@ static void tiled_rows(const es_linear_job *job, const es_output *out, const es_
 }
 
 /* Rows [begin, end) of one output, in blocks that fit the scratch. */
-static void output_rows(const es_linear_job *job, const es_output *out, const es_input *input,
-                        es_scratch *scratch, int32_t begin, int32_t end) {
+void es_linear_rows(const es_linear_job *job, const es_output *out, const es_input *input,
+                    es_scratch *scratch, int32_t begin, int32_t end) {
     const es_weight *w = &job->engine->plan.weights[out->weight];
     for (int32_t first = begin; first < end; first += ES_ROW_BLOCK) {
         const int32_t n_rows = es_min(ES_ROW_BLOCK, end - first);
@@ -215,8 +215,8 @@ static void product_chunk(void *context, int32_t chunk, int32_t thread) {
         const int32_t n_chunks = (n_rows + job->unit_rows - 1) / job->unit_rows;
         if (chunk < n_chunks) {
             const int32_t begin = chunk * job->unit_rows;
-            output_rows(job, &job->op->outputs[i], input, &engine->scratch[thread], begin,
-                        es_min(begin + job->unit_rows, n_rows));
+            es_linear_rows(job, &job->op->outputs[i], input, &engine->scratch[thread], begin,
+                           es_min(begin + job->unit_rows, n_rows));
             return;
         }
         chunk -= n_chunks;
@@ -269,6 +269,10 @@ int32_t es_run_linear(es_engine *engine, const es_op *op, const es_step *step) {
         const es_weight *w = es_linear_weight(&job, &op->outputs[i]);
         job.forms |= is_ternary(w) ? NEEDS_INT8 : is_block(w) ? NEEDS_INT16 : 0;
         n_plain += n_plain == i && !es_linear_skips(&job, &op->outputs[i]);
+    }
+    if (op->coarse != NULL && step->n_tiles > 0 && job.n_tokens == 1) {
+        es_linear_two_stage(&job);
+        return ES_OK;
     }
     if (job.n_tokens > 1) {
         job.tokens_per_chunk = es_max(1, job.n_tokens / (4 * n_threads));

@@ -43,6 +43,16 @@ const es_input *es_linear_input(const es_linear_job *job, int32_t thread);
 /* Outputs [first, first + n_outputs), dense and row by row. */
 void es_linear_products(es_linear_job *job, int32_t first, int32_t n_outputs);
 
+/* Rows [begin, end) of one output, begin being a multiple of 8, from an input of es_linear_input. */
+void es_linear_rows(const es_linear_job *job, const es_output *out, const es_input *input,
+                    es_scratch *scratch, int32_t begin, int32_t end);
+
+/* The logits of one token through the op's coarse head. */
+void es_linear_two_stage(es_linear_job *job);
+
+/* Rotates k floats for a coarse head. */
+void es_rotate(float *x, int32_t k);
+
 /* One output that skips dead neurons. */
 void es_linear_sparse(es_linear_job *job, int32_t output);
 

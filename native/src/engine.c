@@ -68,6 +68,21 @@ static size_t attention_scratch(const es_plan *plan) {
     return es_attention_scratch(ES_ATTENTION_QUERIES, (size_t)plan->n_ctx, (size_t)head_dim);
 }
 
+static int create_proposal(es_engine *engine) {
+    for (int32_t i = 0; i < engine->plan.n_ops; i++) {
+        const es_op *op = &engine->plan.ops[i];
+        if (op->coarse != NULL) {
+            const es_weight *w = &engine->plan.weights[op->outputs[0].weight];
+            const size_t n_tiles = ((size_t)w->n_rows + 7) / 8;
+            engine->tile_best = es_aligned(2 * n_tiles * sizeof(float));
+            engine->tiles = es_aligned(n_tiles * sizeof(int32_t));
+            return engine->tile_best != NULL && engine->tiles != NULL &&
+                   es_input_create(&engine->proposal, 1, (size_t)w->k);
+        }
+    }
+    return 1;
+}
+
 static int create_scratch(es_engine *engine, int32_t n_threads) {
     const size_t k = (size_t)max_k(&engine->plan);
     engine->scratch = calloc((size_t)n_threads, sizeof *engine->scratch);
@@ -98,6 +113,9 @@ static int create_scratch(es_engine *engine, int32_t n_threads) {
     engine->unscored = es_aligned((size_t)n_heads * sizeof(int32_t));
     if (engine->list == NULL || engine->scores == NULL || engine->inverse == NULL ||
         engine->unscored == NULL) {
+        return 0;
+    }
+    if (!create_proposal(engine)) {
         return 0;
     }
     return es_input_create(&engine->input, (size_t)engine->plan.max_tokens, k);
@@ -159,6 +177,9 @@ void es_engine_destroy(es_engine *engine) {
             free(engine->buffers[i]);
         }
     }
+    es_input_destroy(&engine->proposal);
+    free(engine->tile_best);
+    free(engine->tiles);
     free(engine->list);
     free(engine->scratch);
     free(engine->scores);

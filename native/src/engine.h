@@ -47,8 +47,15 @@ struct es_engine {
     float *inverse;      /* [n_heads]: 1 / sum of its weights */
     int32_t *unscored;   /* [n_kv_heads]: pieces of positions whose scores are missing */
     size_t scores_stride;
-    uint64_t job; /* counts linears, so that a thread knows a stale input */
+    es_input proposal; /* the coarse head's input: one token, rotated */
+    float *
+        tile_best; /* of its tiles of 8 rows, and a copy to select in; NULL without a coarse head */
+    int32_t *tiles; /* those chosen */
+    uint64_t job;   /* counts linears, so that a thread knows a stale input */
 };
+
+/* One row of a weight as floats (embed.c). */
+void es_weight_row(const es_kernels *kernels, float *dst, const es_weight *w, int32_t row);
 
 int32_t es_run_embed(es_engine *engine, const es_op *op, const es_step *step);
 int32_t es_run_linear(es_engine *engine, const es_op *op, const es_step *step);

@@ -88,6 +88,9 @@ static inline size_t es_attention_scratch(size_t n_queries, size_t n_pos, size_t
 
 enum { ES_LIST_SLACK = 16 };
 
+/* Longest row of a coarse head: its sums stay below 2^31. */
+enum { ES_COARSE_MAX_K = 1 << 20 };
+
 typedef struct es_kernels {
     es_ternary_dot *t2_dot;
     es_ternary_dot *t5_dot;
@@ -151,6 +154,11 @@ typedef struct es_kernels {
                              int32_t n_heads, const es_cache_rows *v, int32_t n, int32_t head_dim,
                              int32_t column, int32_t n_columns, float *scratch);
 
+    /* The two-stage head's first pass: sums[r] = sum of code * q over a row of blocks of 128 two-bit codes,
+     * in t2's order but with all four codes; q is zero beyond k and k at most 2^20. */
+    void (*proposal_dot)(int32_t *sums, const uint8_t *w, size_t row_bytes, int32_t n_rows,
+                         const int8_t *q);
+
     /* Loading. Numbers to symmetric blocks of 32: d = half(largest / q_max), codes of at most q_max; ES_OK,
      * or ES_E_VALUE where a number or its step is not finite. */
     int32_t (*requantize)(int8_t *codes, uint16_t *d, const float *values, size_t n_blocks,
@@ -182,6 +190,9 @@ void es_dense_scalar(es_kernels *table);
 void es_dense_avx2(es_kernels *table);
 void es_dense_avxvnni(es_kernels *table);
 void es_dense_avx512vnni(es_kernels *table);
+void es_proposal_scalar(es_kernels *table);
+void es_proposal_avx2(es_kernels *table);
+void es_proposal_avx512vnni(es_kernels *table);
 void es_storing_scalar(es_kernels *table);
 void es_storing_avx2(es_kernels *table);
 void es_vector_scalar(es_kernels *table);

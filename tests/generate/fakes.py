@@ -70,7 +70,7 @@ class FakeEngine:
     def new_cache(self, capacity=None):
         return SimpleNamespace(capacity=capacity or self.n_ctx, seen={})
 
-    def forward(self, cache, tokens, start, *, outputs="last", cancel=None, chunk=None):
+    def forward(self, cache, tokens, start, *, outputs="last", cancel=None, chunk=None, exact=True):
         assert 0 < len(tokens) <= self.max_tokens
         assert start + len(tokens) <= cache.capacity
         assert all(position in cache.seen for position in range(start)), "a hole in the cache"

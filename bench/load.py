@@ -2,8 +2,8 @@
 
 Run: python -m bench.load [--model FILE] [--threads N] [--head NAME] [--ternary NAME] [--rounds 5]
 Every round is a process of its own: stages and processor time in seconds, peak resident memory
-after loading and with every page of a full cache touched. Ceilings: the same file through ``pread`` into
-a small buffer, and fresh memory of the weights' size touched. The last line is JSON.
+after loading and with every page of a full cache touched. Ceilings: the same file through ``pread``
+into a small buffer, and fresh memory of the weights' size touched. The last line is JSON.
 """
 
 from __future__ import annotations

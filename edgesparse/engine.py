@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from edgesparse.errors import ContextOverflow, UsageError
 from edgesparse.executors.base import NEVER_SPARSE, CancelFlag, Executor, KVCache, Step
+from edgesparse.ops.two_stage import N_TILES
 from edgesparse.plan.plan import Plan
 
 __all__ = ["DEFAULT_CHUNK", "Engine"]
@@ -81,6 +82,7 @@ class Engine:
         chunk: int | None = None,
         op_bytes: npt.NDArray[np.uint64] | None = None,
         thresholds: bool = False,
+        exact: bool = True,
     ) -> Float32:
         """Run `tokens` at positions start, start + 1, … of one sequence.
 
@@ -100,6 +102,9 @@ class Engine:
         thresholds : bool
             Whether these tokens are generated rather than read: small inputs are ignored where the
             plan has thresholds, but for its first `dense_tokens` positions. A prompt never is.
+        exact : bool
+            False: with a two-stage head, a single output has exact logits for the candidates that
+            the coarse pass proposes, and -inf for all others.
 
         Returns
         -------
@@ -146,6 +151,7 @@ class Engine:
                     cancel=cancel,
                     op_bytes=op_bytes,
                     sparse_from=self.plan.dense_tokens if thresholds else NEVER_SPARSE,
+                    n_tiles=0 if exact else N_TILES,
                 )
             )
         return logits

@@ -16,6 +16,7 @@ import numpy as np
 from edgesparse.answer import Chunk, FinishReason, Float32, GenerationOptions, Result, Stats
 from edgesparse.cancel import CancelToken
 from edgesparse.errors import Cancelled
+from edgesparse.ops.two_stage import N_TILES
 from edgesparse.sampling.sampler import Sampler, log_probabilities
 from edgesparse.session import CachedSequence, EngineLike, OnPrefill
 from edgesparse.stopping import LoopGuard, StopMatcher
@@ -128,6 +129,16 @@ def stream_tokens(
         yield from answer.run(prompt, on_prefill)
 
 
+def _needs_all(options: GenerationOptions) -> bool:
+    """Tell whether an answer may look beyond the candidates of a two-stage head.
+
+    Candidates hold the 256 best rows of the coarse pass; penalties only lower some of them.
+    """
+    sampling = options.sampling
+    few = sampling.greedy or 1 <= sampling.top_k <= N_TILES
+    return not few or bool(options.logits_processors) or options.logprobs is not None
+
+
 class _Answer:
     """The state of one answer."""
 
@@ -143,6 +154,7 @@ class _Answer:
         self.options = options
         self.cancel = cancel
         self.sampler = Sampler(options.sampling)
+        sequence.exact = _needs_all(options)
         self.matcher = StopMatcher(options.stop)
         self.guard = LoopGuard()
         self.decoder = tokenizer.stream(continuation=continuation)

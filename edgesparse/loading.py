@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgesparse import _native
 from edgesparse.architectures import ROPE_LOCAL_TABLE, ROPE_TABLE
 from edgesparse.config import ModelConfig
+from edgesparse.cpus import usable_cpus
 from edgesparse.errors import ModelFormatError
 from edgesparse.executors.base import Float32, Parameters
-from edgesparse.formats.head import head_override
+from edgesparse.formats.coarse import make_coarse
+from edgesparse.formats.head import TWO_STAGE, head_override
 from edgesparse.formats.load import load_vector, load_weights
 from edgesparse.formats.weight import Format
 from edgesparse.ops.rope_kv import rope_table
@@ -153,7 +156,11 @@ def load_parameters(
     if config.rope_theta_local is not None:
         theta = config.rope_theta_local
         tables[ROPE_LOCAL_TABLE] = rope_table(plan.n_ctx, config.rope_dim, theta)
-    return Parameters(weights, vectors, tables)
+    coarse = None
+    if head == TWO_STAGE:
+        use_native = _native.available() if native is None else native
+        coarse = make_coarse(weights[name], native=use_native, threads=threads or usable_cpus())
+    return Parameters(weights, vectors, tables, coarse)
 
 
 def load_vectors(checkpoint: Checkpoint, plan: Plan) -> dict[str, Float32]:

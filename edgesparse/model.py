@@ -25,11 +25,12 @@ from edgesparse.formats.head import parse_head
 from edgesparse.formats.memory import release_freed
 from edgesparse.formats.weight import Format
 from edgesparse.loading import head_name, load_parameters, load_vectors, tensor_names
+from edgesparse.ops.two_stage import N_TILES
 from edgesparse.plan.cache_type import CacheType
 from edgesparse.plan.op import Embed
 from edgesparse.plan.plan import Plan
 from edgesparse.plan.sparsify import sparsify
-from edgesparse.quality import describe_head, describe_quality
+from edgesparse.quality import describe_candidates, describe_head, describe_quality
 from edgesparse.sampling.recommended import Recommended, read_recommended
 from edgesparse.sparsity.calibration import load_calibration
 from edgesparse.sparsity.fingerprint import fingerprint
@@ -241,9 +242,12 @@ def load(
         the instruction set has kernels for it. off: compute everything (for comparisons).
     cache_type_k, cache_type_v : {"f16", "q8_0"}
         Storage of keys and of values. q8_0 takes 53 % of the memory and is lossy.
-    head : {"auto", "exact", "q8", "q6", "q4"}
+    head : {"auto", "exact", "q8", "q6", "q4", "two-stage"}
         Storage of the matrix that makes the logits (in a tied model of the embedding, too).
         ``exact``: as the file has it. ``auto``: rounded to 8.5 bits per weight if it is larger.
+        ``two-stage``: as auto, and a copy in 2 bits beside it: greedy and top-k sampling (k at most
+        256) read that, and compute exactly only the best candidates it proposes. `Model.logits`,
+        log-probabilities, logits processors and sampling from all tokens use the whole head.
     ternary : {"auto", "t2", "t5", "bst"}
         Storage of ternary weights, all exact. auto: what ``edgesparse tune`` found to be faster
         with the native executor, else t2.
@@ -434,8 +438,14 @@ def _describe_quality(
 ) -> ModelInfo:
     name = head_name(plan)
     tied = any(isinstance(op, Embed) and op.weight == name for op in plan.ops)
+    described = describe_head(parameters.weights[name], tied=tied, choice=head)
+    quality = describe_quality(parameters.weights.values(), name, plan, thresholds, lossy=lossy)
+    if parameters.coarse is None:
+        return replace(info, head=described, quality=quality)
+    n_bytes = parameters.coarse.n_bytes
     return replace(
         info,
-        head=describe_head(parameters.weights[name], tied=tied, choice=head),
-        quality=describe_quality(parameters.weights.values(), name, plan, thresholds, lossy=lossy),
+        weight_bytes=info.weight_bytes + n_bytes,
+        head=f"{described}; two-bit copy, {n_bytes / 1e6:.1f} MB, proposes {N_TILES} tiles",
+        quality=describe_candidates(quality),
     )

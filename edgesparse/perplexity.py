@@ -22,7 +22,7 @@ from edgesparse.errors import UsageError
 if TYPE_CHECKING:
     from edgesparse.model import Model
 
-__all__ = ["Estimate", "log_probabilities", "perplexity", "windows"]
+__all__ = ["Estimate", "candidate_misses", "log_probabilities", "perplexity", "windows"]
 
 _PIECE = 64
 """Positions whose logits exist at one time: 64 × 128k × 4 bytes is 33 MB."""
@@ -122,6 +122,42 @@ def windows(
             squares += float((nll * nll).sum())
             n_scored += end - begin
         yield _estimate(total, squares, n_scored, window + 1, count)
+
+
+def candidate_misses(
+    model: Model,
+    ids: Sequence[int] | npt.NDArray[np.int32],
+    n_ctx: int = 512,
+    *,
+    max_positions: int = 512,
+) -> tuple[int, int]:
+    """Count how often a two-stage head fails to propose the best token.
+
+    The scored positions of `windows`, one after the other; each is decoded on its own as in
+    generation, and once more with every logit.
+
+    Returns
+    -------
+    misses, n : int
+        Positions whose best token was not among the candidates, and positions tried.
+    """
+    tokens = np.ascontiguousarray(ids, np.int32)
+    engine, bos, half = model.engine, _leading_token(model), n_ctx // 2
+    cache = engine.new_cache(n_ctx)
+    misses = n = 0
+    for window in range(len(tokens) // n_ctx):
+        piece = tokens[window * n_ctx : (window + 1) * n_ctx].copy()
+        if bos is not None:
+            piece[0] = bos
+        engine.forward(cache, piece[:half], 0, outputs="none")
+        for position in range(half, n_ctx - 1):
+            if n == max_positions:
+                return misses, n
+            token = piece[position : position + 1]
+            best = int(engine.forward(cache, token, position)[0].argmax())
+            misses += bool(engine.forward(cache, token, position, exact=False)[0, best] == -np.inf)
+            n += 1
+    return misses, n
 
 
 def log_probabilities(

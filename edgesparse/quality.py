@@ -12,7 +12,7 @@ from edgesparse.plan.plan import Plan
 if TYPE_CHECKING:
     from edgesparse.sparsity.thresholds import Thresholds
 
-__all__ = ["EXACT", "describe_head", "describe_quality"]
+__all__ = ["EXACT", "describe_candidates", "describe_head", "describe_quality"]
 
 EXACT = "exact, no approximation is on"
 
@@ -65,6 +65,14 @@ def describe_quality(
     if not parts:
         return EXACT
     return f"lossy: {', '.join(parts)}; 'edgesparse perplexity' says what that costs"
+
+
+def describe_candidates(quality: str) -> str:
+    """Add to what `describe_quality` says that a two-stage head proposes the candidates."""
+    candidates = "greedy and top-k sampling choose among candidates of a two-bit head"
+    if quality == EXACT:
+        return f"lossy: {candidates}; 'edgesparse perplexity' says how often they miss"
+    return quality.replace("lossy: ", f"lossy: {candidates}, ", 1)
 
 
 def describe_head(weight: Weight, *, tied: bool, choice: str) -> str:

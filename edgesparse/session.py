@@ -59,6 +59,7 @@ class EngineLike(Protocol):
         cancel: CancelFlag | None = None,
         chunk: int | None = None,
         thresholds: bool = False,
+        exact: bool = True,
     ) -> Float32:
         """Run tokens at positions `start`…; give logits (1 or n or 0, n_vocab)."""
 
@@ -79,11 +80,15 @@ class CachedSequence:
         Tokens whose keys and values are in the cache.
     capacity : int
         Positions that fit.
+    exact : bool
+        Whether answers need every logit; False lets a two-stage head leave out all but its
+        candidates.
     """
 
     def __init__(self, engine: EngineLike, capacity: int | None = None) -> None:
         self.engine = engine
         self.tokens: list[int] = []
+        self.exact = True
         self._cache = engine.new_cache(capacity)
         self.capacity = self._cache.capacity
         self._busy = threading.Lock()
@@ -207,6 +212,7 @@ class CachedSequence:
             cancel=None if cancel is None else cancel.flag,
             chunk=len(tokens),
             thresholds=generated,
+            exact=self.exact,
         )
         self.tokens += tokens
         return logits

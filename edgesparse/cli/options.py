@@ -44,7 +44,7 @@ CACHE_TYPES = ("f16", "q8_0")
 TERNARY = ("auto", "t2", "t5", "bst")
 LUT = ("exact", "lossy")
 I2S_LAYOUTS = ("auto", "128x32", "64x16", "row4")
-HEADS = ("auto", "exact", "q8", "q6", "q4")
+HEADS = ("auto", "exact", "q8", "q6", "q4", "two-stage")
 ISAS = ("scalar", "avx2", "avxvnni", "avx512vnni", "neon", "neondot")
 _TRUE = frozenset({"1", "on", "enabled", "true", "yes"})
 _SAMPLING = (
@@ -138,7 +138,8 @@ def add_head(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
         choices=HEADS,
         default="auto",
         help="storage of the output matrix: exact is as in the file; auto (default) rounds a "
-        "larger one to q8",
+        "larger one to q8; two-stage adds a 2-bit copy that proposes the candidates of greedy and "
+        "top-k sampling (lossy)",
     )
 
 

@@ -46,12 +46,18 @@ def run(args: argparse.Namespace) -> int:
     model = options.load_model(argparse.Namespace(**{**vars(args), "ctx_size": n_ctx}))
     with model:
         estimate, seconds = _score(model, text, args)
+        found = _misses(model, text) if model.parameters.coarse is not None else None
     terminal = Terminal(color=not args.no_color)
     if args.output == "json":
-        terminal.write(_json(model, estimate, seconds) + "\n")
+        terminal.write(_json(model, estimate, seconds, found) + "\n")
     else:
         final = f"PPL = {estimate.perplexity:.4f} +/- {estimate.uncertainty:.5f}"
         terminal.write(f"Final estimate: {final}\n")
+        if found is not None:
+            terminal.write(
+                f"Two-stage head: the best token was no candidate at {found[0]} of {found[1]} "
+                f"positions ({found[0] / found[1]:.2%}); the estimate is that of the whole head\n"
+            )
     return 0
 
 
@@ -76,7 +82,13 @@ def _score(model: Model, text: str, args: argparse.Namespace) -> tuple[Estimate,
     return estimate, time.perf_counter() - begin
 
 
-def _json(model: Model, estimate: Estimate, seconds: float) -> str:
+def _misses(model: Model, text: str) -> tuple[int, int]:
+    from edgesparse.perplexity import candidate_misses
+
+    return candidate_misses(model, model.tokenize(text, add_special=True), model.engine.n_ctx)
+
+
+def _json(model: Model, estimate: Estimate, seconds: float, found: tuple[int, int] | None) -> str:
     import json
     from dataclasses import asdict
 
@@ -90,5 +102,10 @@ def _json(model: Model, estimate: Estimate, seconds: float) -> str:
             "quality": model.info.quality,
             **asdict(estimate),
             "seconds": seconds,
+            **(
+                {}
+                if found is None
+                else {"candidate_misses": found[0], "candidates_tried": found[1]}
+            ),
         }
     )

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesparse.executors.kv_cache import KVCache
+from edgesparse.formats.coarse import Coarse
 from edgesparse.formats.weight import Weight
 from edgesparse.plan.plan import Plan
 
@@ -34,11 +35,14 @@ class Parameters:
         Norm weights and biases, contiguous.
     tables : mapping of str to float32 ndarray, shape (n_ctx, rope_dim)
         Rotary tables: cosines in the first half of a row, sines in the second.
+    coarse : Coarse, optional
+        Copy of the head that proposes candidates, for steps with `Step.n_tiles`.
     """
 
     weights: Mapping[str, Weight]
     vectors: Mapping[str, Float32]
     tables: Mapping[str, Float32]
+    coarse: Coarse | None = None
 
 
 class CancelFlag:
@@ -79,6 +83,9 @@ class Step:
     op_bytes : uint64 ndarray, shape (n_ops,), optional
         Bytes of weights that each linear op really read, added to. The native executor counts;
         the others leave it alone.
+    n_tiles : int
+        With a coarse head and one output: how many tiles of 8 rows are computed exactly, all other
+        logits being -inf. 0: every logit.
     """
 
     tokens: Int32
@@ -91,6 +98,7 @@ class Step:
     sparse_from: int = NEVER_SPARSE
     op_ns: npt.NDArray[np.uint64] | None = field(default=None)
     op_bytes: npt.NDArray[np.uint64] | None = field(default=None)
+    n_tiles: int = 0
 
 
 class Executor(Protocol):

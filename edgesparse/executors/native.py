@@ -255,6 +255,10 @@ class NativeExecutor:
         c_op.norm, c_op.eps = self._vector(op.norm), op.eps
         c_op.threshold, c_op.factors = op.threshold, self._vector(op.factors)
         c_op.n_outputs = len(op.outputs)
+        coarse = self._parameters.coarse
+        if coarse is not None and op.outputs[0].dst == LOGITS:
+            c_op.coarse = self._pointer("uint8_t *", coarse.codes)
+            c_op.coarse_scales = self._pointer("float *", coarse.scales)
         for i, out in enumerate(op.outputs):
             c_out = c_op.outputs[i]
             c_out.weight = self._weight_ids[out.weight]
@@ -296,6 +300,7 @@ class NativeExecutor:
                 "n_outputs": len(arrays[3]),
                 "n_caches": len(step.caches),
                 "sparse_from": step.sparse_from,
+                "n_tiles": step.n_tiles,
                 "tokens": tokens,
                 "positions": positions,
                 "sequences": sequences,

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from edgesparse.errors import Cancelled, UsageError
 from edgesparse.executors.base import Parameters, Step
 from edgesparse.executors.checks import check_step
+from edgesparse.formats.weight import TILE
 from edgesparse.ops.add import add
 from edgesparse.ops.attention import attention
 from edgesparse.ops.embed import embed
@@ -18,6 +19,7 @@ from edgesparse.ops.glu import glu
 from edgesparse.ops.linear import drop_small, live_outputs, product
 from edgesparse.ops.norm import rmsnorm
 from edgesparse.ops.rope_kv import cache_rows, rotate
+from edgesparse.ops.two_stage import propose
 from edgesparse.plan.op import (
     LOGITS,
     Add,
@@ -130,6 +132,17 @@ class ReferenceExecutor:
             else:
                 dst = self.buffer(out.dst, len(rows))[:, : y.shape[1]]
             dst[:] = dst + y if out.add else y
+            if out.dst == LOGITS and step.n_tiles > 0 and len(rows) == 1:
+                self._forget_others(h[0], step)
+
+    def _forget_others(self, h: npt.NDArray[np.float32], step: Step) -> None:
+        """Leave only the logits that the coarse head proposes, if there is one."""
+        coarse = self._parameters.coarse
+        if coarse is not None:
+            kept = propose(coarse, h, step.n_tiles)
+            others = np.ones(-(-step.logits.shape[1] // TILE), bool)
+            others[kept] = False
+            step.logits[0, np.repeat(others, TILE)[: step.logits.shape[1]]] = -np.inf
 
     def _run_rope(self, op: RopeKV, step: Step) -> None:
         n = len(step.tokens)

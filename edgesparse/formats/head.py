@@ -16,12 +16,15 @@ from edgesparse.errors import UsageError
 from edgesparse.formats.choose import choose, is_roundable
 from edgesparse.formats.weight import Format, storage_bytes
 
-__all__ = ["AUTO", "HEADS", "head_override", "parse_head"]
+__all__ = ["AUTO", "HEADS", "TWO_STAGE", "head_override", "parse_head"]
 
 AUTO: Final = Format.Q8
 """What ``auto`` rounds a larger head to."""
 
-HEADS: Final = ("auto", "exact", "q8", "q6", "q4")
+TWO_STAGE: Final = "two-stage"
+"""As ``auto``, with a coarse copy beside it that proposes candidates while generating."""
+
+HEADS: Final = ("auto", "exact", "q8", "q6", "q4", TWO_STAGE)
 """Names that command lines and `load` take."""
 
 
@@ -46,13 +49,14 @@ def head_override(info: TensorInfo, head: str) -> Format | None:
     info : TensorInfo
         The head in its file.
     head : str
-        One of `HEADS`. ``exact`` keeps what the file has; ``auto`` rounds to `AUTO` what takes more
-        bytes otherwise and can be rounded; a format is what it says, or an error of `choose`.
+        One of `HEADS`. ``exact`` keeps what the file has; ``auto`` and ``two-stage`` round to
+        `AUTO` what takes more bytes otherwise and can be rounded; a format is what it says, or an
+        error of `choose`.
     """
     parse_head(head)
     if head == "exact":
         return None
-    if head != "auto":
+    if head not in ("auto", TWO_STAGE):
         return Format[head.upper()]
     kept = choose(info).format
     sizes = [storage_bytes(fmt, info.n_rows, info.n_cols) for fmt in (kept, AUTO)]

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from edgesparse.executors.base import Step
 from edgesparse.formats.weight import TILE, Format, Weight, row_tiles
+from edgesparse.ops.two_stage import propose
 from edgesparse.plan.op import LOGITS, GluKind, Linear, Output
 from edgesparse.portable.bind import Bindings, Float32, Int32, Runner, require, require_bytes
 from edgesparse.portable.blocks import block_product, tiles_of
@@ -196,6 +197,21 @@ def bind(op: Linear, bindings: Bindings) -> Runner:
     first_live = next((i for i, out in enumerate(op.outputs) if out.live), len(outputs))
     phases = [outputs[:first_live], *([output] for output in outputs[first_live:])]
 
+    coarse = bindings.parameters.coarse if op.outputs[0].dst == LOGITS else None
+    h = bindings.workspace.floats(bindings.parameters.weights[op.outputs[0].weight].k)
+
+    def decide(step: Step, tiles: npt.NDArray[np.intp]) -> None:
+        """Compute the logits of some tiles; the others are -inf."""
+        n_rows, product = outputs[0].n_rows, outputs[0].product
+        step.logits.fill(-np.inf)
+
+        def work(begin: int, end: int, worker: int) -> None:
+            for tile in tiles[begin:end]:
+                row = int(tile) * TILE
+                product(step.logits, 1, row, min(row + TILE, n_rows), worker)
+
+        bindings.pool.run(work, len(tiles))
+
     def run(step: Step) -> None:
         if op.outputs_only:
             indices = step.outputs
@@ -205,6 +221,10 @@ def bind(op: Linear, bindings: Bindings) -> Runner:
         if n_tokens == 0:
             return
         bindings.pool.run(lambda begin, end, _: prologue(step, indices, begin, end), n_tokens)
+
+        if coarse is not None and step.n_tiles > 0 and n_tokens == 1:
+            decide(step, propose(coarse, h[0], step.n_tiles))
+            return
 
         def work(phase: list[BoundOutput], begin: int, end: int, worker: int) -> None:
             """Compute tiles [begin, end), counted through all outputs."""

@@ -20,8 +20,9 @@ int check_columns(void);  /* block formats by columns */
 int check_bitslice(void); /* bit slices, looked up and multiplied */
 int check_vector(void);   /* norms, quantisers, activations, rotations, halfs */
 int check_attention(void);
-int check_storing(void); /* what loading rounds, weaves and turns */
-int check_repack(void);  /* file tensors into storage formats */
+int check_storing(void);  /* what loading rounds, weaves and turns */
+int check_proposal(void); /* the first pass of a two-stage head */
+int check_repack(void);   /* file tensors into storage formats */
 
 /* Prints the line of one family, or part of one, on one instruction set (ES_ISA_*, or -1: none).
  * Returns 1 if a case failed or none ran. */

@@ -127,6 +127,9 @@ typedef struct es_op {
     const float *norm;   /* LINEAR, NORM: RMSNorm weight; ROPE_KV: per-head norm of q; or NULL */
     const float *norm_k; /* ROPE_KV: per-head norm of k, or NULL */
     const float *rope;   /* n_ctx rows of rope_dim/2 cosines, then rope_dim/2 sines */
+    /* LINEAR with one output, the logits: rotated two-bit rows and their n_rows scales, or NULL. */
+    const uint8_t *coarse;
+    const float *coarse_scales;
     /* LINEAR: inputs x with |x| * factors[i] < threshold count as 0 (factors NULL: all 1); 0: none do.
      * Tokens at positions below es_step.sparse_from are exempt. */
     const float *factors;
@@ -167,6 +170,10 @@ typedef struct es_step {
     int32_t n_outputs;
     int32_t n_caches;
     int32_t sparse_from;      /* first position whose inputs thresholds apply to */
+    /* With one output and a coarse head: tiles of 8 rows that are computed exactly, all other logits
+     * being -inf; 0: every logit. */
+    int32_t n_tiles;
+    int32_t reserved;
     const int32_t *tokens;    /* n_tokens ids */
     const int32_t *positions; /* n_tokens positions, each below its cache's capacity */
     const int32_t *sequences; /* n_tokens indices into caches */
@@ -256,6 +263,20 @@ typedef struct es_repack_job {
 } es_repack_job;
 
 int32_t es_repack(const es_repack_job *job);
+
+/* Rows [row_begin, row_end) of a weight into the coarse copy that proposes (formats/coarse.py).
+ * Thread-safe for disjoint rows. */
+typedef struct es_coarse_job {
+    const es_weight *weight;
+    int32_t row_begin;
+    int32_t row_end;
+    int32_t isa; /* ES_ISA_* of the kernels; the bytes do not depend on it */
+    int32_t reserved;
+    uint8_t *codes; /* [n_rows][ceil(k / 128) * 32] */
+    float *scales;  /* [n_rows] */
+} es_coarse_job;
+
+int32_t es_coarse(const es_coarse_job *job);
 /* cffi:end */
 
 #endif

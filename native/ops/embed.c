@@ -71,6 +71,18 @@ static void float_row(const es_kernels *kernels, float *dst, const es_weight *w,
     }
 }
 
+void es_weight_row(const es_kernels *kernels, float *dst, const es_weight *w, int32_t row) {
+    if (w->format <= ES_FORMAT_T5) {
+        ternary_row(dst, w, row);
+    } else if (w->format <= ES_FORMAT_Q6) {
+        block_row(kernels, dst, w, row);
+    } else if (w->format >= ES_FORMAT_BS1 && w->format <= ES_FORMAT_BST) {
+        es_slice_embed(kernels, dst, w, row);
+    } else {
+        float_row(kernels, dst, w, row);
+    }
+}
+
 typedef struct embed_job {
     const es_engine *engine;
     const es_op *op;
@@ -81,15 +93,7 @@ static void embed_token(const embed_job *job, int32_t token) {
     const es_weight *w = &job->engine->plan.weights[job->op->outputs[0].weight];
     const int32_t row = job->step->tokens[token];
     float *dst = es_row(job->engine, job->op->dst, token);
-    if (w->format <= ES_FORMAT_T5) {
-        ternary_row(dst, w, row);
-    } else if (w->format <= ES_FORMAT_Q6) {
-        block_row(&job->engine->k, dst, w, row);
-    } else if (w->format >= ES_FORMAT_BS1 && w->format <= ES_FORMAT_BST) {
-        es_slice_embed(&job->engine->k, dst, w, row);
-    } else {
-        float_row(&job->engine->k, dst, w, row);
-    }
+    es_weight_row(&job->engine->k, dst, w, row);
     if (job->op->scale != 1.0f) {
         for (int32_t i = 0; i < w->k; i++) {
             dst[i] = dst[i] * job->op->scale;

@@ -219,8 +219,8 @@ void es_linear_tiles(const es_linear_job *job, const es_output *out, const es_in
 }
 
 /* Rows [begin, end) of one output, in blocks that fit the scratch. */
-static void output_rows(const es_linear_job *job, const es_output *out, const es_input *input,
-                        es_scratch *scratch, int32_t begin, int32_t end) {
+void es_linear_rows(const es_linear_job *job, const es_output *out, const es_input *input,
+                    es_scratch *scratch, int32_t begin, int32_t end) {
     const es_weight *w = &job->engine->plan.weights[out->weight];
     if (es_is_column(w->format)) {
         es_linear_column_rows(job, out, input, scratch, begin, end);
@@ -269,8 +269,8 @@ static void product_chunk(void *context, int32_t number, int32_t thread) {
         const int32_t n_chunks = (n_rows + job->unit_rows - 1) / job->unit_rows;
         if (chunk < n_chunks) {
             const int32_t begin = chunk * job->unit_rows;
-            output_rows(job, &job->op->outputs[i], input, &engine->scratch[thread], begin,
-                        es_min(begin + job->unit_rows, n_rows));
+            es_linear_rows(job, &job->op->outputs[i], input, &engine->scratch[thread], begin,
+                           es_min(begin + job->unit_rows, n_rows));
             return;
         }
         chunk -= n_chunks;
@@ -339,6 +339,10 @@ int32_t es_run_linear(es_engine *engine, const es_op *op, const es_step *step) {
                      : es_is_sliced(w) ? es_slice_forms(&job, w)
                                        : 0;
         n_plain += n_plain == i && !es_linear_skips(&job, &op->outputs[i]);
+    }
+    if (op->coarse != NULL && step->n_tiles > 0 && job.n_tokens == 1) {
+        es_linear_two_stage(&job);
+        return ES_OK;
     }
     if (job.n_tokens > 1) {
         job.tokens_per_chunk = es_max(1, job.n_tokens / (4 * n_threads));

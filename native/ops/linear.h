@@ -74,6 +74,15 @@ void es_slice_prepare(const es_linear_job *job, es_input *input, size_t slot);
 /* ... and rows [first, first + n_rows) of a product, one tile at most. */
 void es_slice_rows(const es_linear_job *job, const es_output *out, const es_weight *w,
                    const es_input *input, es_scratch *scratch, int32_t first, int32_t n_rows);
+/* Rows [begin, end) of one output, begin being a multiple of 8, from an input of es_linear_input. */
+void es_linear_rows(const es_linear_job *job, const es_output *out, const es_input *input,
+                    es_scratch *scratch, int32_t begin, int32_t end);
+
+/* The logits of one token through the op's coarse head. */
+void es_linear_two_stage(es_linear_job *job);
+
+/* Rotates k floats for a coarse head. */
+void es_rotate(float *x, int32_t k);
 
 /* One output that skips dead neurons. */
 void es_linear_sparse(es_linear_job *job, int32_t output);

@@ -84,6 +84,21 @@ static attention_size largest_attention(const es_plan *plan) {
     return size;
 }
 
+static int create_proposal(es_engine *engine) {
+    for (int32_t i = 0; i < engine->plan.n_ops; i++) {
+        const es_op *op = &engine->plan.ops[i];
+        if (op->coarse != NULL) {
+            const es_weight *w = &engine->plan.weights[op->outputs[0].weight];
+            const size_t n_tiles = ((size_t)w->n_rows + 7) / 8;
+            engine->tile_best = es_aligned(2 * n_tiles * sizeof(float));
+            engine->tiles = es_aligned(n_tiles * sizeof(int32_t));
+            return engine->tile_best != NULL && engine->tiles != NULL &&
+                   es_input_create(&engine->proposal, 1, (size_t)w->k);
+        }
+    }
+    return 1;
+}
+
 static int create_scratch(es_engine *engine, int32_t n_threads) {
     const size_t k = (size_t)max_k(&engine->plan), n_blocks = max_column_blocks(&engine->plan);
     const attention_size attention = largest_attention(&engine->plan);
@@ -118,7 +133,8 @@ static int create_scratch(es_engine *engine, int32_t n_threads) {
     if (engine->list == NULL || engine->parts == NULL || engine->unmerged == NULL) {
         return 0;
     }
-    return es_input_create(&engine->input, (size_t)engine->plan.max_tokens, k) &&
+    return create_proposal(engine) &&
+           es_input_create(&engine->input, (size_t)engine->plan.max_tokens, k) &&
            es_slice_input_create(&engine->input, &engine->plan, (size_t)engine->plan.max_tokens);
 }
 
@@ -183,6 +199,9 @@ void es_engine_destroy(es_engine *engine) {
             free(engine->buffers[i]);
         }
     }
+    es_input_destroy(&engine->proposal);
+    free(engine->tile_best);
+    free(engine->tiles);
     free(engine->list);
     free(engine->scratch);
     free(engine->parts);

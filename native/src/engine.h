@@ -64,6 +64,9 @@ struct es_engine {
     uint64_t moved;      /* bytes of weights that the op in progress has read */
     float *parts;        /* of one token that all threads work on: [n_heads][chunks of n_ctx] */
     int32_t *unmerged;   /* [n_kv_heads]: work items whose parts are missing */
+    es_input proposal;   /* the coarse head's input: one token, rotated */
+    float *tile_best;    /* of its tiles of 8 rows, and a copy to select in; NULL without one */
+    int32_t *tiles;      /* those chosen */
     uint64_t job;        /* counts linears, so that a thread knows a stale input */
 };
 
@@ -73,6 +76,9 @@ void es_slice_input_destroy(es_input *input);
 
 /* Row `row` of bit slices as floats (embed_bitslice.c). */
 void es_slice_embed(const es_kernels *kernels, float *dst, const es_weight *w, int32_t row);
+
+/* One row of a weight as floats (embed.c). */
+void es_weight_row(const es_kernels *kernels, float *dst, const es_weight *w, int32_t row);
 
 int32_t es_run_embed(es_engine *engine, const es_op *op, const es_step *step);
 int32_t es_run_linear(es_engine *engine, const es_op *op, const es_step *step);

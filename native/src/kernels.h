@@ -185,6 +185,8 @@ typedef void es_column_list(float *y, const es_column_lines *lines, const es_col
 /* The same for n_tokens tokens and all columns: y[t * y_stride + row]. */
 typedef void es_column_dot(float *y, size_t y_stride, const es_column_lines *lines, const es_q16 *x,
                            int32_t n_tokens, int32_t n_blocks);
+/* Longest row of a coarse head: its sums stay below 2^31. */
+enum { ES_COARSE_MAX_K = 1 << 20 };
 
 typedef struct es_kernels {
     es_ternary_dot *t2_dot;
@@ -256,6 +258,11 @@ typedef struct es_kernels {
                       const es_cache_rows *k, const es_cache_rows *v, int32_t head_dim, float scale,
                       float *scratch);
 
+    /* The two-stage head's first pass: sums[r] = sum of code * q over a row of blocks of 128 two-bit codes,
+     * in t2's order but with all four codes; q is zero beyond k and k at most 2^20. */
+    void (*proposal_dot)(int32_t *sums, const uint8_t *w, size_t row_bytes, int32_t n_rows,
+                         const int8_t *q);
+
     /* Loading. Numbers to symmetric blocks of 32: d = half(largest / q_max), codes of at most q_max; ES_OK,
      * or ES_E_VALUE where a number or its step is not finite. */
     int32_t (*requantize)(int8_t *codes, uint16_t *d, const float *values, size_t n_blocks,
@@ -288,6 +295,9 @@ void es_dense_scalar(es_kernels *table);
 void es_dense_avx2(es_kernels *table);
 void es_dense_avxvnni(es_kernels *table);
 void es_dense_avx512vnni(es_kernels *table);
+void es_proposal_scalar(es_kernels *table);
+void es_proposal_avx2(es_kernels *table);
+void es_proposal_avx512vnni(es_kernels *table);
 void es_storing_scalar(es_kernels *table);
 void es_storing_avx2(es_kernels *table);
 void es_columns_scalar(es_kernels *table);

@@ -13,6 +13,7 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
     es_bitslice_scalar(table);
     es_vector_scalar(table);
     es_storing_scalar(table);
+    es_proposal_scalar(table);
     es_attention_scalar(table);
 #if defined(__x86_64__)
     /* AVX-512 machines are not required to have the 256-bit AVX-VNNI, so its level may sit between. */
@@ -24,6 +25,7 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
         es_bitslice_avx2(table);
         es_vector_avx2(table);
         es_storing_avx2(table);
+        es_proposal_avx2(table);
         es_attention_avx2(table);
     }
     if (isa == ES_ISA_AVXVNNI) {
@@ -39,6 +41,7 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
         es_columns_avx512vnni(table);
         es_bitslice_avx512vnni(table);
         es_attention_avx512vnni(table);
+        es_proposal_avx512vnni(table);
     }
 #elif defined(__aarch64__)
     if (isa >= ES_ISA_NEON) {

@@ -102,6 +102,10 @@ static int linear_is_valid(const es_plan *plan, const es_op *op) {
             return 0;
         }
     }
+    if (op->coarse != NULL && (op->n_outputs != 1 || op->outputs[0].dst != -1 ||
+                               op->coarse_scales == NULL || k > ES_COARSE_MAX_K)) {
+        return 0;
+    }
     return has_width(plan, op->src, k) && op->glu >= ES_GLU_NONE && op->glu <= ES_GLU_GELU &&
            (op->glu == ES_GLU_NONE || has_width(plan, op->src2, k));
 }
@@ -170,7 +174,8 @@ int es_plan_is_valid(const es_plan *plan) {
 
 int es_step_is_valid(const es_plan *plan, const es_step *step) {
     if (step == NULL || step->n_tokens < 1 || step->n_tokens > plan->max_tokens ||
-        step->n_outputs < 0 || step->n_outputs > step->n_tokens || step->n_caches < 1) {
+        step->n_outputs < 0 || step->n_outputs > step->n_tokens || step->n_caches < 1 ||
+        step->n_tiles < 0) {
         return 0;
     }
     for (int32_t t = 0; t < step->n_tokens; t++) {

@@ -1,0 +1,47 @@
+/* The two-stage head's first pass: two-bit rows times int8 against scalar, extremes included. */
+#include "check_support.h"
+
+#include <string.h>
+
+enum { N_SHAPES = 120 };
+
+static void cases(check_count *count, const es_kernels *table, const es_kernels *scalar,
+                  int32_t isa) {
+    uint64_t random = 5;
+    (void)isa;
+    for (int shape = 0; shape < N_SHAPES; shape++) {
+        const size_t n_blocks = (size_t)check_range(&random, 1, shape % 10 == 0 ? 200 : 9);
+        const int32_t n_rows = check_range(&random, 1, 21);
+        const size_t row_bytes = 32 * n_blocks;
+        check_buffer w = check_buffer_new((size_t)n_rows * row_bytes);
+        check_buffer q = check_buffer_new(n_blocks * 128);
+        uint8_t *codes = check_tail(&w, (size_t)n_rows * row_bytes);
+        int8_t *x = check_tail(&q, n_blocks * 128);
+        for (size_t i = 0; i < (size_t)n_rows * row_bytes; i++) {
+            codes[i] = shape % 3 == 0 ? 0xff : (uint8_t)check_random(&random);
+        }
+        for (size_t i = 0; i < n_blocks * 128; i++) {
+            x[i] = (int8_t)(shape % 3 != 0   ? check_range(&random, -128, 127)
+                            : shape % 2 == 0 ? -128
+                                             : 127);
+        }
+        int32_t expected[21], found[21];
+        scalar->proposal_dot(expected, codes, row_bytes, n_rows, x);
+        table->proposal_dot(found, codes, row_bytes, n_rows, x);
+        const size_t n_bytes = (size_t)n_rows * sizeof(int32_t);
+        check_case(count, memcmp(expected, found, n_bytes) == 0, "proposal_dot", shape, n_rows,
+                   (int64_t)n_blocks);
+        if (shape % 3 == 0) {
+            const int32_t all = 3 * (shape % 2 == 0 ? -128 : 127) * (int32_t)(n_blocks * 128);
+            check_case(count, found[n_rows - 1] == all, "extremes", shape, found[n_rows - 1], all);
+        }
+        check_buffer_free(&w);
+        check_buffer_free(&q);
+    }
+    check_case(count, count->n_cases == N_SHAPES + N_SHAPES / 3, "number of cases", count->n_cases,
+               0, 0);
+}
+
+int check_proposal(void) {
+    return check_each_isa("proposal", cases);
+}

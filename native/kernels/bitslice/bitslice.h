@@ -14,6 +14,10 @@
 #define ES_BITSLICE_H
 
 #include "kernels.h"
+/* A block of four planes is 1 KiB: 2 KiB ahead is too near, 18 % slower on a whole model. */
+#ifndef ES_PREFETCH_BYTES
+#define ES_PREFETCH_BYTES 4096
+#endif
 #include "kernels/prefetch.h"
 
 #include <stddef.h>

@@ -91,7 +91,7 @@ def make_coarse(weight: Weight, *, native: bool, threads: int) -> Coarse:
     """
     if weight.format.is_sliced or weight.format.is_neuron_major:
         raise UsageError(
-            f"{weight.name}: a two-stage head cannot decide among rows of {weight.format.name.lower()}.",
+            f"{weight.name}: stored as {weight.format.name.lower()}, a head cannot be two-stage.",
             advice="Choose another --head or another --ternary.",
         )
     if weight.k > MAX_K:

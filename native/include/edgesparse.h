@@ -169,7 +169,7 @@ typedef struct es_step {
     int32_t n_tokens;
     int32_t n_outputs;
     int32_t n_caches;
-    int32_t sparse_from;      /* first position whose inputs thresholds apply to */
+    int32_t sparse_from; /* first position whose inputs thresholds apply to */
     /* With one output and a coarse head: tiles of 8 rows that are computed exactly, all other logits
      * being -inf; 0: every logit. */
     int32_t n_tiles;

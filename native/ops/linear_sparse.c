@@ -245,8 +245,9 @@ static void neuron_blocks(es_linear_job *linear, int32_t output) {
     linear->engine->moved += job.w->n_bytes + es_linear_scale_bytes(job.w);
 }
 
-static int is_ternary_row(const es_weight *w) {
-    return w->format == ES_FORMAT_T2 || w->format == ES_FORMAT_T5;
+/* Whether rows are stored in tiles of 8, of which one can be left out. */
+static int has_tiles(const es_weight *w) {
+    return w->format >= ES_FORMAT_Q8 && w->format <= ES_FORMAT_F32;
 }
 
 void es_linear_sparse(es_linear_job *linear, int32_t output) {
@@ -255,7 +256,7 @@ void es_linear_sparse(es_linear_job *linear, int32_t output) {
         (linear->n_tokens > MAX_LISTED_TOKENS ? neuron_blocks : live_inputs)(linear, output);
     } else if (is_listed(linear, out)) {
         live_rows(linear, output);
-    } else if (linear->n_tokens > 1 || is_ternary_row(es_linear_weight(linear, out)) ||
+    } else if (linear->n_tokens > 1 || !has_tiles(es_linear_weight(linear, out)) ||
                !live_tiles(linear, out)) {
         es_linear_products(linear, output, 1);
     }

@@ -28,7 +28,7 @@ class CountingEngine:
     def new_cache(self, capacity):
         return SimpleNamespace(capacity=capacity)
 
-    def forward(self, cache, tokens, start, *, outputs):
+    def forward(self, cache, tokens, start, *, outputs, **_):
         self.calls.append((list(tokens), start, outputs))
         assert start + len(tokens) <= cache.capacity
         return row(np.array(tokens)) if outputs == "all" else np.zeros((0, N_VOCAB), np.float32)

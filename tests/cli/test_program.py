@@ -171,6 +171,7 @@ def test_engine_flags_reach_the_engine(cli):
         "cache_type_k": "q8_0",
         "ternary": "auto",
         "lut": "lossy",
+        "sparsity": None,
         "cache_type_v": "f16",
         "head": "q4",
         "n_ctx": 512,

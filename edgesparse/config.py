@@ -20,7 +20,7 @@ __all__ = ["ModelConfig", "RopeScaling", "read_config"]
 _MAX_WIDTH = 1 << 17
 _MAX_LAYERS = 1 << 10
 _MAX_CONTEXT = 1 << 22
-_GLU_KINDS = {"silu": GluKind.SILU, "relu2": GluKind.RELU2}
+_GLU_KINDS = {"silu": GluKind.SILU, "relu2": GluKind.RELU2, "relu": GluKind.RELU}
 
 
 @dataclass(frozen=True)

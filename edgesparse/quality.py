@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from edgesparse.formats.weight import Weight
 from edgesparse.plan.cache_type import CacheType
+from edgesparse.plan.op import Linear
 from edgesparse.plan.plan import Plan
 
 __all__ = ["EXACT", "describe_head", "describe_quality"]
@@ -38,6 +39,11 @@ def describe_quality(weights: Iterable[Weight], head: str, plan: Plan) -> str:
     types = (plan.cache_type_k, plan.cache_type_v)
     if any(kind is not CacheType.F16 for kind in types):
         parts.append(f"keys and values as {' and '.join(kind.name.lower() for kind in types)}")
+    predicted = sum(
+        1 for op in plan.ops if isinstance(op, Linear) and any(out.signs for out in op.outputs)
+    )
+    if predicted:
+        parts.append(f"dead gates of {predicted} layers predicted from signs")
     if not parts:
         return EXACT
     return f"lossy: {', '.join(parts)}; 'edgesparse perplexity' says what that costs"

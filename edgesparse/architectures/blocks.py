@@ -7,7 +7,7 @@ from collections.abc import Container
 
 from edgesparse.config import ModelConfig
 from edgesparse.plan.builder import PlanBuilder
-from edgesparse.plan.op import LOGITS, Attention, Embed, GluKind, Output, RopeKV
+from edgesparse.plan.op import LOGITS, Attention, Embed, Output, RopeKV
 
 __all__ = ["attention_block", "decoder", "feed_forward_block"]
 
@@ -121,7 +121,7 @@ def feed_forward_block(
     `down` skips the inputs that are zero.
     """
     blk = f"blk.{layer}"
-    sparse = builder.sparse and config.glu is GluKind.RELU2
+    sparse = builder.sparse and config.glu.makes_zeros
     gate = builder.buffer("gate", config.feed_forward)
     up = builder.buffer("up", config.feed_forward)
     builder.linear(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments", "run"]
 
 _FAMILIES = (
-    *("t2", "t2n", "t5", "q8", "q4", "q8m", "q4m", "q6"),
+    *("t2", "t2n", "t5", "signs", "q8", "q4", "q8m", "q4m", "q6"),
     *("f16", "bf16", "f32", "vector", "attention"),
 )
 _PACKAGES = ("numpy", "numba", "llvmlite", "cffi", "tokenizers", "sentencepiece", "gguf", "jinja2")

@@ -25,6 +25,7 @@ __all__ = [
     "add_generation",
     "add_head",
     "add_model",
+    "add_predict",
     "add_sparse",
     "add_ternary",
     "apply_environment",
@@ -88,6 +89,7 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
         help="packing of I2_S tensors, where the file was made for another processor",
     )
     add_sparse(group)
+    add_predict(group)
     add_cache_types(group)
     add_head(group)
     add_ternary(group)
@@ -106,6 +108,31 @@ def add_sparse(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> Non
         default="auto",
         help="skip neurons that a ReLU has set to zero; exact (default: auto)",
     )
+
+
+def add_predict(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add the flags that let a predictor decide which gates are computed."""
+    parser.add_argument(
+        "--predict",
+        metavar="FILE",
+        help="do not compute gates that this file of 'edgesparse calibrate --method sparseinfer' "
+        "predicts to be dead; lossy",
+    )
+    parser.add_argument(
+        "--predict-force",
+        action="store_true",
+        help="predict even where that reads more bytes than it saves",
+    )
+
+
+def _predict_file(args: argparse.Namespace) -> str | None:
+    name: str | None = getattr(args, "predict", None)
+    if name and name.lstrip("-").isdecimal() and not os.path.exists(name):
+        raise UsageError(
+            f"--predict takes a file of 'edgesparse calibrate', not {name}.",
+            advice="-n limits the tokens of an answer.",
+        )
+    return name
 
 
 def add_cache_types(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
@@ -156,7 +183,6 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
 
     number(
         "-n",
-        "--predict",
         "--n-predict",
         kind=int,
         metavar="N",
@@ -246,6 +272,8 @@ def load_for_measuring(args: argparse.Namespace, threads: int) -> Model:
         cache_type_v=args.cache_type_v,
         head=args.head,
         ternary=args.ternary,
+        predict=_predict_file(args),
+        predict_force=getattr(args, "predict_force", False),
     )
 
 
@@ -279,6 +307,9 @@ def load_model(args: argparse.Namespace, terminal: Terminal | None = None) -> Mo
             cache_type_v=getattr(args, "cache_type_v", "f16"),
             head=getattr(args, "head", "auto"),
             ternary=getattr(args, "ternary", "auto"),
+            fused=getattr(args, "fused", True),
+            predict=_predict_file(args),
+            predict_force=getattr(args, "predict_force", False),
         )
     finally:
         if terminal is not None:

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from edgesparse.formats.signs import SignPlanes
 from edgesparse.formats.weight import Weight
 from edgesparse.plan.cache_type import CacheType
 from edgesparse.plan.plan import Plan
@@ -33,11 +34,14 @@ class Parameters:
         Norm weights and biases, contiguous.
     tables : mapping of str to float32 ndarray, shape (n_ctx, rope_dim)
         Rotary tables: cosines in the first half of a row, sines in the second.
+    signs : mapping of str to SignPlanes
+        Sign planes of matrices whose dead outputs are predicted.
     """
 
     weights: Mapping[str, Weight]
     vectors: Mapping[str, Float32]
     tables: Mapping[str, Float32]
+    signs: Mapping[str, SignPlanes] = field(default_factory=dict)
 
 
 class KVCache:

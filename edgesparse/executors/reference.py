@@ -17,6 +17,7 @@ from edgesparse.ops.embed import embed
 from edgesparse.ops.glu import glu
 from edgesparse.ops.linear import product
 from edgesparse.ops.norm import rmsnorm
+from edgesparse.ops.predict import predicted_dead
 from edgesparse.ops.rope_kv import rotate, store
 from edgesparse.plan.op import (
     LOGITS,
@@ -114,6 +115,9 @@ class ReferenceExecutor:
             y = product(self._parameters.weights[out.weight], h)
             if out.bias is not None:
                 y = y + self._parameters.vectors[out.bias]
+            if out.signs is not None:
+                dead = predicted_dead(self._parameters.signs[out.signs], h, out.alpha)
+                y = np.where(dead, np.float32(0), y)
             if out.live is not None:
                 live = self.buffer(out.live, n)[rows, : y.shape[1]] > 0
                 y = np.where(live, y, np.float32(0))

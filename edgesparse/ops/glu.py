@@ -1,4 +1,4 @@
-"""Gated units: squared ReLU (BitNet b1.58 2B4T) and SiLU (Llama)."""
+"""Gated units: squared ReLU (BitNet b1.58 2B4T), ReLU (ReluLLaMA, ProSparse) and SiLU (Llama)."""
 
 from __future__ import annotations
 
@@ -18,4 +18,6 @@ def glu(kind: GluKind, gate: Float32, up: Float32) -> Float32:
     if kind is GluKind.RELU2:
         m = np.maximum(gate, np.float32(0))
         return np.asarray((m * m) * up, np.float32)
+    if kind is GluKind.RELU:
+        return np.asarray(np.maximum(gate, np.float32(0)) * up, np.float32)
     return np.asarray((gate / (np.float32(1) + exp(-gate))) * up, np.float32)

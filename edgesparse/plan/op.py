@@ -35,6 +35,12 @@ class GluKind(IntEnum):
     NONE = 0
     SILU = 1
     RELU2 = 2
+    RELU = 3
+
+    @property
+    def makes_zeros(self) -> bool:
+        """Whether a gate that is not positive makes a product of 0."""
+        return self in (GluKind.RELU2, GluKind.RELU)
 
 
 class RopeStyle(IntEnum):
@@ -60,6 +66,10 @@ class Output:
 
     `live` names a buffer: outputs whose element there is not above 0 are not computed, but +0. It
     may be the destination of an earlier output of the same op.
+
+    `signs` names sign planes of `weight` (`Parameters.signs`): outputs that they predict to be
+    negative, with `alpha` ten-thousandths, are not computed either, but +0. That is an
+    approximation.
     """
 
     weight: str
@@ -67,6 +77,8 @@ class Output:
     add: bool = False
     bias: str | None = None
     live: str | None = None
+    signs: str | None = None
+    alpha: int = 10_000
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Gated activations relu(g)² u and silu(g) u (numba twin of ``ops/glu.py``)."""
+"""Gated activations relu(g)² u, relu(g) u and silu(g) u (numba twin of ``ops/glu.py``)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from edgesparse.portable.numerics import ONE, ZERO, exp
 __all__ = ["bind", "glu_row"]
 
 SILU = int(GluKind.SILU)
+RELU = int(GluKind.RELU)
 
 
 @njit
@@ -20,6 +21,9 @@ def glu_row(y: Float32, gate: Float32, up: Float32, kind: int) -> None:
         for i in range(gate.shape[0]):
             g = gate[i]
             y[i] = (g / (ONE + exp(-g))) * up[i]
+    elif kind == RELU:
+        for i in range(gate.shape[0]):
+            y[i] = (gate[i] if gate[i] > ZERO else ZERO) * up[i]
     else:
         for i in range(gate.shape[0]):
             m = gate[i] if gate[i] > ZERO else ZERO

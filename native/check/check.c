@@ -27,8 +27,8 @@ void check_free(void *p) {
 
 int main(void) {
     static int (*const families[])(void) = {
-        check_pool,   check_ternary,   check_sparse, check_dense,
-        check_vector, check_attention, check_repack,
+        check_pool,  check_ternary, check_sparse,    check_predict,
+        check_dense, check_vector,  check_attention, check_repack,
     };
     int failed = 0;
     for (size_t i = 0; i < sizeof families / sizeof families[0]; i++) {

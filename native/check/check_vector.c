@@ -125,6 +125,22 @@ static void i16_case(bench *m) {
     compare(m, q, expected, bytes, good, "quantize_i16");
 }
 
+static void glu_relu_case(bench *m) {
+    const int32_t n = m->n;
+    const size_t bytes = (size_t)n * sizeof(float);
+    const float *gate = filled(m, &m->x, n);
+    const float *up = filled(m, &m->w, n);
+    float *y = check_tail(&m->y, bytes), *expected = check_tail(&m->expected, bytes);
+    memcpy(y, up, bytes); /* in place */
+    m->table->glu_relu(y, gate, y, n);
+    m->scalar->glu_relu(expected, gate, up, n);
+    int good = 1;
+    for (int32_t i = 0; m->truth && i < n; i++) {
+        good &= y[i] == (gate[i] > 0 ? gate[i] * up[i] : 0);
+    }
+    compare(m, y, expected, bytes, good, "glu_relu");
+}
+
 static void glu_case(bench *m, int silu) {
     const int32_t n = m->n;
     const size_t bytes = (size_t)n * sizeof(float);
@@ -219,6 +235,7 @@ static void size_cases(bench *m, int32_t n) {
         i16_case(m);
         glu_case(m, 0);
         glu_case(m, 1);
+        glu_relu_case(m);
         add_case(m);
         rope_case(m, 0);
         rope_case(m, 1);

@@ -44,7 +44,10 @@ enum {
     ES_FORMAT_F16 = 8,
     ES_FORMAT_BF16 = 9,
     ES_FORMAT_F32 = 10,
-    ES_FORMAT_T2N = 11
+    ES_FORMAT_T2N = 11,
+    /* Not for products: the signs of a matrix, alone or beside the places of its non-zeros. */
+    ES_FORMAT_SIGNS = 32,
+    ES_FORMAT_SIGNS_MASKED = 33
 };
 
 enum {
@@ -56,7 +59,7 @@ enum {
     ES_OP_GLU = 6,
     ES_OP_ADD = 7
 };
-enum { ES_GLU_NONE = 0, ES_GLU_SILU = 1, ES_GLU_RELU2 = 2 };
+enum { ES_GLU_NONE = 0, ES_GLU_SILU = 1, ES_GLU_RELU2 = 2, ES_GLU_RELU = 3 };
 enum { ES_ROPE_NEOX = 0, ES_ROPE_NORM = 1 };
 /* How keys and values lie in a cache: head_dim halfs, or blocks of 32 int8 codes behind their half step. */
 enum { ES_CACHE_F16 = 0, ES_CACHE_Q8_0 = 1 };
@@ -78,6 +81,10 @@ typedef struct es_output {
     int32_t add;       /* 1: dst += y, 0: dst = y */
     int32_t live;      /* buffer id, or -1: rows whose element there is not above 0 become +0 */
     const float *bias; /* n_rows floats, or NULL */
+    /* Rows r with more than limits[r] votes of the sign planes weights[signs] against them become +0. */
+    const int32_t *limits; /* n_rows, or NULL */
+    int32_t signs;         /* index into es_plan.weights, or -1 */
+    int32_t signs_reserved;
 } es_output;
 
 /* One op; the meaning of every field by kind is in edgesparse/ops/README.md. */
@@ -163,7 +170,7 @@ int32_t es_isa_supported(int32_t isa);
 const char *es_isa_name(int32_t isa);
 
 /* Name of the kernel variant ("scalar", "avx2", …) that `isa` uses for an activation-weight family
- * ("t2", "t2n", "t5", "q8", "q4", "q8m", "q4m", "q6", "f16", "bf16", "f32", "vector", "attention"); NULL
+ * ("t2", "t2n", "t5", "signs", "q8", "q4", "q8m", "q4m", "q6", "f16", "bf16", "f32", "vector", "attention"); NULL
  * if unknown. */
 const char *es_kernel_variant(int32_t isa, const char *family);
 

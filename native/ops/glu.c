@@ -7,6 +7,8 @@ int32_t es_run_glu(es_engine *engine, const es_op *op, const es_step *step) {
         float *dst = es_row(engine, op->dst, t);
         if (op->glu == ES_GLU_RELU2) {
             engine->k.glu_relu2(dst, gate, up, engine->plan.widths[op->src]);
+        } else if (op->glu == ES_GLU_RELU) {
+            engine->k.glu_relu(dst, gate, up, engine->plan.widths[op->src]);
         } else {
             engine->k.glu_silu(dst, gate, up, engine->plan.widths[op->src]);
         }

@@ -30,6 +30,9 @@ static void prepare_input(const es_linear_job *job, es_input *input, int32_t slo
     if (op->glu == ES_GLU_RELU2) {
         engine->k.glu_relu2(h, x, es_row(engine, op->src2, token), k);
         x = h;
+    } else if (op->glu == ES_GLU_RELU) {
+        engine->k.glu_relu(h, x, es_row(engine, op->src2, token), k);
+        x = h;
     } else if (op->glu == ES_GLU_SILU) {
         engine->k.glu_silu(h, x, es_row(engine, op->src2, token), k);
         x = h;
@@ -179,9 +182,8 @@ static void tiled_rows(const es_linear_job *job, const es_output *out, const es_
     }
 }
 
-/* Rows [begin, end) of one output, in blocks that fit the scratch. */
-static void output_rows(const es_linear_job *job, const es_output *out, const es_input *input,
-                        es_scratch *scratch, int32_t begin, int32_t end) {
+void es_linear_rows(const es_linear_job *job, const es_output *out, const es_input *input,
+                    es_scratch *scratch, int32_t begin, int32_t end) {
     const es_weight *w = &job->engine->plan.weights[out->weight];
     for (int32_t first = begin; first < end; first += ES_ROW_BLOCK) {
         const int32_t n_rows = es_min(ES_ROW_BLOCK, end - first);
@@ -215,8 +217,8 @@ static void product_chunk(void *context, int32_t chunk, int32_t thread) {
         const int32_t n_chunks = (n_rows + job->unit_rows - 1) / job->unit_rows;
         if (chunk < n_chunks) {
             const int32_t begin = chunk * job->unit_rows;
-            output_rows(job, &job->op->outputs[i], input, &engine->scratch[thread], begin,
-                        es_min(begin + job->unit_rows, n_rows));
+            es_linear_rows(job, &job->op->outputs[i], input, &engine->scratch[thread], begin,
+                           es_min(begin + job->unit_rows, n_rows));
             return;
         }
         chunk -= n_chunks;

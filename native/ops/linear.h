@@ -34,7 +34,7 @@ static inline uint64_t es_linear_scale_bytes(const es_weight *w) {
 
 /* Whether an output is computed through lists. */
 static inline int es_linear_skips(const es_linear_job *job, const es_output *out) {
-    return out->live >= 0 || es_linear_weight(job, out)->format == ES_FORMAT_T2N;
+    return out->live >= 0 || out->signs >= 0 || es_linear_weight(job, out)->format == ES_FORMAT_T2N;
 }
 
 /* The quantised input: of one token, prepared by each thread for itself, or of all tokens. */
@@ -42,6 +42,20 @@ const es_input *es_linear_input(const es_linear_job *job, int32_t thread);
 
 /* Outputs [first, first + n_outputs), dense and row by row. */
 void es_linear_products(es_linear_job *job, int32_t first, int32_t n_outputs);
+
+/* Rows [begin, end) of one output, begin a multiple of 8, in blocks that fit the scratch. */
+void es_linear_rows(const es_linear_job *job, const es_output *out, const es_input *input,
+                    es_scratch *scratch, int32_t begin, int32_t end);
+
+/* One output whose dead rows sign planes predict (linear_predict.c). */
+void es_linear_predicted(es_linear_job *linear, int32_t output);
+
+/* One output in a tiled format, for one token, without the tiles in which every gate is dead. */
+void es_linear_live_tiles(es_linear_job *linear, int32_t output);
+
+/* The first n_listed rows of the engine's list, of a t2 or t5 output, for one row of the product; all
+ * other rows are +0. */
+void es_linear_listed(es_linear_job *linear, int32_t output, int32_t row, int32_t n_listed);
 
 /* One output that skips dead neurons. */
 void es_linear_sparse(es_linear_job *job, int32_t output);

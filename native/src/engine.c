@@ -33,7 +33,7 @@ static size_t max_live_rows(const es_plan *plan) {
     for (int32_t i = 0; i < plan->n_ops; i++) {
         const es_op *op = &plan->ops[i];
         for (int32_t j = 0; op->kind == ES_OP_LINEAR && j < op->n_outputs; j++) {
-            if (op->outputs[j].live >= 0) {
+            if (op->outputs[j].live >= 0 || op->outputs[j].signs >= 0) {
                 n_rows = es_max(n_rows, plan->weights[op->outputs[j].weight].n_rows);
             }
         }
@@ -79,13 +79,16 @@ static int create_scratch(es_engine *engine, int32_t n_threads) {
         scratch->attention = es_aligned(attention_scratch(&engine->plan) * sizeof(float));
         scratch->sums = es_aligned(ES_NEURON_ROWS * ES_TOKEN_BLOCK * sizeof(float));
         scratch->list = es_aligned((k + ES_LIST_SLACK) * sizeof(int32_t));
+        scratch->bits = es_aligned(es_round_up(k, 256) / 8);
         scratch->neurons = es_aligned(max_neuron_rows(&engine->plan) * sizeof(int32_t));
         if (!es_input_create(&scratch->input, 1, k) || scratch->attention == NULL ||
-            scratch->sums == NULL || scratch->list == NULL || scratch->neurons == NULL) {
+            scratch->bits == NULL || scratch->sums == NULL || scratch->list == NULL ||
+            scratch->neurons == NULL) {
             return 0;
         }
     }
     engine->list = es_aligned((max_live_rows(&engine->plan) + ES_LIST_SLACK) * sizeof(int32_t));
+    engine->votes = es_aligned((max_live_rows(&engine->plan) + 1) * sizeof(int32_t));
     int32_t n_heads = 1;
     for (int32_t i = 0; i < engine->plan.n_ops; i++) {
         if (engine->plan.ops[i].kind == ES_OP_ATTENTION) {
@@ -96,8 +99,8 @@ static int create_scratch(es_engine *engine, int32_t n_threads) {
     engine->scores = es_aligned((size_t)n_heads * engine->scores_stride * sizeof(float));
     engine->inverse = es_aligned((size_t)n_heads * sizeof(float));
     engine->unscored = es_aligned((size_t)n_heads * sizeof(int32_t));
-    if (engine->list == NULL || engine->scores == NULL || engine->inverse == NULL ||
-        engine->unscored == NULL) {
+    if (engine->list == NULL || engine->votes == NULL || engine->scores == NULL ||
+        engine->inverse == NULL || engine->unscored == NULL) {
         return 0;
     }
     return es_input_create(&engine->input, (size_t)engine->plan.max_tokens, k);
@@ -149,6 +152,7 @@ void es_engine_destroy(es_engine *engine) {
             free(engine->scratch[i].attention);
             free(engine->scratch[i].list);
             free(engine->scratch[i].neurons);
+            free(engine->scratch[i].bits);
             free(engine->scratch[i].sums);
         }
     }
@@ -160,6 +164,7 @@ void es_engine_destroy(es_engine *engine) {
         }
     }
     free(engine->list);
+    free(engine->votes);
     free(engine->scratch);
     free(engine->scores);
     free(engine->inverse);

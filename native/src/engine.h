@@ -30,6 +30,7 @@ typedef struct es_scratch {
     int32_t *list;      /* live inputs of one token */
     int32_t n_listed;
     int32_t *neurons;  /* its share of a neuron-major product: one sum per stored output */
+    uint8_t *bits;     /* signs of one input: max_k bits, in whole runs of 32 bytes */
     uint64_t list_job; /* the product that list and neurons belong to */
     float *sums;       /* ES_TOKEN_BLOCK * ES_NEURON_ROWS floats or int32 */
 } es_scratch;
@@ -42,6 +43,7 @@ struct es_engine {
     es_scratch *scratch; /* [n_threads] */
     es_input input;      /* max_tokens tokens, shared by the threads of one step */
     int32_t *list;       /* live rows of one token, shared by the threads */
+    int32_t *votes;      /* of sign planes against the rows of one token, shared by the threads */
     uint64_t moved;      /* bytes of weights that the op in progress has read */
     float *scores;       /* [n_heads][scores_stride]: of one token that all threads work on */
     float *inverse;      /* [n_heads]: 1 / sum of its weights */

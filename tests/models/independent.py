@@ -34,6 +34,7 @@ class Net:
     eps: float
     neighbours: bool  # which elements rotate together
     relu2: bool
+    relu: bool
     names: frozenset[str]
     matrix: Callable[[str], tuple[np.ndarray, bool]]
     divisors: np.ndarray | None = None
@@ -77,6 +78,7 @@ def from_gguf(path: Path) -> Net:
         eps=key(f"{a}.attention.layer_norm_rms_epsilon"),
         neighbours=a == "llama",
         relu2=a == "bitnet-b1.58",
+        relu=key(f"{a}.hidden_activation") == "relu",
         names=frozenset(tensors),
         matrix=matrix,
         divisors=divisors,
@@ -132,6 +134,7 @@ def from_folder(folder: Path) -> Net:
         eps=config["rms_norm_eps"],
         neighbours=False,
         relu2=config["hidden_act"] == "relu2",
+        relu=config["hidden_act"] == "relu",
         names=frozenset(names),
         matrix=matrix,
     )
@@ -195,7 +198,10 @@ def logits(
         x = x + _linear(net, mixed, blk + "attn_output", dtype)
         h = _norm(net, x, blk + "ffn_norm.weight", dtype)
         gate, up = (_linear(net, h, blk + stem, dtype) for stem in ("ffn_gate", "ffn_up"))
-        hidden = np.maximum(gate, 0) ** 2 * up if net.relu2 else gate / (1 + np.exp(-gate)) * up
+        if net.relu2 or net.relu:
+            hidden = np.maximum(gate, 0) ** (2 if net.relu2 else 1) * up
+        else:
+            hidden = gate / (1 + np.exp(-gate)) * up
         if blk + "ffn_sub_norm.weight" in net.names:
             hidden = _norm(net, hidden, blk + "ffn_sub_norm.weight", dtype)
         x = x + _linear(net, hidden, blk + "ffn_down", dtype)

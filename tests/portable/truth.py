@@ -45,7 +45,7 @@ def glu(kind: int, g: Array, u: Array) -> Array:
     if kind == 1:
         return (g / (F32(1) + exp(-g))) * u
     m = np.maximum(g, F32(0))
-    return (m * m) * u
+    return m * u if kind == 3 else (m * m) * u
 
 
 def quantize_i8(x: Array) -> tuple[Array, np.float32]:

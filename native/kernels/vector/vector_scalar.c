@@ -85,6 +85,12 @@ static void glu_relu2(float *y, const float *gate, const float *up, int32_t n) {
     }
 }
 
+static void glu_relu(float *y, const float *gate, const float *up, int32_t n) {
+    for (int32_t i = 0; i < n; i++) {
+        y[i] = (gate[i] > 0.0f ? gate[i] : 0.0f) * up[i];
+    }
+}
+
 static void glu_silu(float *y, const float *gate, const float *up, int32_t n) {
     for (int32_t i = 0; i < n; i++) {
         y[i] = (gate[i] / (1.0f + es_exp(-gate[i]))) * up[i];
@@ -134,6 +140,7 @@ void es_vector_scalar(es_kernels *table) {
     table->quantize_i8 = quantize_i8;
     table->quantize_i16 = quantize_i16;
     table->glu_relu2 = glu_relu2;
+    table->glu_relu = glu_relu;
     table->glu_silu = glu_silu;
     table->add = add;
     table->rope_neox = rope_neox;

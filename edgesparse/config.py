@@ -24,6 +24,7 @@ _I32_MAX = (1 << 31) - 1
 _GLU_KINDS = {
     "silu": GluKind.SILU,
     "relu2": GluKind.RELU2,
+    "relu": GluKind.RELU,
     "gelu_pytorch_tanh": GluKind.GELU,
 }
 

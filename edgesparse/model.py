@@ -221,6 +221,8 @@ def load(
     sparsity: float | str | os.PathLike[str] | Thresholds | None = None,
     lut: str = "exact",
     fused: bool = True,
+    predict: str | os.PathLike[str] | None = None,
+    predict_force: bool = False,
 ) -> Model:
     """Load a model from a GGUF file or a safetensors folder.
 
@@ -260,6 +262,11 @@ def load(
         and averaged, as in T-MAC with fast aggregation; native executor only.
     fused : bool
         False runs norms, gates and additions as ops of their own (for comparisons).
+    predict : path, optional
+        A file of ``edgesparse calibrate --method sparseinfer``: gates that it predicts to be dead
+        are not computed. Lossy.
+    predict_force : bool
+        Predict even where that reads more bytes than it saves.
 
     Returns
     -------
@@ -328,6 +335,8 @@ def load(
         recommended = read_recommended(checkpoint)
         warnings = (*checkpoint.warnings, *tokenizer.warnings, *recommended.warnings)
         info = _describe(str(source), config, parameters, checkpoint.n_bytes, warnings, recommended)
+    if predict is not None:
+        plan, parameters = _predicted(plan, parameters, config, predict, force=predict_force)
     info = _describe_quality(info, plan, parameters, head, thresholds, lossy=lut == "lossy")
     made = make_executor(
         executor, plan, parameters, threads=n_threads, isa=isa, lossy=lut == "lossy"
@@ -362,6 +371,28 @@ def _is_number(text: str | os.PathLike[str]) -> bool:
 
 def _shown_path(sparsity: float | str | os.PathLike[str] | Thresholds | None) -> str:
     return os.fspath(sparsity) if isinstance(sparsity, (str, os.PathLike)) else ""
+
+
+def _predicted(
+    plan: Plan,
+    parameters: Parameters,
+    config: ModelConfig,
+    path: str | os.PathLike[str],
+    *,
+    force: bool,
+) -> tuple[Plan, Parameters]:
+    """Put the predictor of a calibration file in, after checking that it is for this model."""
+    from edgesparse.sparsity import SparseInferTable, fingerprint, load_calibration
+    from edgesparse.sparsity.predictor import add_predictor
+
+    table = load_calibration(path)
+    if not isinstance(table, SparseInferTable):
+        raise UsageError(
+            f"{path}: a calibration by {table.method}, not of a predictor.",
+            advice="'edgesparse calibrate --method sparseinfer' makes one.",
+        )
+    table.check(fingerprint(config, parameters.vectors), plan, str(path))
+    return add_predictor(plan, parameters, table, force=force)
 
 
 def _ternary(wanted: str, native: bool, isa: str | None, n_threads: int) -> Format:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from edgesparse.formats.weight import Weight
 from edgesparse.plan.cache_type import CacheType
+from edgesparse.plan.op import Linear
 from edgesparse.plan.plan import Plan
 
 if TYPE_CHECKING:
@@ -62,6 +63,11 @@ def describe_quality(
         )
     if lossy and n_looked_up:
         parts.append(f"{n_looked_up} products looked up in rounded tables")
+    predicted = sum(
+        1 for op in plan.ops if isinstance(op, Linear) and any(out.signs for out in op.outputs)
+    )
+    if predicted:
+        parts.append(f"dead gates of {predicted} layers predicted from signs")
     if not parts:
         return EXACT
     return f"lossy: {', '.join(parts)}; 'edgesparse perplexity' says what that costs"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from edgesparse.config import ModelConfig
 from edgesparse.plan.builder import PlanBuilder
-from edgesparse.plan.op import LOGITS, Add, Attention, Embed, GluKind, Norm, Output, RopeKV
+from edgesparse.plan.op import LOGITS, Add, Attention, Embed, Norm, Output, RopeKV
 
 __all__ = ["ROPE", "ROPE_LOCAL", "ExtraNorms", "decoder"]
 
@@ -157,7 +157,7 @@ def _feed_forward_block(
     `down` skips the inputs that are zero.
     """
     blk = f"blk.{layer}"
-    sparse = builder.sparse and config.glu is GluKind.RELU2
+    sparse = builder.sparse and config.glu.makes_zeros
     gate = builder.buffer("gate", config.feed_forward)
     up = builder.buffer("up", config.feed_forward)
     builder.linear(

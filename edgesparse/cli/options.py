@@ -26,8 +26,10 @@ __all__ = [
     "add_head",
     "add_lut",
     "add_model",
+    "add_predict",
     "add_sparse",
     "add_ternary",
+    "add_thresholds",
     "apply_environment",
     "generation_changes",
     "load_for_measuring",
@@ -68,8 +70,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_engine(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that decide how a model is run."""
+def add_engine(parser: argparse.ArgumentParser, *, thresholds: bool = True) -> None:
+    """Add the flags that decide how a model is run; `thresholds`: a calibration among them."""
     group = parser.add_argument_group("engine")
     group.add_argument("-t", "--threads", type=int, metavar="N", help="threads (default: auto)")
     group.add_argument("-tb", "--threads-batch", type=int, metavar="N", help=argparse.SUPPRESS)
@@ -90,6 +92,9 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
         help="packing of I2_S tensors, where the file was made for another processor",
     )
     add_sparse(group)
+    if thresholds:
+        add_thresholds(group)
+    add_predict(group)
     add_cache_types(group)
     add_head(group)
     add_ternary(group)
@@ -109,11 +114,40 @@ def add_sparse(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> Non
         default="auto",
         help="skip neurons that a ReLU has set to zero; exact (default: auto)",
     )
+
+
+def add_thresholds(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add the flag that names a calibration by thresholds."""
     parser.add_argument(
         "--sparsity",
         metavar="FILE",
         help="while generating, ignore activations below the thresholds of this calibration; lossy",
     )
+
+
+def add_predict(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add the flags that let a predictor decide which gates are computed."""
+    parser.add_argument(
+        "--predict",
+        metavar="FILE",
+        help="do not compute gates that this file of 'edgesparse calibrate --method sparseinfer' "
+        "predicts to be dead; lossy",
+    )
+    parser.add_argument(
+        "--predict-force",
+        action="store_true",
+        help="predict even where that reads more bytes than it saves",
+    )
+
+
+def _predict_file(args: argparse.Namespace) -> str | None:
+    name: str | None = getattr(args, "predict", None)
+    if name and name.lstrip("-").isdecimal() and not os.path.exists(name):
+        raise UsageError(
+            f"--predict takes a file of 'edgesparse calibrate', not {name}.",
+            advice="-n limits the tokens of an answer.",
+        )
+    return name
 
 
 def add_cache_types(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
@@ -175,7 +209,6 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
 
     number(
         "-n",
-        "--predict",
         "--n-predict",
         kind=int,
         metavar="N",
@@ -267,6 +300,8 @@ def load_for_measuring(args: argparse.Namespace, threads: int) -> Model:
         head=args.head,
         ternary=args.ternary,
         lut=args.lut,
+        predict=_predict_file(args),
+        predict_force=getattr(args, "predict_force", False),
     )
 
 
@@ -302,6 +337,9 @@ def load_model(args: argparse.Namespace, terminal: Terminal | None = None) -> Mo
             head=getattr(args, "head", "auto"),
             ternary=getattr(args, "ternary", "auto"),
             lut=getattr(args, "lut", "exact"),
+            fused=getattr(args, "fused", True),
+            predict=_predict_file(args),
+            predict_force=getattr(args, "predict_force", False),
         )
     finally:
         if terminal is not None:

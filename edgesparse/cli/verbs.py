@@ -26,6 +26,8 @@ VERBS = (
     Verb("verify", "run two executors in lockstep and name the first op that differs"),
     Verb("bench", "measure tokens per second beside the machine's own limit"),
     Verb("tune", "measure which exact way is fastest on this machine, and remember it"),
+    Verb("sparsity", "show how many activations are zero, layer by layer, and what that saves"),
+    Verb("calibrate", "choose thresholds or a predictor for approximate sparsity, from a text"),
     Verb("perplexity", "measure how well a model predicts a text", ("ppl",)),
     Verb("doctor", "show what this machine and this build can do"),
     Verb("tokenize", "show the tokens of a text, or the text of tokens", ("detokenize",)),

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from edgesparse.executors.kv_cache import KVCache
 from edgesparse.formats.coarse import Coarse
+from edgesparse.formats.signs import SignPlanes
 from edgesparse.formats.weight import Weight
 from edgesparse.plan.plan import Plan
 
@@ -37,12 +38,15 @@ class Parameters:
         Rotary tables: cosines in the first half of a row, sines in the second.
     coarse : Coarse, optional
         Copy of the head that proposes candidates, for steps with `Step.n_tiles`.
+    signs : mapping of str to SignPlanes
+        Sign planes of matrices whose dead outputs are predicted.
     """
 
     weights: Mapping[str, Weight]
     vectors: Mapping[str, Float32]
     tables: Mapping[str, Float32]
     coarse: Coarse | None = None
+    signs: Mapping[str, SignPlanes] = field(default_factory=dict)
 
 
 class CancelFlag:

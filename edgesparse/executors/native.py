@@ -13,8 +13,10 @@ from edgesparse import _native
 from edgesparse.errors import Cancelled, EdgesparseError, MemoryBudgetError, UsageError
 from edgesparse.executors.base import Parameters, Step
 from edgesparse.executors.checks import check_step
+from edgesparse.formats.signs import SignPlanes
 from edgesparse.formats.weight import Format, Weight
 from edgesparse.lookup import NEVER, mad_tokens
+from edgesparse.ops.predict import limits
 from edgesparse.plan.op import (
     LOGITS,
     Add,
@@ -158,11 +160,14 @@ class NativeExecutor:
 
     def _c_plan(self) -> Any:
         plan, ffi = self.plan, self._ffi
-        names = list(self._parameters.weights)
+        names, signs = list(self._parameters.weights), list(self._parameters.signs)
         self._weight_ids = {name: i for i, name in enumerate(names)}
-        weights = ffi.new("es_weight[]", len(names))
-        for c_weight, name in zip(weights, names, strict=True):
-            self._fill_weight(c_weight, self._parameters.weights[name])
+        self._sign_ids = {name: len(names) + i for i, name in enumerate(signs)}
+        weights = ffi.new("es_weight[]", len(names) + len(signs))
+        for name, i in self._weight_ids.items():
+            self._fill_weight(weights[i], self._parameters.weights[name])
+        for name, i in self._sign_ids.items():
+            self._fill_signs(weights[i], self._parameters.signs[name])
         ops = ffi.new("es_op[]", len(plan.ops))
         for c_op, op in zip(ops, plan.ops, strict=True):
             self._fill_op(c_op, op)
@@ -173,7 +178,7 @@ class NativeExecutor:
             {
                 "n_ops": len(plan.ops),
                 "n_buffers": len(plan.buffers),
-                "n_weights": len(names),
+                "n_weights": len(weights),
                 "n_layers": plan.n_layers,
                 "n_ctx": plan.n_ctx,
                 "n_vocab": plan.n_vocab,
@@ -206,6 +211,13 @@ class NativeExecutor:
         if self._kernel is not None:
             return {"lut": NEVER, "mad": 1}[self._kernel]
         return mad_tokens(weight.format, weight.k, self.isa, self._threads)
+
+    def _fill_signs(self, c_weight: Any, planes: SignPlanes) -> None:
+        lib = self._lib
+        c_weight.format = lib.ES_FORMAT_SIGNS_MASKED if planes.masked else lib.ES_FORMAT_SIGNS
+        c_weight.n_rows, c_weight.k = planes.n_rows, planes.k
+        c_weight.data = self._pointer("uint8_t *", planes.data)
+        c_weight.n_bytes = planes.n_bytes
 
     def _vector(self, name: str | None) -> Any:
         if name is None:
@@ -268,6 +280,11 @@ class NativeExecutor:
             c_out.live = -1 if out.live is None else self._buffer_ids[out.live]
             c_out.live_threshold = out.live_threshold
             c_out.live_factors = self._vector(out.live_factors)
+            c_out.signs = -1
+            if out.signs is not None:
+                planes = self._parameters.signs[out.signs]
+                c_out.signs = self._sign_ids[out.signs]
+                c_out.limits = self._pointer("int32_t *", limits(planes, out.alpha))
 
     @staticmethod
     def _fill_heads(c_op: Any, op: RopeKV | Attention) -> None:

@@ -18,6 +18,7 @@ from edgesparse.ops.embed import embed
 from edgesparse.ops.glu import glu
 from edgesparse.ops.linear import drop_small, live_outputs, product
 from edgesparse.ops.norm import rmsnorm
+from edgesparse.ops.predict import predicted_dead
 from edgesparse.ops.rope_kv import cache_rows, rotate
 from edgesparse.ops.two_stage import propose
 from edgesparse.plan.op import (
@@ -120,6 +121,9 @@ class ReferenceExecutor:
             y = product(self._parameters.weights[out.weight], h)
             if out.bias is not None:
                 y = y + self._parameters.vectors[out.bias]
+            if out.signs is not None:
+                dead = predicted_dead(self._parameters.signs[out.signs], h, out.alpha)
+                y = np.where(dead, np.float32(0), y)
             if out.live is not None:
                 gate = self.buffer(out.live, n)[rows, : y.shape[1]]
                 factors = None

@@ -1,4 +1,4 @@
-"""Gated units: squared ReLU (BitNet b1.58 2B4T), SiLU (Llama), GELU by tanh (Gemma)."""
+"""Gated units: squared ReLU (BitNet b1.58 2B4T), ReLU, SiLU (Llama), GELU by tanh (Gemma)."""
 
 from __future__ import annotations
 
@@ -26,4 +26,6 @@ def glu(kind: GluKind, gate: Float32, up: Float32) -> Float32:
         with np.errstate(over="ignore"):
             t = ((gate * gate) * _GELU_CUBE + np.float32(1)) * (gate * _GELU_SLOPE)
         return np.asarray((gate / (np.float32(1) + exp(-t))) * up, np.float32)
+    if kind is GluKind.RELU:
+        return np.asarray(np.maximum(gate, np.float32(0)) * up, np.float32)
     return np.asarray((gate / (np.float32(1) + exp(-gate))) * up, np.float32)

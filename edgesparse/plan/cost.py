@@ -46,7 +46,10 @@ def op_bytes(op: Op, parameters: Parameters, plan: Plan, position: int) -> int:
             weight = weights[op.weight]
             return weight.n_bytes // weight.n_rows
         case Linear():
-            return sum(_bytes_read(weights[out.weight], op.dead_share) for out in op.outputs)
+            signs = [parameters.signs[out.signs] for out in op.outputs if out.signs]
+            return sum(_bytes_read(weights[out.weight], op.dead_share) for out in op.outputs) + sum(
+                planes.n_bytes for planes in signs
+            )
         case RopeKV():
             return plan.kv_bytes
         case Attention():
@@ -81,6 +84,8 @@ def plan_costs(plan: Plan, parameters: Parameters, position: int) -> list[OpCost
     for op in plan.ops:
         names = [out.weight for out in op.outputs] if isinstance(op, Linear) else []
         formats = dict.fromkeys(parameters.weights[n].format.name.lower() for n in names)
+        if isinstance(op, Linear) and any(out.signs for out in op.outputs):
+            formats["signs"] = None
         costs.append(
             OpCost(
                 op,

@@ -36,6 +36,12 @@ class GluKind(IntEnum):
     SILU = 1
     RELU2 = 2
     GELU = 3
+    RELU = 4
+
+    @property
+    def makes_zeros(self) -> bool:
+        """Whether a gate that is not positive makes a product of 0."""
+        return self in (GluKind.RELU2, GluKind.RELU)
 
 
 class RopeStyle(IntEnum):
@@ -65,6 +71,10 @@ class Output:
     With `live_threshold`, outputs with ``|silu(g)| * factor`` below it are +0 instead, g being the
     element of `live`, in tokens from the step's `sparse_from` on: an approximation. `live_factors`
     names a vector with a factor per output.
+
+    `signs` names sign planes of `weight` (`Parameters.signs`): outputs that they predict to be
+    negative, with `alpha` ten-thousandths, are not computed either, but +0. That is an
+    approximation.
     """
 
     weight: str
@@ -74,6 +84,8 @@ class Output:
     live: str | None = None
     live_threshold: float = 0.0
     live_factors: str | None = None
+    signs: str | None = None
+    alpha: int = 10_000
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Gated activations relu(g)² u, silu(g) u and gelu(g) u (numba twin of ``ops/glu.py``)."""
+"""Gated activations, relu(g)² u to gelu(g) u (numba twin of ``ops/glu.py``)."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ SILU = int(GluKind.SILU)
 GELU = int(GluKind.GELU)
 GELU_CUBE = np.float32(0.044715)
 GELU_SLOPE = np.float32(1.59576912)
+RELU = int(GluKind.RELU)
 
 
 @njit
@@ -30,6 +31,9 @@ def glu_row(y: Float32, gate: Float32, up: Float32, kind: int) -> None:
             g = gate[i]
             t = ((g * g) * GELU_CUBE + ONE) * (g * GELU_SLOPE)
             y[i] = (g / (ONE + exp(-t))) * up[i]
+    elif kind == RELU:
+        for i in range(gate.shape[0]):
+            y[i] = (gate[i] if gate[i] > ZERO else ZERO) * up[i]
     else:
         for i in range(gate.shape[0]):
             m = gate[i] if gate[i] > ZERO else ZERO

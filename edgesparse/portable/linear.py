@@ -16,7 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesparse.executors.base import Step
+from edgesparse.formats.signs import SignPlanes, plane_bytes
 from edgesparse.formats.weight import TILE, Format, Weight, row_tiles
+from edgesparse.ops.predict import limits
 from edgesparse.ops.two_stage import propose
 from edgesparse.plan.op import LOGITS, GluKind, Linear, Output
 from edgesparse.portable.bind import Bindings, Float32, Int32, Runner, require, require_bytes
@@ -26,6 +28,7 @@ from edgesparse.portable.glu import glu_row
 from edgesparse.portable.jit import njit
 from edgesparse.portable.norm import norm_row
 from edgesparse.portable.numerics import quantize_i8, quantize_i8_blocks, quantize_i16
+from edgesparse.portable.predict import mask_predicted
 from edgesparse.portable.slices import (
     fill_tables,
     slice_layout,
@@ -317,6 +320,10 @@ def _bind_output(op: Linear, output: Output, bindings: Bindings) -> BoundOutput:
     product = _product(weight, output.add, bias, live, bindings)
     if live.size and not _skips(weight):
         product = _masked(product, live)
+    if output.signs is not None:
+        require(not output.add and output.dst != LOGITS, op.name, "a prediction cannot be added")
+        planes = bindings.parameters.signs[output.signs]
+        product = _predicted(product, _require_planes(op, weight, planes), output.alpha, bindings)
     return BoundOutput(dst, weight.n_rows, product)
 
 
@@ -349,6 +356,24 @@ def _masked(product: Product, live: Float32) -> Product:
     def run(dst: Float32, n_tokens: int, begin: int, end: int, worker: int) -> None:
         product(dst, n_tokens, begin, end, worker)
         dst[:n_tokens, begin:end][~(live[:n_tokens, begin:end] > 0)] = 0
+
+    return run
+
+
+def _require_planes(op: Linear, weight: Weight, planes: SignPlanes) -> SignPlanes:
+    width = plane_bytes(weight.k) * (2 if planes.masked else 1)
+    fits = planes.data.shape == (weight.n_rows, width) and planes.k == weight.k
+    require(fits, op.name, f"the signs are not those of {weight.name}")
+    return planes
+
+
+def _predicted(product: Product, planes: SignPlanes, alpha: int, bindings: Bindings) -> Product:
+    """Set outputs that are predicted to be dead to 0 after the product."""
+    h, most = bindings.workspace.floats(planes.k), limits(planes, alpha)
+
+    def run(dst: Float32, n_tokens: int, begin: int, end: int, worker: int) -> None:
+        product(dst, n_tokens, begin, end, worker)
+        mask_predicted(dst, h, planes.data, planes.masked, most, n_tokens, begin, end)
 
     return run
 

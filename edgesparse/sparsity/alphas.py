@@ -25,6 +25,7 @@ __all__ = ["ALPHA_ONE", "MAX_ALPHA", "SparseInferTable", "read_alphas"]
 ALPHA_ONE = 10_000
 """What stands for alpha = 1."""
 MAX_ALPHA = 100 * ALPHA_ONE
+_SHARES = ("kept", "dropped", "skipped", "skipped_tiles")
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +45,10 @@ class SparseInferTable:
         Share of live gates that was kept on the text of the calibration, by the same names.
     dropped : mapping of str to float
         Share of dead gates that was predicted to be dead, likewise.
+    skipped : mapping of str to float
+        Share of all gates that was predicted to be dead, likewise.
+    skipped_tiles : mapping of str to float
+        Share of tiles of 8 gates that were all predicted to be dead, likewise.
     text_sha256 : str
         Digest of the text of the calibration.
     """
@@ -53,6 +58,8 @@ class SparseInferTable:
     recall: float
     kept: Mapping[str, float] = field(default_factory=dict)
     dropped: Mapping[str, float] = field(default_factory=dict)
+    skipped: Mapping[str, float] = field(default_factory=dict)
+    skipped_tiles: Mapping[str, float] = field(default_factory=dict)
     text_sha256: str = ""
 
     def check(self, fingerprint: str, plan: Plan, path: str = "") -> None:
@@ -80,10 +87,9 @@ class SparseInferTable:
         ops: dict[str, dict[str, float]] = {}
         for name, alpha in self.alphas.items():
             ops[name] = {"alpha": alpha / ALPHA_ONE}
-            if name in self.kept:
-                ops[name]["kept"] = self.kept[name]
-            if name in self.dropped:
-                ops[name]["dropped"] = self.dropped[name]
+            for key in _SHARES:
+                if name in getattr(self, key):
+                    ops[name][key] = getattr(self, key)[name]
         write_calibration(
             path,
             {
@@ -105,7 +111,7 @@ def read_alphas(top: CalibrationObject) -> SparseInferTable:
         Something is missing, of another type, not finite or out of range.
     """
     alphas: dict[str, int] = {}
-    shares: dict[str, dict[str, float]] = {"kept": {}, "dropped": {}}
+    shares: dict[str, dict[str, float]] = {key: {} for key in _SHARES}
     ops = top.child("ops")
     for name in ops.values:
         entry = ops.child(name)
@@ -117,7 +123,6 @@ def read_alphas(top: CalibrationObject) -> SparseInferTable:
         model_fingerprint=top.text("model"),
         alphas=alphas,
         recall=top.number("recall", 0.0, 1.0),
-        kept=shares["kept"],
-        dropped=shares["dropped"],
         text_sha256=top.text("text_sha256"),
+        **shares,
     )

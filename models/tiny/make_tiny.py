@@ -132,6 +132,7 @@ def make_llama(
     biases: bool = False,
     rope_freqs: bool = False,
     linear_rope: float = 0.0,
+    activation: str = "",
 ) -> None:
     """Write a Llama; `kinds` gives each matrix one type per layer; no "output": tied head."""
     source = Source(seed)
@@ -139,6 +140,8 @@ def make_llama(
     if linear_rope:
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(linear_rope)
+    if activation:
+        writer.add_string("llama.hidden_activation", activation)
     width = sizes["width"]
     add_matrix(writer, source, "token_embd.weight", kinds["token_embd"][0], N_VOCAB, width)
     if "output" in kinds:
@@ -220,6 +223,15 @@ def make_all(folder: Path) -> None:
         | {"ffn_gate": (Type.Q4_K,), "ffn_up": (Type.Q5_K,), "ffn_down": (Type.Q6_K,)},
         5,
         rope_freqs=True,
+    )
+    make_llama(
+        folder / "llama-relu.gguf",
+        {"width": 64, "ff": 160, "layers": 2, "heads": 2, "kv_heads": 2, "head_dim": 32},
+        {"token_embd": (Type.Q8_0,), "attn_q": (Type.Q8_0,), "attn_k": (Type.Q8_0,)}
+        | {"attn_v": (Type.Q8_0,), "attn_output": (Type.Q8_0,), "ffn_gate": (Type.Q8_0, Type.F16)}
+        | {"ffn_up": (Type.Q8_0, Type.F32), "ffn_down": (Type.F16, Type.BF16)},
+        7,
+        activation="relu",
     )
     small = {"width": 48, "ff": 64, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16}
     make_llama_folder(folder / "llama-bf16", small, 6)

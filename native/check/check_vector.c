@@ -155,7 +155,7 @@ static void i8_blocks_case(bench *m) {
     compare(m, q, expected, bytes, good, "quantize_i8_blocks");
 }
 
-typedef enum { SILU, RELU2, GELU, N_GATES } gate_kind;
+typedef enum { SILU, RELU2, RELU, GELU, N_GATES } gate_kind;
 
 static double gated(gate_kind kind, double g, double u) {
     switch (kind) {
@@ -163,6 +163,8 @@ static double gated(gate_kind kind, double g, double u) {
         return g / (1 + exp(-g)) * u;
     case RELU2:
         return g > 0 ? g * g * u : 0;
+    case RELU:
+        return g > 0 ? g * u : 0;
     default:
         return g * u / (1 + exp(-2 * sqrt(2 / acos(-1)) * (g + 0.044715 * g * g * g)));
     }
@@ -172,11 +174,12 @@ static void run_gate(const es_kernels *table, gate_kind kind, float *y, const fl
                      const float *up, int32_t n) {
     (kind == SILU    ? table->glu_silu
      : kind == RELU2 ? table->glu_relu2
+     : kind == RELU  ? table->glu_relu
                      : table->glu_gelu)(y, gate, up, n);
 }
 
 static void glu_case(bench *m, gate_kind kind) {
-    static const char *const names[N_GATES] = {"glu_silu", "glu_relu2", "glu_gelu"};
+    static const char *const names[N_GATES] = {"glu_silu", "glu_relu2", "glu_relu", "glu_gelu"};
     const int32_t n = m->n;
     const size_t bytes = (size_t)n * sizeof(float);
     const float *gate = filled(m, &m->x, n);

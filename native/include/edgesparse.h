@@ -53,7 +53,10 @@ enum {
     ES_FORMAT_BS2 = 17,
     ES_FORMAT_BS3 = 18,
     ES_FORMAT_BS4 = 19,
-    ES_FORMAT_BST = 20 /* and two of a ternary matrix */
+    ES_FORMAT_BST = 20, /* and two of a ternary matrix */
+    /* Not for products: the signs of a matrix, alone or beside the places of its non-zeros. */
+    ES_FORMAT_SIGNS = 32,
+    ES_FORMAT_SIGNS_MASKED = 33
 };
 /* What a group of bit slices has beside its steps. */
 enum { ES_ZEROS_NONE = 0, ES_ZEROS_POINTS = 1, ES_ZEROS_OFFSETS = 2 };
@@ -67,7 +70,7 @@ enum {
     ES_OP_GLU = 6,
     ES_OP_ADD = 7
 };
-enum { ES_GLU_NONE = 0, ES_GLU_SILU = 1, ES_GLU_RELU2 = 2, ES_GLU_GELU = 3 };
+enum { ES_GLU_NONE = 0, ES_GLU_SILU = 1, ES_GLU_RELU2 = 2, ES_GLU_GELU = 3, ES_GLU_RELU = 4 };
 enum { ES_ROPE_NEOX = 0, ES_ROPE_NORM = 1 };
 /* How keys and values lie in a cache: head_dim halfs, or blocks of 32 int8 codes behind their half step. */
 enum { ES_CACHE_F16 = 0, ES_CACHE_Q8_0 = 1 };
@@ -101,7 +104,9 @@ typedef struct es_output {
      * instead (factors NULL: all 1), in tokens from es_step.sparse_from on; other tokens keep all. */
     const float *live_factors;
     float live_threshold;
-    int32_t reserved;
+    /* Rows r with more than limits[r] votes of the sign planes weights[signs] against them become +0. */
+    int32_t signs;         /* index into es_plan.weights, or -1 */
+    const int32_t *limits; /* n_rows, or NULL */
 } es_output;
 
 /* One op; the meaning of every field by kind is in edgesparse/ops/README.md. */
@@ -203,7 +208,7 @@ int32_t es_isa_supported(int32_t isa);
 const char *es_isa_name(int32_t isa);
 
 /* Name of the kernel variant ("scalar", "avx2", …) that `isa` uses for an activation-weight family
- * ("t2", "t2n", "t5", "q8", "q4", "q8m", "q4m", "q6", "q8n", "q4n", "q8mn", "q4mn", "f16",
+ * ("t2", "t2n", "t5", "signs", "q8", "q4", "q8m", "q4m", "q6", "q8n", "q4n", "q8mn", "q4mn", "f16",
  * "bf16", "f32", "lut", "mad", "vector", "attention"); NULL if unknown. */
 const char *es_kernel_variant(int32_t isa, const char *family);
 

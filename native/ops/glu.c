@@ -9,6 +9,8 @@ int32_t es_run_glu(es_engine *engine, const es_op *op, const es_step *step) {
             engine->k.glu_relu2(dst, gate, up, engine->plan.widths[op->src]);
         } else if (op->glu == ES_GLU_GELU) {
             engine->k.glu_gelu(dst, gate, up, engine->plan.widths[op->src]);
+        } else if (op->glu == ES_GLU_RELU) {
+            engine->k.glu_relu(dst, gate, up, engine->plan.widths[op->src]);
         } else {
             engine->k.glu_silu(dst, gate, up, engine->plan.widths[op->src]);
         }

@@ -41,6 +41,9 @@ static void prepare_input(const es_linear_job *job, es_input *input, int32_t slo
     if (op->glu == ES_GLU_RELU2) {
         engine->k.glu_relu2(h, x, es_row(engine, op->src2, token), k);
         x = h;
+    } else if (op->glu == ES_GLU_RELU) {
+        engine->k.glu_relu(h, x, es_row(engine, op->src2, token), k);
+        x = h;
     } else if (op->glu == ES_GLU_SILU) {
         engine->k.glu_silu(h, x, es_row(engine, op->src2, token), k);
         x = h;
@@ -218,7 +221,6 @@ void es_linear_tiles(const es_linear_job *job, const es_output *out, const es_in
     }
 }
 
-/* Rows [begin, end) of one output, in blocks that fit the scratch. */
 void es_linear_rows(const es_linear_job *job, const es_output *out, const es_input *input,
                     es_scratch *scratch, int32_t begin, int32_t end) {
     const es_weight *w = &job->engine->plan.weights[out->weight];

@@ -45,7 +45,7 @@ static inline uint64_t es_linear_scale_bytes(const es_weight *w) {
 
 /* Whether an output is computed through lists. */
 static inline int es_linear_skips(const es_linear_job *job, const es_output *out) {
-    return out->live >= 0 || es_linear_weight(job, out)->format == ES_FORMAT_T2N;
+    return out->live >= 0 || out->signs >= 0 || es_linear_weight(job, out)->format == ES_FORMAT_T2N;
 }
 
 /* The quantised input: of one token, prepared by each thread for itself, or of all tokens. */
@@ -63,8 +63,18 @@ void es_linear_tiles(const es_linear_job *job, const es_output *out, const es_in
 /* Outputs [first, first + n_outputs), dense and row by row. */
 void es_linear_products(es_linear_job *job, int32_t first, int32_t n_outputs);
 
+/* Rows [begin, end) of one output, begin a multiple of 8, in blocks that fit the scratch, from an input
+ * of es_linear_input. */
+void es_linear_rows(const es_linear_job *job, const es_output *out, const es_input *input,
+                    es_scratch *scratch, int32_t begin, int32_t end);
+
 static inline int es_is_sliced(const es_weight *w) {
     return w->format >= ES_FORMAT_BS1 && w->format <= ES_FORMAT_BST;
+}
+
+/* Whether rows are stored in tiles of 8, of which one can be left out. */
+static inline int es_has_tiles(const es_weight *w) {
+    return w->format >= ES_FORMAT_Q8 && w->format <= ES_FORMAT_F32;
 }
 
 /* Bit slices (linear_bitslice.c): the forms that they want of the input, ... */
@@ -74,15 +84,19 @@ void es_slice_prepare(const es_linear_job *job, es_input *input, size_t slot);
 /* ... and rows [first, first + n_rows) of a product, one tile at most. */
 void es_slice_rows(const es_linear_job *job, const es_output *out, const es_weight *w,
                    const es_input *input, es_scratch *scratch, int32_t first, int32_t n_rows);
-/* Rows [begin, end) of one output, begin being a multiple of 8, from an input of es_linear_input. */
-void es_linear_rows(const es_linear_job *job, const es_output *out, const es_input *input,
-                    es_scratch *scratch, int32_t begin, int32_t end);
 
 /* The logits of one token through the op's coarse head. */
 void es_linear_two_stage(es_linear_job *job);
 
 /* Rotates k floats for a coarse head. */
 void es_rotate(float *x, int32_t k);
+
+/* One output whose dead rows sign planes predict (linear_predict.c). */
+void es_linear_predicted(es_linear_job *linear, int32_t output);
+
+/* The first n_listed rows of the engine's list, of a t2 or t5 output, for one row of the product; all
+ * other rows are +0. */
+void es_linear_listed(es_linear_job *linear, int32_t output, int32_t row, int32_t n_listed);
 
 /* One output that skips dead neurons. */
 void es_linear_sparse(es_linear_job *job, int32_t output);

@@ -60,19 +60,25 @@ static void live_piece(void *context, int32_t piece, int32_t thread) {
     }
 }
 
-static void live_rows(es_linear_job *linear, int32_t output) {
+void es_linear_listed(es_linear_job *linear, int32_t output, int32_t row, int32_t n_listed) {
     es_engine *engine = linear->engine;
-    sparse_job job = {.linear = linear, .out = &linear->op->outputs[output]};
+    sparse_job job = {.linear = linear, .out = &linear->op->outputs[output], .row = row};
     job.w = es_linear_weight(linear, job.out);
     job.n_pieces = PIECES_PER_THREAD * es_pool_threads(engine->pool);
-    for (job.row = 0; job.row < linear->n_tokens; job.row++) {
-        const int32_t token = es_linear_token(linear, job.row);
-        const float *gate = es_row(engine, job.out->live, token);
-        job.n_listed = engine->k.list_positive(engine->list, gate, job.w->n_rows);
-        memset(es_row(engine, job.out->dst, token), 0, (size_t)job.w->n_rows * sizeof(float));
-        es_pool_run(engine->pool, live_piece, &job, job.n_pieces);
-        engine->moved +=
-            (uint64_t)job.n_listed * (job.w->n_bytes / (size_t)job.w->n_rows + sizeof(float));
+    job.n_listed = n_listed;
+    memset(es_row(engine, job.out->dst, es_linear_token(linear, row)), 0,
+           (size_t)job.w->n_rows * sizeof(float));
+    es_pool_run(engine->pool, live_piece, &job, job.n_pieces);
+    engine->moved += (uint64_t)n_listed * (job.w->n_bytes / (size_t)job.w->n_rows + sizeof(float));
+}
+
+static void live_rows(es_linear_job *linear, int32_t output) {
+    const es_engine *engine = linear->engine;
+    const es_output *out = &linear->op->outputs[output];
+    const int32_t n_rows = es_linear_weight(linear, out)->n_rows;
+    for (int32_t row = 0; row < linear->n_tokens; row++) {
+        const float *gate = es_row(engine, out->live, es_linear_token(linear, row));
+        es_linear_listed(linear, output, row, engine->k.list_positive(engine->list, gate, n_rows));
     }
 }
 
@@ -245,18 +251,16 @@ static void neuron_blocks(es_linear_job *linear, int32_t output) {
     linear->engine->moved += job.w->n_bytes + es_linear_scale_bytes(job.w);
 }
 
-/* Whether rows are stored in tiles of 8, of which one can be left out. */
-static int has_tiles(const es_weight *w) {
-    return w->format >= ES_FORMAT_Q8 && w->format <= ES_FORMAT_F32;
-}
-
 void es_linear_sparse(es_linear_job *linear, int32_t output) {
     const es_output *out = &linear->op->outputs[output];
-    if (es_linear_weight(linear, out)->format == ES_FORMAT_T2N) {
+    const int32_t format = es_linear_weight(linear, out)->format;
+    if (out->signs >= 0) {
+        es_linear_predicted(linear, output);
+    } else if (format == ES_FORMAT_T2N) {
         (linear->n_tokens > MAX_LISTED_TOKENS ? neuron_blocks : live_inputs)(linear, output);
     } else if (is_listed(linear, out)) {
         live_rows(linear, output);
-    } else if (linear->n_tokens > 1 || !has_tiles(es_linear_weight(linear, out)) ||
+    } else if (linear->n_tokens > 1 || !es_has_tiles(es_linear_weight(linear, out)) ||
                !live_tiles(linear, out)) {
         es_linear_products(linear, output, 1);
     }

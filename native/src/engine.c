@@ -44,7 +44,7 @@ static size_t max_live_rows(const es_plan *plan) {
     for (int32_t i = 0; i < plan->n_ops; i++) {
         const es_op *op = &plan->ops[i];
         for (int32_t j = 0; op->kind == ES_OP_LINEAR && j < op->n_outputs; j++) {
-            if (op->outputs[j].live >= 0) {
+            if (op->outputs[j].live >= 0 || op->outputs[j].signs >= 0) {
                 n_rows = es_max(n_rows, plan->weights[op->outputs[j].weight].n_rows);
             }
         }
@@ -115,22 +115,26 @@ static int create_scratch(es_engine *engine, int32_t n_threads) {
         scratch->parts = es_aligned(2 * ES_ATTENTION_QUERIES * part_floats * sizeof(float));
         scratch->sums = es_aligned(ES_NEURON_ROWS * ES_TOKEN_BLOCK * sizeof(float));
         scratch->list = es_aligned((k + ES_LIST_SLACK) * sizeof(int32_t));
+        scratch->bits = es_aligned(es_round_up(k, 256) / 8);
         scratch->neurons = es_aligned(max_neuron_rows(&engine->plan) * sizeof(int32_t));
         scratch->pairs = es_aligned(16 * n_blocks * sizeof *scratch->pairs);
         scratch->begin = es_aligned((n_blocks + 1) * sizeof(int32_t));
         if (!es_input_create(&scratch->input, 1, k) ||
             !es_slice_input_create(&scratch->input, &engine->plan, 1) || scratch->pairs == NULL ||
             scratch->begin == NULL || scratch->attention == NULL || scratch->parts == NULL ||
-            scratch->sums == NULL || scratch->list == NULL || scratch->neurons == NULL) {
+            scratch->bits == NULL || scratch->sums == NULL || scratch->list == NULL ||
+            scratch->neurons == NULL) {
             return 0;
         }
     }
     engine->list = es_aligned((max_live_rows(&engine->plan) + ES_LIST_SLACK) * sizeof(int32_t));
+    engine->votes = es_aligned((max_live_rows(&engine->plan) + 1) * sizeof(int32_t));
     const size_t n_heads = (size_t)attention.n_heads;
     const size_t n_chunks = (size_t)es_attention_chunks(engine->plan.n_ctx);
     engine->parts = es_aligned(n_heads * n_chunks * part_floats * sizeof(float));
     engine->unmerged = es_aligned(n_heads * sizeof(int32_t));
-    if (engine->list == NULL || engine->parts == NULL || engine->unmerged == NULL) {
+    if (engine->list == NULL || engine->votes == NULL || engine->parts == NULL ||
+        engine->unmerged == NULL) {
         return 0;
     }
     return create_proposal(engine) &&
@@ -188,6 +192,7 @@ void es_engine_destroy(es_engine *engine) {
             free(engine->scratch[i].neurons);
             free(engine->scratch[i].pairs);
             free(engine->scratch[i].begin);
+            free(engine->scratch[i].bits);
             free(engine->scratch[i].sums);
         }
     }
@@ -203,6 +208,7 @@ void es_engine_destroy(es_engine *engine) {
     free(engine->tile_best);
     free(engine->tiles);
     free(engine->list);
+    free(engine->votes);
     free(engine->scratch);
     free(engine->parts);
     free(engine->unmerged);

@@ -46,6 +46,7 @@ typedef struct es_scratch {
     int32_t n_listed;
     int32_t *neurons;    /* its share of a neuron-major product: one sum per stored output */
     uint64_t list_job;   /* the product that list and neurons belong to */
+    uint8_t *bits;       /* signs of one input: max_k bits, in whole runs of 32 bytes */
     es_live_pair *pairs; /* live columns of one token */
     int32_t *begin;
     int32_t n_columns;
@@ -61,6 +62,7 @@ struct es_engine {
     es_scratch *scratch; /* [n_threads] */
     es_input input;      /* max_tokens tokens, shared by the threads of one step */
     int32_t *list;       /* live rows of one token, shared by the threads */
+    int32_t *votes;      /* of sign planes against the rows of one token, shared by the threads */
     uint64_t moved;      /* bytes of weights that the op in progress has read */
     float *parts;        /* of one token that all threads work on: [n_heads][chunks of n_ctx] */
     int32_t *unmerged;   /* [n_kv_heads]: work items whose parts are missing */

@@ -189,6 +189,14 @@ typedef void es_column_dot(float *y, size_t y_stride, const es_column_lines *lin
 enum { ES_COARSE_MAX_K = 1 << 20 };
 
 typedef struct es_kernels {
+    /* Bit i of `bits` is x[i] < 0 for i < n, and 0 up to the end of n_bytes, a multiple of 32. */
+    void (*sign_bits)(uint8_t *bits, size_t n_bytes, const float *x, int32_t n);
+    /* votes[r] = bits set in (signs of row r ^ x), and in its plane of non-zeros if it is masked. Rows
+     * are plane_bytes long, a multiple of 32, or twice that. */
+    void (*sign_votes)(int32_t *votes, const uint8_t *w, size_t plane_bytes, int32_t masked,
+                       int32_t n_rows, const uint8_t *x);
+    const char *signs_variant;
+
     es_ternary_dot *t2_dot;
     es_ternary_dot *t5_dot;
     es_ternary_list *t2_list;
@@ -236,8 +244,9 @@ typedef struct es_kernels {
     /* Blocks of 32 to int16; n is rounded up to whole blocks, x beyond n counts as zero. */
     void (*quantize_i16)(int16_t *q, float *d, int32_t *sum, float *xsum, const float *x,
                          int32_t n);
-    /* y = relu(gate)^2 * up, y = silu(gate) * up; y may be gate or up. */
+    /* y = relu(gate)^2 * up, y = relu(gate) * up, y = silu(gate) * up; y may be gate or up. */
     void (*glu_relu2)(float *y, const float *gate, const float *up, int32_t n);
+    void (*glu_relu)(float *y, const float *gate, const float *up, int32_t n);
     void (*glu_silu)(float *y, const float *gate, const float *up, int32_t n);
     void (*glu_gelu)(float *y, const float *gate, const float *up, int32_t n);
     /* y += x */
@@ -291,6 +300,9 @@ void es_ternary_neondot(es_kernels *table);
 void es_sparse_scalar(es_kernels *table);
 void es_sparse_avx2(es_kernels *table);
 void es_sparse_avx512vnni(es_kernels *table);
+void es_predict_scalar(es_kernels *table);
+void es_predict_avx2(es_kernels *table);
+void es_predict_avx512vnni(es_kernels *table);
 void es_dense_scalar(es_kernels *table);
 void es_dense_avx2(es_kernels *table);
 void es_dense_avxvnni(es_kernels *table);

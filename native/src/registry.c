@@ -8,6 +8,7 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
     memset(table, 0, sizeof *table);
     es_ternary_scalar(table);
     es_sparse_scalar(table);
+    es_predict_scalar(table);
     es_dense_scalar(table);
     es_columns_scalar(table);
     es_bitslice_scalar(table);
@@ -20,6 +21,7 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
     if (isa >= ES_ISA_AVX2) {
         es_ternary_avx2(table);
         es_sparse_avx2(table);
+        es_predict_avx2(table);
         es_dense_avx2(table);
         es_columns_avx2(table);
         es_bitslice_avx2(table);
@@ -37,6 +39,7 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
     if (isa == ES_ISA_AVX512VNNI) {
         es_ternary_avx512vnni(table);
         es_sparse_avx512vnni(table);
+        es_predict_avx512vnni(table);
         es_dense_avx512vnni(table);
         es_columns_avx512vnni(table);
         es_bitslice_avx512vnni(table);
@@ -62,25 +65,16 @@ const char *es_kernel_variant(int32_t isa, const char *family) {
         const char *family;
         const char *variant;
     } rows[] = {
-        {"t2", table.t2_variant},
-        {"t2n", table.t2n_variant},
-        {"t5", table.t5_variant},
-        {"q8", table.q8_variant},
-        {"q4", table.q4_variant},
-        {"q8m", table.q8m_variant},
-        {"q4m", table.q4m_variant},
-        {"q6", table.q6_variant},
-        {"q8n", table.columns_variant},
-        {"q4n", table.columns_variant},
-        {"q8mn", table.columns_variant},
-        {"q4mn", table.columns_variant},
-        {"f16", table.f16_variant},
-        {"bf16", table.bf16_variant},
-        {"f32", table.f32_variant},
-        {"lut", table.lut_variant},
-        {"mad", table.mad_variant},
-        {"vector", table.vector_variant},
-        {"attention", table.attention_variant},
+        {"t2", table.t2_variant},         {"t2n", table.t2n_variant},
+        {"t5", table.t5_variant},         {"signs", table.signs_variant},
+        {"q8", table.q8_variant},         {"q4", table.q4_variant},
+        {"q8m", table.q8m_variant},       {"q4m", table.q4m_variant},
+        {"q6", table.q6_variant},         {"q8n", table.columns_variant},
+        {"q4n", table.columns_variant},   {"q8mn", table.columns_variant},
+        {"q4mn", table.columns_variant},  {"f16", table.f16_variant},
+        {"bf16", table.bf16_variant},     {"f32", table.f32_variant},
+        {"lut", table.lut_variant},       {"mad", table.mad_variant},
+        {"vector", table.vector_variant}, {"attention", table.attention_variant},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         if (strcmp(rows[i].family, family) == 0) {

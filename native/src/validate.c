@@ -70,9 +70,30 @@ static int weight_is_valid(const es_weight *w) {
     case ES_FORMAT_BS4:
     case ES_FORMAT_BST:
         return slices_are_valid(w, rows, blocks);
+    case ES_FORMAT_SIGNS:
+        return w->n_bytes == rows * ((k + 255) / 256) * 32;
+    case ES_FORMAT_SIGNS_MASKED:
+        return w->n_bytes == rows * ((k + 255) / 256) * 64;
     default:
         return 0;
     }
+}
+
+static int is_signs(const es_weight *w) {
+    return w->format == ES_FORMAT_SIGNS || w->format == ES_FORMAT_SIGNS_MASKED;
+}
+
+/* Sign planes of the output's own shape, and a limit for every row; there may be none of either. */
+static int signs_are_valid(const es_plan *plan, const es_output *out, const es_weight *w) {
+    if (out->signs == -1) {
+        return 1;
+    }
+    if (out->signs < 0 || out->signs >= plan->n_weights || out->limits == NULL) {
+        return 0;
+    }
+    const es_weight *signs = &plan->weights[out->signs];
+    return is_signs(signs) && signs->n_rows == w->n_rows && signs->k == w->k && out->dst >= 0 &&
+           !out->add && out->live == -1 && w->format != ES_FORMAT_T2N;
 }
 
 static int linear_is_valid(const es_plan *plan, const es_op *op) {
@@ -86,7 +107,7 @@ static int linear_is_valid(const es_plan *plan, const es_op *op) {
             return 0;
         }
         const es_weight *w = &plan->weights[out->weight];
-        if (k >= 0 && w->k != k) {
+        if ((k >= 0 && w->k != k) || is_signs(w) || !signs_are_valid(plan, out, w)) {
             return 0;
         }
         k = w->k;
@@ -106,7 +127,7 @@ static int linear_is_valid(const es_plan *plan, const es_op *op) {
                                op->coarse_scales == NULL || k > ES_COARSE_MAX_K)) {
         return 0;
     }
-    return has_width(plan, op->src, k) && op->glu >= ES_GLU_NONE && op->glu <= ES_GLU_GELU &&
+    return has_width(plan, op->src, k) && op->glu >= ES_GLU_NONE && op->glu <= ES_GLU_RELU &&
            (op->glu == ES_GLU_NONE || has_width(plan, op->src2, k));
 }
 
@@ -123,6 +144,7 @@ static int op_is_valid(const es_plan *plan, const es_op *op) {
         return op->outputs[0].weight >= 0 && op->outputs[0].weight < plan->n_weights &&
                plan->weights[op->outputs[0].weight].format != ES_FORMAT_T2N &&
                !es_is_column(plan->weights[op->outputs[0].weight].format) &&
+               !is_signs(&plan->weights[op->outputs[0].weight]) &&
                plan->weights[op->outputs[0].weight].n_rows >= plan->n_vocab &&
                has_width(plan, op->dst, plan->weights[op->outputs[0].weight].k);
     case ES_OP_LINEAR:
@@ -138,7 +160,7 @@ static int op_is_valid(const es_plan *plan, const es_op *op) {
         return op->norm != NULL && has_width(plan, op->src, 1) &&
                has_width(plan, op->dst, plan->widths[op->src]);
     case ES_OP_GLU:
-        return op->glu > ES_GLU_NONE && op->glu <= ES_GLU_GELU && has_width(plan, op->src, 1) &&
+        return op->glu > ES_GLU_NONE && op->glu <= ES_GLU_RELU && has_width(plan, op->src, 1) &&
                has_width(plan, op->src2, plan->widths[op->src]) &&
                has_width(plan, op->dst, plan->widths[op->src]);
     case ES_OP_ADD:

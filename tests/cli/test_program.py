@@ -178,6 +178,9 @@ def test_engine_flags_reach_the_engine(cli):
         "threads": 2,
         "executor": "portable",
         "isa": "avx2",
+        "fused": True,
+        "predict": None,
+        "predict_force": False,
     }
 
 

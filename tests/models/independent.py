@@ -34,7 +34,7 @@ class Net:
     theta: float
     eps: float
     neighbours: bool  # which elements rotate together
-    gate: str  # silu, relu2 or gelu
+    gate: str  # silu, relu2, relu or gelu
     names: frozenset[str]
     matrix: Callable[[str], tuple[np.ndarray, bool]]
     divisors: np.ndarray | None = None
@@ -88,7 +88,7 @@ def from_gguf(path: Path) -> Net:
         theta=key(f"{a}.rope.freq_base"),
         eps=key(f"{a}.attention.layer_norm_rms_epsilon"),
         neighbours=a == "llama",
-        gate=GATES.get(a, "silu"),
+        gate="relu" if key(f"{a}.hidden_activation") == "relu" else GATES.get(a, "silu"),
         names=frozenset(tensors),
         matrix=matrix,
         divisors=divisors,
@@ -239,8 +239,8 @@ def logits(
 
 
 def _activation(kind: str, x: np.ndarray) -> np.ndarray:
-    if kind == "relu2":
-        return np.maximum(x, 0) ** 2
+    if kind in ("relu", "relu2"):
+        return np.maximum(x, 0) ** (2 if kind == "relu2" else 1)
     if kind == "silu":
         return x / (1 + np.exp(-x))
     inner = np.sqrt(2 / np.pi).astype(x.dtype) * (x + x.dtype.type(0.044715) * x**3)

@@ -25,6 +25,7 @@ TOLERANCE = {
     # int16 activations in front of block weights: 2^-16 of a block's largest, per product
     "bitnet-tq1_0.gguf": 4e-4,
     "bitnet-tq2_0.gguf": 4e-4,
+    "llama-relu.gguf": 2e-3,
     "llama-blocks.gguf": 2e-3,
     "llama-k.gguf": 4e-3,
 }
@@ -82,7 +83,11 @@ def test_the_comparison_would_notice(name: str) -> None:
     broken = {
         "pairs": replace(net, neighbours=not net.neighbours),
         "theta": replace(net, theta=net.theta * 2),
-        **{f"gate {g}": replace(net, gate=g) for g in ("silu", "relu2", "gelu") if g != net.gate},
+        **{
+            f"gate {g}": replace(net, gate=g)
+            for g in ("silu", "relu2", "relu", "gelu")
+            if g != net.gate
+        },
         "first norm": replace(net, matrix=flat_norm(net, "blk.0.attn_norm.weight")),
     }
     if net.kv_heads > 1:
@@ -146,7 +151,7 @@ def test_every_rule_of_the_architectures_is_in_some_model() -> None:
         "head norms": any("blk.0.attn_q_norm.weight" in net.names for net in nets.values()),
         "post-norms": any("blk.0.post_ffw_norm.weight" in net.names for net in nets.values()),
         "windows": any(net.is_local(0) and not net.is_local(2) for net in nets.values()),
-        "every gate": {net.gate for net in nets.values()} == {"silu", "relu2", "gelu"},
+        "every gate": {net.gate for net in nets.values()} == {"silu", "relu2", "relu", "gelu"},
         "neighbours": {net.neighbours for net in nets.values()} == {True, False},
         "one kv head": any(net.kv_heads == 1 < net.heads for net in nets.values()),
     }

@@ -59,7 +59,7 @@ def test_every_matrix() -> None:
             matrices = {key for key, t in tensors.items() if len(t.shape) == 2}
             assert set(model.parameters.weights) == matrices
     assert set(seen) == EXPECTED_TYPES | K
-    assert sum(seen.values()) == 123
+    assert sum(seen.values()) == 138
 
 
 def test_ternary_weights_stay_ternary() -> None:

@@ -13,6 +13,7 @@ NAMES = (
     "llama-floats.gguf",
     "llama-blocks.gguf",
     "llama-k.gguf",
+    "llama-relu.gguf",
     "llama-bf16",
     "qwen2-f16.gguf",
     "qwen2-bf16",

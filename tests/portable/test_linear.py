@@ -116,7 +116,7 @@ def test_fused_prologues() -> None:
             expected = np.stack([truth.product(weight, logical, row) for row in h])
             same_bits(got[f"y{i}"], expected)
             n_cases += 1
-    assert n_cases == 4 * 2 * 3 * 4
+    assert n_cases == 5 * 2 * 3 * 4
 
 
 @pytest.mark.parametrize("fmt", list(Format))

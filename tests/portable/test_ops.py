@@ -58,7 +58,7 @@ def test_norm() -> None:
         same_bits(got["y"], np.stack([truth.norm(row, w, 1e-6) for row in x]))
 
 
-@pytest.mark.parametrize("kind", [GluKind.SILU, GluKind.RELU2, GluKind.GELU])
+@pytest.mark.parametrize("kind", [GluKind.SILU, GluKind.RELU2, GluKind.RELU, GluKind.GELU])
 def test_glu(kind: GluKind) -> None:
     rng = np.random.default_rng(1)
     for n, threads in itertools.product(WIDTHS, (1, 2, 3)):

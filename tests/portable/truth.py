@@ -48,7 +48,7 @@ def glu(kind: int, g: Array, u: Array) -> Array:
         t = ((g * g) * F32(0.044715) + F32(1)) * (g * F32(1.59576912))
         return (g / (F32(1) + exp(-t))) * u
     m = np.maximum(g, F32(0))
-    return (m * m) * u
+    return m * u if kind == 4 else (m * m) * u
 
 
 def quantize_i8(x: Array) -> tuple[Array, np.float32]:

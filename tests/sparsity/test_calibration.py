@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -66,6 +67,7 @@ def test_factors_come_back_as_they_were(tmp_path):
 def test_alphas_come_back_as_they_were(tmp_path):
     alphas = {f"blk.{i}.gate_up": 9_700 + 37 * i for i in range(40)}
     made = SparseInferTable(MODEL, alphas, 0.99, {"blk.0.gate_up": 0.99}, {"blk.0.gate_up": 0.5})
+    made = replace(made, skipped={"blk.1.gate_up": 0.25}, skipped_tiles={"blk.1.gate_up": 0.0})
     made.save(tmp_path / "a.json")
     found = load_calibration(tmp_path / "a.json")
     assert isinstance(found, SparseInferTable)

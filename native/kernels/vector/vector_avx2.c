@@ -171,6 +171,10 @@ ES_INLINE_AVX2 __m256 relu2(__m256 gate, __m256 up) {
     return _mm256_mul_ps(_mm256_mul_ps(m, m), up);
 }
 
+ES_INLINE_AVX2 __m256 relu(__m256 gate, __m256 up) {
+    return _mm256_mul_ps(_mm256_max_ps(gate, _mm256_setzero_ps()), up);
+}
+
 ES_INLINE_AVX2 __m256 silu(__m256 gate, __m256 up) {
     const __m256 e = es_exp_avx2(_mm256_xor_ps(gate, _mm256_set1_ps(-0.0f)));
     return _mm256_mul_ps(_mm256_div_ps(gate, _mm256_add_ps(_mm256_set1_ps(1.0f), e)), up);
@@ -207,6 +211,10 @@ ES_INLINE_AVX2 __m256 sum(__m256 a, __m256 b) {
 
 static void glu_relu2(float *y, const float *gate, const float *up, int32_t n) {
     EACH(relu2, y, gate, up, n);
+}
+
+static void glu_relu(float *y, const float *gate, const float *up, int32_t n) {
+    EACH(relu, y, gate, up, n);
 }
 
 static void glu_silu(float *y, const float *gate, const float *up, int32_t n) {
@@ -276,6 +284,7 @@ void es_vector_avx2(es_kernels *table) {
     table->quantize_i16 = quantize_i16;
     table->quantize_i8_blocks = quantize_i8_blocks;
     table->glu_relu2 = glu_relu2;
+    table->glu_relu = glu_relu;
     table->glu_silu = glu_silu;
     table->glu_gelu = glu_gelu;
     table->add = add;

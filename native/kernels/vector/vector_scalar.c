@@ -105,6 +105,12 @@ static void glu_relu2(float *y, const float *gate, const float *up, int32_t n) {
     }
 }
 
+static void glu_relu(float *y, const float *gate, const float *up, int32_t n) {
+    for (int32_t i = 0; i < n; i++) {
+        y[i] = (gate[i] > 0.0f ? gate[i] : 0.0f) * up[i];
+    }
+}
+
 static void glu_silu(float *y, const float *gate, const float *up, int32_t n) {
     for (int32_t i = 0; i < n; i++) {
         y[i] = (gate[i] / (1.0f + es_exp(-gate[i]))) * up[i];
@@ -163,6 +169,7 @@ void es_vector_scalar(es_kernels *table) {
     table->quantize_i16 = quantize_i16;
     table->quantize_i8_blocks = quantize_i8_blocks;
     table->glu_relu2 = glu_relu2;
+    table->glu_relu = glu_relu;
     table->glu_silu = glu_silu;
     table->glu_gelu = glu_gelu;
     table->add = add;

@@ -1,0 +1,173 @@
+"""``edgesparse calibrate``: from a model and a text to a calibration file, with its price."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from edgesparse.cli import options
+
+if TYPE_CHECKING:
+    from edgesparse.cli.terminal import Terminal
+    from edgesparse.model import Model
+    from edgesparse.sparsity import SparseInferTable, Thresholds
+
+__all__ = ["add_arguments", "run"]
+
+_WINDOW = 512
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's flags."""
+    options.add_model(parser)
+    parser.add_argument("-f", "--file", metavar="TEXT", help="text to calibrate on; '-' for stdin")
+    parser.add_argument("-o", "--output", metavar="FILE", help="calibration file to write")
+    parser.add_argument(
+        "--method",
+        choices=("teal", "cats", "chess", "sparseinfer"),
+        default="teal",
+        help="teal (default): ignore small inputs of every matrix; cats, chess: prune neurons by "
+        "their gate; sparseinfer: predict which gates of a ReLU are dead, from signs",
+    )
+    parser.add_argument(
+        "--sparsity",
+        type=float,
+        default=0.4,
+        metavar="P",
+        help="share to be ignored, for teal, cats and chess (default: 0.4)",
+    )
+    parser.add_argument(
+        "--allocation",
+        choices=("greedy", "uniform"),
+        default="greedy",
+        help="teal: spread the share so that layers' outputs move least, which takes minutes, or "
+        "take it everywhere (default: greedy)",
+    )
+    parser.add_argument(
+        "--recall",
+        type=float,
+        default=0.99,
+        metavar="R",
+        help="sparseinfer: share of live gates to be kept in every layer (default: 0.99)",
+    )
+    parser.add_argument(
+        "--dense-tokens",
+        type=int,
+        metavar="N",
+        help="tokens at the start of a sequence that are never sparsified (default: 16)",
+    )
+    parser.add_argument(
+        "--tokens", type=int, default=2048, metavar="N", help="tokens to use (default: 2048)"
+    )
+    parser.add_argument(
+        "-e",
+        "--evaluate",
+        metavar="TEXT",
+        help="print perplexity on this other text, with and without",
+    )
+    options.add_engine(parser, thresholds=False)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Calibrate, write the file, print what it does; return the exit code."""
+    import hashlib
+
+    from edgesparse.cli.terminal import Terminal
+    from edgesparse.errors import UsageError
+
+    if args.file is None:
+        raise UsageError("there is no text.", advice="Name one with -f FILE, or -f - for stdin.")
+    if args.output is None:
+        raise UsageError("there is no file to write.", advice="Name one with -o FILE.")
+    if args.predict is not None:
+        raise UsageError("--predict and calibrate exclude each other.")
+    if args.tokens < 1:
+        raise UsageError(f"--tokens must be positive, not {args.tokens}.")
+    text = options.read_prompt_file(args.file)
+    other = None if args.evaluate is None else options.read_prompt_file(args.evaluate)
+    terminal = Terminal(color=not args.no_color)
+    with options.load_model(
+        argparse.Namespace(**{**vars(args), "fused": False, "sparsity": None})
+    ) as model:
+        ids = model.tokenize(text, add_special=True)
+        made = _calibrate(model, ids, args, hashlib.sha256(text.encode()).hexdigest(), terminal)
+        made.save(args.output)
+        terminal.write(_table(made))
+        if other is not None:
+            terminal.write(_price(model, made, other.removesuffix("\n")))
+    terminal.write(f"{args.output} written\n")
+    return 0
+
+
+def _calibrate(
+    model: Model, ids: list[int], args: argparse.Namespace, sha256: str, terminal: Terminal
+) -> Thresholds | SparseInferTable:
+    from edgesparse.sparsity.calibrate import calibrate_thresholds
+    from edgesparse.sparsity.sparseinfer import calibrate_alphas
+    from edgesparse.sparsity.thresholds import DENSE_TOKENS
+
+    if args.method == "sparseinfer":
+        return calibrate_alphas(
+            model, ids, recall=args.recall, max_tokens=args.tokens, text_sha256=sha256
+        )
+    found = calibrate_thresholds(
+        model,
+        ids,
+        method=args.method,
+        sparsity=args.sparsity,
+        allocation=args.allocation,
+        max_tokens=args.tokens,
+        dense_tokens=DENSE_TOKENS if args.dense_tokens is None else args.dense_tokens,
+        text_sha256=sha256,
+        progress=lambda done, of: terminal.progress(f"layer {done} of {of}"),
+    )
+    terminal.progress("")
+    return found
+
+
+def _table(made: Any) -> str:
+    from edgesparse.sparsity import SparseInferTable
+
+    if isinstance(made, SparseInferTable):
+        lines = [f"{'op':<20}{'alpha':>8}{'live kept':>11}{'dead dropped':>14}{'skipped':>9}"]
+        lines += [
+            f"{name:<20}{alpha / 1e4:>8.4f}{made.kept[name]:>11.2%}{made.dropped[name]:>14.1%}"
+            f"{made.skipped[name]:>9.1%}"
+            for name, alpha in made.alphas.items()
+        ]
+        return "\n".join(lines) + "\n"
+    lines = [f"{'op':<20}{'threshold':>12}{'ignored':>9}"]
+    for name, entry in made.thresholds.items():
+        shown = f"{entry:.5g}" if isinstance(entry, float) else "by channel"
+        lines.append(f"{name:<20}{shown:>12}{made.achieved[name]:>9.1%}")
+    return "\n".join(lines) + "\n"
+
+
+def _price(model: Model, made: Any, text: str) -> str:
+    from edgesparse.executors import make_executor
+    from edgesparse.perplexity import perplexity
+    from edgesparse.sparsity import SparseInferTable
+    from edgesparse.sparsity.apply import thresholded
+    from edgesparse.sparsity.predictor import add_predictor
+
+    ids = model.tokenize(text, add_special=True)
+    n_ctx = min(_WINDOW, model.engine.n_ctx)
+    dense = perplexity(model, ids, n_ctx)
+    if isinstance(made, SparseInferTable):
+        engine, before = model.engine, model.engine.executor
+        plan, parameters = add_predictor(engine.plan, model.parameters, made, force=True)
+        engine.executor = make_executor(
+            engine.executor_name, plan, parameters, threads=engine.n_threads
+        )
+        try:
+            sparse = perplexity(model, ids, n_ctx)
+        finally:
+            engine.executor.close()
+            engine.executor = before
+    else:
+        with thresholded(model, made):
+            sparse = perplexity(model, ids, n_ctx)
+    return (
+        f"perplexity of {dense.n_scored} tokens: {dense.perplexity:.4f} dense, "
+        f"{sparse.perplexity:.4f} with it ({sparse.perplexity / dense.perplexity - 1:+.1%})\n"
+    )

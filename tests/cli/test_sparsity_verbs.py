@@ -1,0 +1,127 @@
+"""The verbs sparsity and calibrate, and --predict, on tiny models."""
+
+import json
+
+import pytest
+
+from edgesparse.cli.program import run
+from edgesparse.sparsity import SparseInferTable, Thresholds, load_calibration
+from edgesparse.sparsity.report import bar, save_plot
+from tests.models import tiny
+
+RELU = str(tiny.path("llama-relu.gguf"))
+SILU = str(tiny.path("llama-k.gguf"))
+BITNET = str(tiny.path("bitnet-tq2_0.gguf"))
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("the heron waits in the reeds and then it is not there at all. " * 30)
+    return str(path)
+
+
+def test_a_report_of_every_kind_of_model(text, capsys):
+    n_cases = 0
+    for model in (RELU, SILU, BITNET):
+        assert run(["sparsity", model, "-f", text, "--json", "--tokens", "256"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert len(found["layers"]) == (1 if model == SILU else 2)
+        for row in found["layers"]:
+            assert 0.2 < row["gate_zero"] < 0.8
+            assert 0 <= row["down_int8_zero"] <= 1
+            assert list(row["down_magnitudes"].values()) == sorted(row["down_magnitudes"].values())
+            assert ("predictor_recall" in row) == (model != SILU)
+            if model != SILU:
+                assert 0.5 < row["predictor_precision"] <= 1
+                assert row["down_int8_zero"] >= row["gate_zero"]
+            n_cases += 1
+        if model != SILU:
+            assert found["summary"]["predicted_speed_up"] >= 1
+            assert found["summary"]["measured_speed_up"] > 0
+    assert n_cases == 5
+
+
+def test_the_table(text, capsys):
+    assert run(["sparsity", BITNET, "-f", text, "--no-measure"]) == 0
+    out = capsys.readouterr().out
+    assert "█" in out
+    assert len(out.splitlines()) == 2 + 2 + 1
+
+
+def test_bars():
+    assert bar(0.0, 4) == "    "
+    assert bar(1.0, 4) == "████"
+    assert bar(0.5, 4) == "██  "
+    assert bar(1 / 32, 4) == "▏   "
+    assert bar(2.0, 4) == "████"
+
+
+def test_a_plot_without_matplotlib_names_the_extra(text, monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    arguments = ["sparsity", SILU, "-f", text, "--plot", str(tmp_path / "p.png")]
+    assert run(arguments) == 2
+    assert "edgesparse[plot]" in capsys.readouterr().err
+    assert not (tmp_path / "p.png").exists()
+
+
+def test_a_plot(tmp_path):
+    pytest.importorskip("matplotlib")
+    rows = [{"layer": i, "gate_zero": 0.5, "down_int8_zero": 0.7} for i in range(3)]
+    save_plot(rows, tmp_path / "p.png", "title")
+    assert (tmp_path / "p.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert [p.name for p in tmp_path.iterdir()] == ["p.png"]
+
+
+@pytest.mark.parametrize("method", ["teal", "cats", "chess"])
+def test_thresholds(method, text, tmp_path, capsys):
+    out = str(tmp_path / "c.json")
+    arguments = ["--method", method, "--sparsity", "0.3", "-f", text, "-o", out, "--ctx", "128"]
+    assert run(["calibrate", SILU, *arguments, "-e", text]) == 0
+    assert "perplexity" in capsys.readouterr().out
+    found = load_calibration(out)
+    assert isinstance(found, Thresholds)
+    assert (found.method, found.sparsity) == (method, 0.3)
+    assert len(found.text_sha256) == 64
+
+
+def test_a_predictor_and_its_use(text, tmp_path, capsys):
+    out = str(tmp_path / "p.json")
+    arguments = ["--method", "sparseinfer", "--recall", "0.8", "-f", text, "-o", out]
+    for model in (RELU, BITNET):
+        assert run(["calibrate", model, *arguments, "-e", text, "--ctx", "128"]) == 0
+        assert "dense" in capsys.readouterr().out
+        found = load_calibration(out)
+        assert isinstance(found, SparseInferTable)
+        assert len(found.alphas) == 2
+        assert all(0.8 <= kept < 0.9 for kept in found.kept.values())
+    use = ["perplexity", BITNET, "-f", text, "--ctx", "64", "-q", "--json", "--predict", out]
+    assert run(use) == 2
+    assert "--predict-force" in capsys.readouterr().err
+    assert run([*use, "--predict-force"]) == 0
+    assert "predicted from signs" in json.loads(capsys.readouterr().out)["quality"]
+    use[1] = RELU
+    assert run([*use, "--predict-force"]) == 3
+    assert "made for a model" in capsys.readouterr().err
+
+
+def test_mistakes(text, tmp_path, capsys):
+    out = str(tmp_path / "c.json")
+    cases = (
+        (["sparsity", SILU], 2),
+        (["sparsity", SILU, "-f", str(tmp_path / "nowhere")], 2),
+        (["sparsity", SILU, "-f", text, "--tokens", "0"], 2),
+        (["sparsity", RELU, "-f", text, "--alpha", "nan"], 2),
+        (["calibrate", SILU, "-o", out], 2),
+        (["calibrate", SILU, "-f", text], 2),
+        (["calibrate", SILU, "-f", text, "-o", out, "--sparsity", "1"], 2),
+        (["calibrate", SILU, "-f", text, "-o", out, "--method", "sparseinfer"], 2),
+        (["calibrate", RELU, "-f", text, "-o", out, "--method", "sparseinfer", "--recall", "0"], 2),
+        (["run", SILU, "-p", "a", "--predict", "128"], 2),
+        (["run", SILU, "-p", "a", "--predict", str(tmp_path / "nowhere")], 3),
+    )
+    for arguments, code in cases:
+        assert run(arguments) == code, arguments
+        assert "Traceback" not in capsys.readouterr().err
+    assert len(cases) == 11
+    assert not (tmp_path / "c.json").exists()

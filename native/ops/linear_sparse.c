@@ -227,9 +227,10 @@ static void neuron_block(void *context, int32_t block, int32_t thread) {
     const int32_t n_rows = es_min(ES_NEURON_ROWS, w->n_rows - first);
     const int32_t n_tokens = es_min(token_block, linear->n_tokens - t0);
     int32_t *sums = (int32_t *)(void *)engine->scratch[thread].sums;
-    es_ternary_dot *dot = n_tokens >= engine->k.many_tokens ? engine->k.t2n_many : engine->k.t2n_dot;
+    es_ternary_dot *dot =
+        n_tokens >= engine->k.many_tokens ? engine->k.t2n_many : engine->k.t2n_dot;
     dot(sums, ES_NEURON_ROWS, w->data + first / 4, w->n_bytes / (size_t)w->k, n_rows,
-                      input->q8 + (size_t)t0 * input->q8_stride, input->q8_stride, n_tokens, w->k);
+        input->q8 + (size_t)t0 * input->q8_stride, input->q8_stride, n_tokens, w->k);
     float y[ES_NEURON_ROWS];
     for (int32_t t = 0; t < n_tokens; t++) {
         es_linear_scale(y, sums + (size_t)t * ES_NEURON_ROWS, input->sum[t0 + t], w->scales + first,

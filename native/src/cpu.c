@@ -97,7 +97,7 @@ int32_t es_isa_best(void) {
 }
 
 const char *es_isa_name(int32_t isa) {
-    static const char *const names[ES_ISA_COUNT] = {"scalar",     "avx2", "avxvnni",
-                                                    "avx512vnni", "amx",  "neon", "neondot"};
+    static const char *const names[ES_ISA_COUNT] = {"scalar", "avx2", "avxvnni", "avx512vnni",
+                                                    "amx",    "neon", "neondot"};
     return isa >= 0 && isa < ES_ISA_COUNT ? names[isa] : NULL;
 }

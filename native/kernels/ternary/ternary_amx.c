@@ -18,10 +18,10 @@ enum {
     PANEL_TOKENS = 2 * TILE_ROWS,
     STEP_BYTES = PANEL_ROWS * STEP_COLUMNS,
     STEP_QUADS = STEP_COLUMNS / 4,
-    FIELD_QUADS = 8,    /* 32 consecutive weights */
-    T2_BLOCKS = 8,      /* of a panel, along k: it fills two thirds of the first-level cache */
-    T5_BLOCKS = 6,      /* an even number: 320 columns are whole steps, 160 are not */
-    T2N_COLUMNS = 512,  /* inputs that are unpacked together, for 128 outputs */
+    FIELD_QUADS = 8,   /* 32 consecutive weights */
+    T2_BLOCKS = 8,     /* of a panel, along k: it fills two thirds of the first-level cache */
+    T5_BLOCKS = 6,     /* an even number: 320 columns are whole steps, 160 are not */
+    T2N_COLUMNS = 512, /* inputs that are unpacked together, for 128 outputs */
     T2N_PANELS = ES_T2_BLOCK / PANEL_ROWS,
     PANEL_BYTES = T2_BLOCKS * ES_T2_BLOCK * PANEL_ROWS,
     T2N_PANEL_BYTES = T2N_COLUMNS * PANEL_ROWS,
@@ -96,12 +96,12 @@ ES_INLINE void unpack(uint8_t *panel, const uint8_t *w, size_t row_bytes, size_t
                 __m512i row[4], packed[4];
                 ES_UNROLL
                 for (int i = 0; i < 4; i++) {
-                    __m512i v = _mm512_castsi128_si512(
-                        _mm_loadu_si128((const __m128i *)(rows[i] + at)));
-                    v = _mm512_inserti32x4(
-                        v, _mm_loadu_si128((const __m128i *)(rows[i + 4] + at)), 1);
-                    v = _mm512_inserti32x4(
-                        v, _mm_loadu_si128((const __m128i *)(rows[i + 8] + at)), 2);
+                    __m512i v =
+                        _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(rows[i] + at)));
+                    v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(rows[i + 4] + at)),
+                                           1);
+                    v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(rows[i + 8] + at)),
+                                           2);
                     row[i] = _mm512_inserti32x4(
                         v, _mm_loadu_si128((const __m128i *)(rows[i + 12] + at)), 3);
                 }
@@ -328,4 +328,8 @@ void es_ternary_amx(es_kernels *table) {
     table->t5_many = t5_many;
     table->t2n_many = t2n_many;
     table->many_tokens = MANY_TOKENS;
+    /* Fewer tokens run on the vector kernels of the level below. */
+    table->t2_variant = "avx512vnni+amx";
+    table->t5_variant = "avx512vnni+amx";
+    table->t2n_variant = "avx512vnni+amx";
 }

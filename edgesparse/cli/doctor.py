@@ -208,7 +208,7 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         by_variant: dict[str, list[str]] = {}
         for family, variant in native["kernels"].items():
             by_variant.setdefault(variant, []).append(family)
-        lines += [f"  {variant:<12}{', '.join(names)}" for variant, names in by_variant.items()]
+        lines += [f"  {variant:<16}{', '.join(names)}" for variant, names in by_variant.items()]
     else:
         lines.append(f"native        NO: {native['why_not']}; --executor portable works")
     lines += [

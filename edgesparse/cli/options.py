@@ -47,7 +47,7 @@ TERNARY = ("auto", "t2", "t5", "bst")
 LUT = ("exact", "lossy")
 I2S_LAYOUTS = ("auto", "128x32", "64x16", "row4")
 HEADS = ("auto", "exact", "q8", "q6", "q4", "two-stage")
-ISAS = ("scalar", "avx2", "avxvnni", "avx512vnni", "neon", "neondot")
+ISAS = ("scalar", "avx2", "avxvnni", "avx512vnni", "amx", "neon", "neondot")
 _TRUE = frozenset({"1", "on", "enabled", "true", "yes"})
 _SAMPLING = (
     "temperature",

@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-enum { MAX_K = 1200, MAX_ROWS = 700, MAX_TOKENS = 9 };
+enum { MAX_K = 1200, MAX_ROWS = 700, MAX_TOKENS = 40 };
 enum { RANDOM, EXTREME, N_PATTERNS };
 
 typedef struct bench {
@@ -158,7 +158,9 @@ static void neuron_dot_case(bench *m, int32_t n_rows, int32_t k, int32_t n_token
     int32_t *sums = check_tail(&m->sums, bytes), *expected = check_tail(&m->expected, bytes);
     memset(sums, 0x5A, bytes); /* sums nobody owns keep this pattern */
     memset(expected, 0x5A, bytes);
-    m->table->t2n_dot(sums, stride, w, row_bytes, n_rows, q, q_stride, n_tokens, k);
+    es_ternary_dot *dot =
+        n_tokens >= m->table->many_tokens ? m->table->t2n_many : m->table->t2n_dot;
+    dot(sums, stride, w, row_bytes, n_rows, q, q_stride, n_tokens, k);
     for (int32_t t = 0; t < n_tokens; t++) {
         for (int32_t r = 0; r < n_rows; r++) {
             int32_t sum = 0;
@@ -195,6 +197,11 @@ static void cases(check_count *count, const es_kernels *table, const es_kernels 
             if (i % 4 == 0) {
                 neuron_dot_case(&m, check_range(&m.random, 1, 300), check_range(&m.random, 1, 300),
                                 check_range(&m.random, 1, MAX_TOKENS));
+            }
+            if (i % 50 == 0) { /* several panels of inputs */
+                neuron_dot_case(&m, check_range(&m.random, 1, 140),
+                                check_range(&m.random, 513, MAX_K),
+                                check_range(&m.random, 16, MAX_TOKENS));
             }
         }
         /* Around the chunks of inputs and the folds of int16 sums: full lists, every length. */

@@ -147,7 +147,10 @@ static int naive(const ternary_case *c, ternary_data *d) {
 
 static void multiply(const es_kernels *table, const ternary_case *c, const ternary_data *d,
                      int32_t *sums) {
-    es_ternary_dot *dot = c->format == FORMAT_T2 ? table->t2_dot : table->t5_dot;
+    const int t2 = c->format == FORMAT_T2;
+    es_ternary_dot *few = t2 ? table->t2_dot : table->t5_dot;
+    es_ternary_dot *many = t2 ? table->t2_many : table->t5_many;
+    es_ternary_dot *dot = c->n_tokens >= table->many_tokens ? many : few;
     dot(sums, d->sums_stride, d->w, d->row_bytes, c->n_rows, d->q, d->q_stride, c->n_tokens, c->k);
 }
 
@@ -228,6 +231,43 @@ static void sweep(const es_kernels *scalar, const es_kernels *table, ternary_for
     }
 }
 
+/* The kernel for many tokens, where the table has one: extremes, and whole and broken tiles. */
+static void sweep_many(const es_kernels *scalar, const es_kernels *table, ternary_format format,
+                       tally *count) {
+    static const int32_t ks[] = {1, 33, 128, 129, 160, 320, 480, 960, 1024, 1152, 2560, 6912};
+    static const int32_t rows[] = {1, 15, 16, 17, 31, 32, 33, 63, 64};
+    static const int32_t more_tokens[] = {0, 1, 15, 16, 17, 31, 32, 33, 48, 65};
+    enum {
+        N_KS = sizeof ks / sizeof ks[0],
+        N_ROWS = sizeof rows / sizeof rows[0],
+        N_TOKENS = sizeof more_tokens / sizeof more_tokens[0]
+    };
+    uint64_t state = 0xD1B54A32D192ED03ULL;
+    ternary_case c = {.format = format};
+    for (int32_t i = 0; i < N_KS; i++) {
+        c.k = ks[i];
+        for (int32_t kind = 0; kind < CODES_KINDS * Q_KINDS; kind++) {
+            c.codes = (code_kind)(kind / Q_KINDS);
+            c.activations = (q_kind)(kind % Q_KINDS);
+            c.n_rows = rows[kind % N_ROWS];
+            c.n_tokens = table->many_tokens + more_tokens[kind % 3];
+            c.seed = check_random(&state);
+            count->n_failures += run_case(scalar, table, &c);
+            count->n_cases++;
+        }
+    }
+    c.codes = CODES_RANDOM;
+    c.activations = Q_RANDOM;
+    for (int32_t i = 0; i < N_ROWS * N_TOKENS; i++) {
+        c.k = i % 7 == 0 ? 2200 : 1 + (int32_t)(check_random(&state) % 400);
+        c.n_rows = rows[i / N_TOKENS];
+        c.n_tokens = table->many_tokens + more_tokens[i % N_TOKENS];
+        c.seed = check_random(&state);
+        count->n_failures += run_case(scalar, table, &c);
+        count->n_cases++;
+    }
+}
+
 int check_ternary(void) {
     es_kernels scalar;
     es_kernels_fill(&scalar, ES_ISA_SCALAR);
@@ -242,6 +282,9 @@ int check_ternary(void) {
         for (int32_t format = FORMAT_T2; format <= FORMAT_T5; format++) {
             tally count = {0, 0};
             sweep(isa == ES_ISA_SCALAR ? NULL : &scalar, &table, (ternary_format)format, &count);
+            if (table.many_tokens < INT32_MAX) {
+                sweep_many(&scalar, &table, (ternary_format)format, &count);
+            }
             failed |= check_report(names[format], isa, count.n_cases, count.n_failures);
         }
     }

@@ -27,9 +27,10 @@ enum {
     ES_ISA_AVX2 = 1,
     ES_ISA_AVXVNNI = 2,
     ES_ISA_AVX512VNNI = 3,
-    ES_ISA_NEON = 4,
-    ES_ISA_NEONDOT = 5,
-    ES_ISA_COUNT = 6
+    ES_ISA_AMX = 4,
+    ES_ISA_NEON = 5,
+    ES_ISA_NEONDOT = 6,
+    ES_ISA_COUNT = 7
 };
 
 /* Storage formats; byte pictures in edgesparse/formats/README.md. */

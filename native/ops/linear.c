@@ -159,11 +159,15 @@ static void ternary_rows(const es_linear_job *job, const es_output *out, const e
                          int32_t n_rows) {
     const es_kernels *kernels = &job->engine->k;
     const size_t row_bytes = w->n_bytes / (size_t)w->n_rows;
-    es_ternary_dot *dot = w->format == ES_FORMAT_T2 ? kernels->t2_dot : kernels->t5_dot;
+    const int t2 = w->format == ES_FORMAT_T2;
+    es_ternary_dot *few = t2 ? kernels->t2_dot : kernels->t5_dot;
+    es_ternary_dot *many = t2 ? kernels->t2_many : kernels->t5_many;
     int32_t *sums = (int32_t *)(void *)scratch->sums;
     float y[ES_ROW_BLOCK];
-    for (int32_t t0 = 0; t0 < job->n_tokens; t0 += ES_TOKEN_BLOCK) {
-        const int32_t n_tokens = es_min(ES_TOKEN_BLOCK, job->n_tokens - t0);
+    const int32_t block = es_linear_token_block(job, w->k);
+    for (int32_t t0 = 0; t0 < job->n_tokens; t0 += block) {
+        const int32_t n_tokens = es_min(block, job->n_tokens - t0);
+        es_ternary_dot *dot = n_tokens >= kernels->many_tokens ? many : few;
         dot(sums, ES_ROW_BLOCK, w->data + (size_t)first * row_bytes, row_bytes, n_rows,
             input->q8 + (size_t)t0 * input->q8_stride, input->q8_stride, n_tokens, w->k);
         for (int32_t t = 0; t < n_tokens; t++) {

@@ -48,6 +48,18 @@ static inline int es_linear_skips(const es_linear_job *job, const es_output *out
     return out->live >= 0 || out->signs >= 0 || es_linear_weight(job, out)->format == ES_FORMAT_T2N;
 }
 
+/* Tokens that a ternary product takes at once. A kernel for many unpacks weights once per block, and
+ * reads the block's activations again and again, so they should stay in the second-level cache. */
+static inline int32_t es_linear_token_block(const es_linear_job *job, int32_t k) {
+    enum { CACHE_BYTES = 1280 * 1024, UNIT = 32 };
+    if (job->n_tokens < job->engine->k.many_tokens) {
+        return ES_TOKEN_BLOCK;
+    }
+    const int32_t most = es_min(es_max(CACHE_BYTES / k / UNIT * UNIT, UNIT), ES_MANY_TOKENS);
+    const int32_t n_blocks = (job->n_tokens + most - 1) / most;
+    return ((job->n_tokens + n_blocks - 1) / n_blocks + UNIT - 1) / UNIT * UNIT;
+}
+
 /* The quantised input: of one token, prepared by each thread for itself, or of all tokens. */
 const es_input *es_linear_input(const es_linear_job *job, int32_t thread);
 

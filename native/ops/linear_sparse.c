@@ -226,14 +226,17 @@ static void neuron_block(void *context, int32_t block, int32_t thread) {
     const es_engine *engine = linear->engine;
     const es_input *input = es_linear_input(linear, thread);
     const es_weight *w = job->w;
-    const int32_t n_token_blocks = (linear->n_tokens + ES_TOKEN_BLOCK - 1) / ES_TOKEN_BLOCK;
+    const int32_t token_block = es_linear_token_block(linear, w->k);
+    const int32_t n_token_blocks = (linear->n_tokens + token_block - 1) / token_block;
     const int32_t first = block / n_token_blocks * ES_NEURON_ROWS;
-    const int32_t t0 = block % n_token_blocks * ES_TOKEN_BLOCK;
+    const int32_t t0 = block % n_token_blocks * token_block;
     const int32_t n_rows = es_min(ES_NEURON_ROWS, w->n_rows - first);
-    const int32_t n_tokens = es_min(ES_TOKEN_BLOCK, linear->n_tokens - t0);
+    const int32_t n_tokens = es_min(token_block, linear->n_tokens - t0);
     int32_t *sums = (int32_t *)(void *)engine->scratch[thread].sums;
-    engine->k.t2n_dot(sums, ES_NEURON_ROWS, w->data + first / 4, w->n_bytes / (size_t)w->k, n_rows,
-                      input->q8 + (size_t)t0 * input->q8_stride, input->q8_stride, n_tokens, w->k);
+    es_ternary_dot *dot =
+        n_tokens >= engine->k.many_tokens ? engine->k.t2n_many : engine->k.t2n_dot;
+    dot(sums, ES_NEURON_ROWS, w->data + first / 4, w->n_bytes / (size_t)w->k, n_rows,
+        input->q8 + (size_t)t0 * input->q8_stride, input->q8_stride, n_tokens, w->k);
     float y[ES_NEURON_ROWS];
     for (int32_t t = 0; t < n_tokens; t++) {
         es_linear_scale(y, sums + (size_t)t * ES_NEURON_ROWS, input->sum[t0 + t], w->scales + first,
@@ -246,7 +249,8 @@ static void neuron_blocks(es_linear_job *linear, int32_t output) {
     sparse_job job = {.linear = linear, .out = &linear->op->outputs[output]};
     job.w = es_linear_weight(linear, job.out);
     const int32_t n_rows = (job.w->n_rows + ES_NEURON_ROWS - 1) / ES_NEURON_ROWS;
-    const int32_t n_tokens = (linear->n_tokens + ES_TOKEN_BLOCK - 1) / ES_TOKEN_BLOCK;
+    const int32_t token_block = es_linear_token_block(linear, job.w->k);
+    const int32_t n_tokens = (linear->n_tokens + token_block - 1) / token_block;
     es_pool_run(linear->engine->pool, neuron_block, &job, n_rows * n_tokens);
     linear->engine->moved += job.w->n_bytes + es_linear_scale_bytes(job.w);
 }

@@ -14,12 +14,36 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 /* __builtin_cpu_supports does not know AVX-VNNI in older compilers: leaf 7, sub-leaf 1, EAX bit 4. */
 static int32_t has_avx_vnni(void) {
     unsigned a = 0, b = 0, c = 0, d = 0;
     return __builtin_cpu_supports("avx2") && __get_cpuid_count(7, 1, &a, &b, &c, &d) &&
            ((a >> 4) & 1u);
+}
+
+/* Tiles must be in the CPU (leaf 7, EDX bits 24 and 25), saved by the system (XCR0 bits 17 and 18), and
+ * on Linux asked for once per process; threads that exist already are included. */
+static int32_t has_amx_int8(void) {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || ((d >> 24) & 3u) != 3u) {
+        return 0;
+    }
+    unsigned low = 0, high = 0;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    if (((low >> 17) & 3u) != 3u) {
+        return 0;
+    }
+#if defined(__linux__)
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+#else
+    return 0;
+#endif
 }
 #endif
 
@@ -40,6 +64,9 @@ int32_t es_cpu_has(int32_t isa) {
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
                __builtin_cpu_supports("avx512vnni");
+    }
+    if (isa == ES_ISA_AMX) {
+        return es_cpu_has(ES_ISA_AVX512VNNI) && has_amx_int8();
     }
 #elif defined(__aarch64__)
     if (isa == ES_ISA_NEON) {
@@ -70,7 +97,7 @@ int32_t es_isa_best(void) {
 }
 
 const char *es_isa_name(int32_t isa) {
-    static const char *const names[ES_ISA_COUNT] = {"scalar",     "avx2", "avxvnni",
-                                                    "avx512vnni", "neon", "neondot"};
+    static const char *const names[ES_ISA_COUNT] = {"scalar", "avx2", "avxvnni", "avx512vnni",
+                                                    "amx",    "neon", "neondot"};
     return isa >= 0 && isa < ES_ISA_COUNT ? names[isa] : NULL;
 }

@@ -99,6 +99,12 @@ static int create_proposal(es_engine *engine) {
     return 1;
 }
 
+/* A block of sums: some rows by some tokens. */
+static size_t sums_bytes(const es_engine *engine) {
+    const int many = engine->plan.max_tokens >= engine->k.many_tokens;
+    return ES_NEURON_ROWS * (size_t)(many ? ES_MANY_TOKENS : ES_TOKEN_BLOCK) * sizeof(float);
+}
+
 static int create_scratch(es_engine *engine, int32_t n_threads) {
     const size_t k = (size_t)max_k(&engine->plan), n_blocks = max_column_blocks(&engine->plan);
     const attention_size attention = largest_attention(&engine->plan);
@@ -113,7 +119,7 @@ static int create_scratch(es_engine *engine, int32_t n_threads) {
         scratch->attention =
             es_aligned(es_attention_scratch(ES_ATTENTION_QUERIES, head_dim) * sizeof(float));
         scratch->parts = es_aligned(2 * ES_ATTENTION_QUERIES * part_floats * sizeof(float));
-        scratch->sums = es_aligned(ES_NEURON_ROWS * ES_TOKEN_BLOCK * sizeof(float));
+        scratch->sums = es_aligned(sums_bytes(engine));
         scratch->list = es_aligned((k + ES_LIST_SLACK) * sizeof(int32_t));
         scratch->bits = es_aligned(es_round_up(k, 256) / 8);
         scratch->neurons = es_aligned(max_neuron_rows(&engine->plan) * sizeof(int32_t));

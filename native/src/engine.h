@@ -36,6 +36,9 @@ typedef struct es_input {
 /* Sums are made in blocks of so many rows and tokens; neuron-major weights come in whole packed blocks. */
 enum { ES_ROW_BLOCK = 64, ES_NEURON_ROWS = 128, ES_TOKEN_BLOCK = 64 };
 
+/* A kernel for many tokens takes larger blocks of them. */
+enum { ES_MANY_TOKENS = 512 };
+
 /* What one thread alone uses. */
 typedef struct es_scratch {
     es_input input;     /* one token: every thread prepares its own, no barrier needed */
@@ -51,7 +54,7 @@ typedef struct es_scratch {
     int32_t *begin;
     int32_t n_columns;
     uint64_t columns_job; /* the linear whose columns they are */
-    float *sums;          /* ES_TOKEN_BLOCK * ES_NEURON_ROWS floats or int32 */
+    float *sums;          /* a block of sums, float or int32 */
 } es_scratch;
 
 struct es_engine {

@@ -204,6 +204,10 @@ typedef struct es_kernels {
     /* As es_ternary_dot, for neuron-major weights: `w` points at the bytes of output 0, a multiple of
      * 128 from the matrix's first, in the row of input 0, and row_bytes is from input to input. */
     es_ternary_dot *t2n_dot;
+    /* The same for at least many_tokens tokens, where something better than t2_dot, t5_dot and t2n_dot
+     * exists; many_tokens is INT32_MAX where not. q is readable up to a multiple of 64 columns. */
+    es_ternary_dot *t2_many, *t5_many, *t2n_many;
+    int32_t many_tokens;
     es_neuron_sums *t2n_sums;
     /* Ascending indices i < n with x[i] > 0, or q[i] != 0; `list` has room for n + ES_LIST_SLACK. */
     int32_t (*list_positive)(int32_t *list, const float *x, int32_t n);
@@ -295,6 +299,7 @@ void es_ternary_scalar(es_kernels *table);
 void es_ternary_avx2(es_kernels *table);
 void es_ternary_avxvnni(es_kernels *table);
 void es_ternary_avx512vnni(es_kernels *table);
+void es_ternary_amx(es_kernels *table);
 void es_ternary_neon(es_kernels *table);
 void es_ternary_neondot(es_kernels *table);
 void es_sparse_scalar(es_kernels *table);

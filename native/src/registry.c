@@ -6,6 +6,7 @@
 
 void es_kernels_fill(es_kernels *table, int32_t isa) {
     memset(table, 0, sizeof *table);
+    table->many_tokens = INT32_MAX;
     es_ternary_scalar(table);
     es_sparse_scalar(table);
     es_predict_scalar(table);
@@ -36,7 +37,7 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
         es_columns_avxvnni(table);
         es_bitslice_avxvnni(table);
     }
-    if (isa == ES_ISA_AVX512VNNI) {
+    if (isa >= ES_ISA_AVX512VNNI) {
         es_ternary_avx512vnni(table);
         es_sparse_avx512vnni(table);
         es_predict_avx512vnni(table);
@@ -45,6 +46,9 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
         es_bitslice_avx512vnni(table);
         es_attention_avx512vnni(table);
         es_proposal_avx512vnni(table);
+    }
+    if (isa >= ES_ISA_AMX) {
+        es_ternary_amx(table);
     }
 #elif defined(__aarch64__)
     if (isa >= ES_ISA_NEON) {

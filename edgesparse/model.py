@@ -32,15 +32,13 @@ from edgesparse.plan.plan import Plan
 from edgesparse.plan.sparsify import sparsify
 from edgesparse.quality import describe_candidates, describe_head, describe_quality
 from edgesparse.sampling.recommended import Recommended, read_recommended
-from edgesparse.sparsity.calibration import load_calibration
-from edgesparse.sparsity.fingerprint import fingerprint
-from edgesparse.sparsity.thresholds import Thresholds
 from edgesparse.tokenizer import Tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
     from edgesparse.answer import Chunk, Result
     from edgesparse.cancel import CancelToken
     from edgesparse.chat import Session
+    from edgesparse.sparsity.thresholds import Thresholds
 
 __all__ = ["Model", "ModelInfo", "load"]
 
@@ -315,6 +313,8 @@ def load(
         thresholds = None if sparsity is None else _thresholds(sparsity)
         factors: dict[str, npt.NDArray[np.float32]] = {}
         if thresholds is not None:
+            from edgesparse.sparsity import fingerprint
+
             digest = fingerprint(config, load_vectors(checkpoint, plan))
             thresholds.check(digest, plan, _shown_path(sparsity))
             plan, factors = sparsify(plan, thresholds)
@@ -345,6 +345,8 @@ def load(
 
 
 def _thresholds(sparsity: float | str | os.PathLike[str] | Thresholds) -> Thresholds:
+    from edgesparse.sparsity import Thresholds, load_calibration
+
     if isinstance(sparsity, Thresholds):
         return sparsity
     if isinstance(sparsity, (int, float)) or (_is_number(sparsity) and not Path(sparsity).exists()):

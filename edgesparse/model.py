@@ -310,13 +310,12 @@ def load(
             sparse=sparse == "auto" and (not native or _has_sparse_kernels(isa)),
             path=str(source),
         )
-        thresholds = None if sparsity is None else _thresholds(sparsity)
+        thresholds: Thresholds | None = None
         factors: dict[str, npt.NDArray[np.float32]] = {}
-        if thresholds is not None:
-            from edgesparse.sparsity import fingerprint
+        if sparsity is not None:
+            from edgesparse.sparsity.option import read_sparsity
 
-            digest = fingerprint(config, load_vectors(checkpoint, plan))
-            thresholds.check(digest, plan, _shown_path(sparsity))
+            thresholds = read_sparsity(sparsity, config, plan, load_vectors(checkpoint, plan))
             plan, factors = sparsify(plan, thresholds)
         # Before the weights: what making a tokenizer allocates in passing is freed again by then,
         # so it does not add to the peak.
@@ -336,65 +335,14 @@ def load(
         warnings = (*checkpoint.warnings, *tokenizer.warnings, *recommended.warnings)
         info = _describe(str(source), config, parameters, checkpoint.n_bytes, warnings, recommended)
     if predict is not None:
-        plan, parameters = _predicted(plan, parameters, config, predict, force=predict_force)
+        from edgesparse.sparsity.option import with_predictor
+
+        plan, parameters = with_predictor(plan, parameters, config, predict, force=predict_force)
     info = _describe_quality(info, plan, parameters, head, thresholds, lossy=lut == "lossy")
     made = make_executor(
         executor, plan, parameters, threads=n_threads, isa=isa, lossy=lut == "lossy"
     )
     return Model(Engine(made, n_threads=n_threads), tokenizer, config, parameters, info)
-
-
-def _thresholds(sparsity: float | str | os.PathLike[str] | Thresholds) -> Thresholds:
-    from edgesparse.sparsity import Thresholds, load_calibration
-
-    if isinstance(sparsity, Thresholds):
-        return sparsity
-    if isinstance(sparsity, (int, float)) or (_is_number(sparsity) and not Path(sparsity).exists()):
-        raise UsageError(
-            f"a sparsity of {sparsity} needs thresholds that were calibrated for this model.",
-            advice="Make them with 'edgesparse calibrate' and name the file instead of the number.",
-        )
-    calibration = load_calibration(sparsity)
-    if isinstance(calibration, Thresholds):
-        return calibration
-    raise UsageError(
-        f"{_shown_path(sparsity)} is a calibration of a predictor, not of thresholds.",
-        advice="'edgesparse calibrate' makes thresholds with the method teal.",
-    )
-
-
-def _is_number(text: str | os.PathLike[str]) -> bool:
-    try:
-        float(os.fspath(text))
-    except ValueError:
-        return False
-    return True
-
-
-def _shown_path(sparsity: float | str | os.PathLike[str] | Thresholds | None) -> str:
-    return os.fspath(sparsity) if isinstance(sparsity, (str, os.PathLike)) else ""
-
-
-def _predicted(
-    plan: Plan,
-    parameters: Parameters,
-    config: ModelConfig,
-    path: str | os.PathLike[str],
-    *,
-    force: bool,
-) -> tuple[Plan, Parameters]:
-    """Put the predictor of a calibration file in, after checking that it is for this model."""
-    from edgesparse.sparsity import SparseInferTable, fingerprint, load_calibration
-    from edgesparse.sparsity.predictor import add_predictor
-
-    table = load_calibration(path)
-    if not isinstance(table, SparseInferTable):
-        raise UsageError(
-            f"{path}: a calibration by {table.method}, not of a predictor.",
-            advice="'edgesparse calibrate --method sparseinfer' makes one.",
-        )
-    table.check(fingerprint(config, parameters.vectors), plan, str(path))
-    return add_predictor(plan, parameters, table, force=force)
 
 
 def _ternary(wanted: str, native: bool, isa: str | None, n_threads: int) -> Format:

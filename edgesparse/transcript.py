@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from edgesparse.errors import UsageError
+from edgesparse.whole_file import replace_file
 
 __all__ = ["read_transcript", "write_transcript"]
 
@@ -38,17 +37,9 @@ def write_transcript(path: Path, system: str | None, turns: Sequence[SavedTurn])
             for user, answer, tokens in turns
         ],
     }
-    temporary = ""
     try:
-        handle, temporary = tempfile.mkstemp(prefix=".edgesparse-", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(data, file, ensure_ascii=True)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        replace_file(path, json.dumps(data, ensure_ascii=True))
     except OSError as error:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
         raise UsageError(f"{path}: cannot be written ({error.strerror}).") from None
 
 

@@ -24,7 +24,6 @@ import hashlib
 import json
 import math
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -33,6 +32,7 @@ from typing import Any
 
 from edgesparse.formats.weight import Format
 from edgesparse.lookup import SLICE_TOPICS, shown
+from edgesparse.whole_file import replace_file
 
 __all__ = ["Answer", "Value", "cache_file", "forget", "lookup", "preferred_ternary", "remember"]
 
@@ -200,17 +200,9 @@ def _checked(entry: object, default: Value) -> tuple[Value | None, dict[str, flo
 
 
 def _write(path: Path, text: str) -> bool:
-    """Replace the file as a whole: a reader sees the old one or the new one."""
-    name = ""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".tuning-")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(name, path)
+        replace_file(path, text)
     except OSError:
-        if name:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
         return False
     return True

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from edgesparse import _native
 from edgesparse.errors import MemoryBudgetError, ModelFormatError, UsageError
+from edgesparse.formats.convert import repack_isa
 from edgesparse.formats.dequantize import dequantize
 from edgesparse.formats.memory import allocate, require_bytes
 from edgesparse.formats.weight import Weight
@@ -110,8 +111,6 @@ def make_coarse(weight: Weight, *, native: bool, threads: int) -> Coarse:
 
 
 def _native_rows(weight: Weight, coarse: Coarse, begin: int) -> None:
-    from edgesparse.executors.native import choose_isa, isa_names
-
     ffi, lib = _native.ffi(), _native.lib()
     source = ffi.new("es_weight *")
     source.format, source.n_rows, source.k = int(weight.format), weight.n_rows, weight.k
@@ -124,7 +123,7 @@ def _native_rows(weight: Weight, coarse: Coarse, begin: int) -> None:
     into = ffi.from_buffer("float[]", coarse.scales)
     job.weight, job.codes, job.scales = source, codes, into
     job.row_begin, job.row_end = begin, min(begin + _ROWS, weight.n_rows)
-    job.isa = isa_names()[choose_isa(None)]
+    job.isa = repack_isa()
     status = int(lib.es_coarse(job))
     if status == lib.ES_E_MEMORY:
         raise MemoryBudgetError("no memory for the buffers of the two-stage head.")

@@ -32,7 +32,7 @@ from edgesparse.formats.floats import ELEMENT_DTYPE, pack_float
 from edgesparse.formats.ternary import pack_ternary, unpack_ternary
 from edgesparse.formats.weight import Format, Weight, storage_bytes
 
-__all__ = ["NotUniform", "Target", "convert_native", "convert_numpy", "in_planes"]
+__all__ = ["NotUniform", "Target", "convert_native", "convert_numpy", "in_planes", "repack_isa"]
 
 U8 = npt.NDArray[np.uint8]
 F32 = npt.NDArray[np.float32]
@@ -153,7 +153,7 @@ def convert_native(target: Target, raw: U8, begin: int, end: int) -> None:
             "dst_bytes": target.data.nbytes,
             "scales": scales,
             "src_scale": target.src_scale,
-            "isa": _isa(),
+            "isa": repack_isa(),
         },
     )
     status = int(lib.es_repack(job))
@@ -184,7 +184,7 @@ def in_planes(convert: Convert) -> Convert:
 
 
 @functools.cache
-def _isa() -> int:
+def repack_isa() -> int:
     """Give the instruction set to repack with: the bytes are the same with each."""
     from edgesparse.executors.native import choose_isa, isa_names
 

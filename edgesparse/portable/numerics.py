@@ -44,7 +44,6 @@ I8_TOP = np.float32(127.0)
 I8_BOTTOM = np.float32(-128.0)
 I8_AMAX_FLOOR = np.float32(1e-5)
 I16_TOP = np.float32(32767.0)
-I16_BOTTOM = np.float32(-32767.0)
 I16_AMAX_FLOOR = np.float32(1e-30)
 
 HALF_TINY = np.float32(2.0**-14)  # the least normal half
@@ -228,29 +227,9 @@ def quantize_i8_blocks(
     x: Float32,
 ) -> None:
     """Quantise one token to int8 in blocks of 32; a block past the end of x is filled with 0."""
-    n = x.shape[0]
     for block in range(d.shape[0]):
         begin = block * 32
-        end = min(begin + 32, n)
-        amax = absmax(x[begin:end])
-        step = ZERO
-        inverse = ZERO
-        if amax >= I16_AMAX_FLOOR:
-            step = np.float32(amax / I8_TOP)
-            inverse = np.float32(I8_TOP / amax)
-        total = np.int32(0)
-        for i in range(begin, end):
-            v = np.rint(x[i] * inverse)
-            v = -I8_TOP if v < -I8_TOP else v
-            v = I8_TOP if v > I8_TOP else v
-            code = np.int32(v)
-            q[i] = code
-            total = np.int32(total + code)
-        for i in range(end, begin + 32):
-            q[i] = 0
-        d[block] = step
-        sums[block] = total
-        xsum[block] = step * np.float32(total)
+        quantize_block(q, d, sums, xsum, x[begin : begin + 32], block, I8_TOP)
 
 
 @njit
@@ -262,26 +241,39 @@ def quantize_i16(
     x: Float32,
 ) -> None:
     """Quantise one token to int16 in blocks of 32; a block past the end of x is filled with 0."""
-    n = x.shape[0]
     for block in range(d.shape[0]):
         begin = block * 32
-        end = min(begin + 32, n)
-        amax = absmax(x[begin:end])
-        step = ZERO
-        inverse = ZERO
-        if amax >= I16_AMAX_FLOOR:
-            step = np.float32(amax / I16_TOP)
-            inverse = np.float32(I16_TOP / amax)
-        total = np.int32(0)
-        for i in range(begin, end):
-            v = np.rint(x[i] * inverse)
-            v = I16_BOTTOM if v < I16_BOTTOM else v
-            v = I16_TOP if v > I16_TOP else v
-            code = np.int32(v)
-            q[i] = code
-            total = np.int32(total + code)
-        for i in range(end, begin + 32):
-            q[i] = 0
-        d[block] = step
-        sums[block] = total
-        xsum[block] = step * np.float32(total)
+        quantize_block(q, d, sums, xsum, x[begin : begin + 32], block, I16_TOP)
+
+
+@njit
+def quantize_block(
+    q: npt.NDArray[np.int8] | npt.NDArray[np.int16],
+    d: Float32,
+    sums: npt.NDArray[np.int32],
+    xsum: Float32,
+    x: Float32,
+    block: int,
+    top: np.float32,
+) -> None:
+    """Quantise the elements of one block to codes within [-top, top]; the rest of it is 0."""
+    q = q[block * 32 : block * 32 + 32]
+    amax = absmax(x)
+    step = ZERO
+    inverse = ZERO
+    if amax >= I16_AMAX_FLOOR:
+        step = np.float32(amax / top)
+        inverse = np.float32(top / amax)
+    total = np.int32(0)
+    for i in range(x.shape[0]):
+        v = np.rint(x[i] * inverse)
+        v = -top if v < -top else v
+        v = top if v > top else v
+        code = np.int32(v)
+        q[i] = code
+        total = np.int32(total + code)
+    for i in range(x.shape[0], 32):
+        q[i] = 0
+    d[block] = step
+    sums[block] = total
+    xsum[block] = step * np.float32(total)

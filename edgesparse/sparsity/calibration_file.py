@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ import numpy.typing as npt
 from edgesparse.checkpoint.source import SourceFile, shown
 from edgesparse.checkpoint.strict_json import JsonObject, parse_json
 from edgesparse.errors import CalibrationError, ModelFormatError, UsageError
+from edgesparse.whole_file import replace_file
 
 __all__ = ["CalibrationObject", "check_model", "mismatch", "read_calibration", "write_calibration"]
 
@@ -112,17 +112,9 @@ def write_calibration(path: str | os.PathLike[str], content: Mapping[str, Any]) 
     """
     path = Path(path)
     text = json.dumps({"format": FORMAT, "version": VERSION, **content}, indent=1, allow_nan=False)
-    temporary = ""
     try:
-        handle, temporary = tempfile.mkstemp(prefix=".edgesparse-", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        replace_file(path, text + "\n")
     except OSError as error:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
         raise UsageError(f"{path}: cannot be written ({error.strerror}).") from None
 
 

@@ -106,6 +106,18 @@ void es_rotate(float *x, int32_t k);
 /* One output whose dead rows sign planes predict (linear_predict.c). */
 void es_linear_predicted(es_linear_job *linear, int32_t output);
 
+/* Few tokens go one by one through their lists; more share a dense product. */
+enum { ES_LISTED_TOKENS = 4, ES_PIECES_PER_THREAD = 2 };
+
+/* Where a piece of a list of n begins. */
+static inline int32_t es_piece_begin(int32_t n, int32_t piece, int32_t n_pieces) {
+    return (int32_t)((int64_t)n * piece / n_pieces);
+}
+
+/* The first n_listed tiles of the engine's list, of a tiled output, for the only token; rows of other
+ * tiles are +0. */
+void es_linear_listed_tiles(es_linear_job *linear, int32_t output, int32_t n_listed);
+
 /* The first n_listed rows of the engine's list, of a t2 or t5 output, for one row of the product; all
  * other rows are +0. */
 void es_linear_listed(es_linear_job *linear, int32_t output, int32_t row, int32_t n_listed);

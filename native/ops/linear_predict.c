@@ -7,7 +7,7 @@
 
 #include <string.h>
 
-enum { MAX_LISTED_TOKENS = 4, PIECES_PER_THREAD = 2, TILE_ROWS = 8, MAX_RUN = 8 };
+enum { TILE_ROWS = 8 };
 
 /* Above this share of tiles the dense product, which reads on without a gap, is as fast. */
 static const float DENSE_TILES = 0.75f;
@@ -19,12 +19,7 @@ typedef struct predict_job {
     const es_weight *signs;
     int32_t row; /* of the product: a token */
     int32_t n_pieces;
-    int32_t n_tiles; /* listed */
 } predict_job;
-
-static int32_t piece_begin(int32_t n, int32_t piece, int32_t n_pieces) {
-    return (int32_t)((int64_t)n * piece / n_pieces);
-}
 
 static int is_masked(const es_weight *signs) {
     return signs->format == ES_FORMAT_SIGNS_MASKED;
@@ -48,45 +43,22 @@ static void take_signs(const predict_job *job, uint8_t *bits, const es_input *in
 
 /* ---- tiles of one token ---------------------------------------------------------------------- */
 
-static void tile_piece(void *context, int32_t piece, int32_t thread) {
-    const predict_job *job = context;
-    es_linear_job *linear = job->linear;
-    es_engine *engine = linear->engine;
-    const es_input *input = es_linear_input(linear, thread);
-    const int32_t *tiles = engine->list;
-    const int32_t end = piece_begin(job->n_tiles, piece + 1, job->n_pieces);
-    for (int32_t i = piece_begin(job->n_tiles, piece, job->n_pieces); i < end;) {
-        int32_t n = 1;
-        while (i + n < end && n < MAX_RUN && tiles[i + n] == tiles[i] + n) {
-            n++;
-        }
-        const int32_t first = tiles[i] * TILE_ROWS;
-        const int32_t last = es_min(first + n * TILE_ROWS, job->w->n_rows);
-        es_linear_rows(linear, job->out, input, &engine->scratch[thread], first, last);
-        i += n;
-    }
-}
-
-/* Computes the tiles that hold a row of the engine's list; rows of other tiles become 0. */
-static void listed_tiles(predict_job *job, int32_t n_listed) {
-    es_engine *engine = job->linear->engine;
-    int32_t *list = engine->list;
-    job->n_tiles = 0;
+/* Computes the tiles that hold a row of the engine's list, or all of them if most do. */
+static void tiles_of_rows(const predict_job *job, int32_t n_listed) {
+    int32_t *list = job->linear->engine->list, n_tiles = 0;
     for (int32_t i = 0; i < n_listed; i++) {
         const int32_t tile = list[i] / TILE_ROWS;
-        if (job->n_tiles == 0 || list[job->n_tiles - 1] != tile) {
-            list[job->n_tiles++] = tile; /* never ahead of what is still to be read */
+        if (n_tiles == 0 || list[n_tiles - 1] != tile) {
+            list[n_tiles++] = tile; /* never ahead of what is still to be read */
         }
     }
     const int32_t all_tiles = (job->w->n_rows + TILE_ROWS - 1) / TILE_ROWS;
-    if ((float)job->n_tiles > DENSE_TILES * (float)all_tiles) {
-        es_linear_products(job->linear, (int32_t)(job->out - job->linear->op->outputs), 1);
-        return;
+    const int32_t output = (int32_t)(job->out - job->linear->op->outputs);
+    if ((float)n_tiles > DENSE_TILES * (float)all_tiles) {
+        es_linear_products(job->linear, output, 1);
+    } else {
+        es_linear_listed_tiles(job->linear, output, n_tiles);
     }
-    float *dst = es_row(engine, job->out->dst, es_linear_token(job->linear, job->row));
-    memset(dst, 0, (size_t)job->w->n_rows * sizeof *dst);
-    es_pool_run(engine->pool, tile_piece, job, job->n_pieces);
-    engine->moved += (uint64_t)job->n_tiles * (job->w->n_bytes / (size_t)all_tiles);
 }
 
 /* ---- predicted rows -------------------------------------------------------------------------- */
@@ -94,10 +66,10 @@ static void listed_tiles(predict_job *job, int32_t n_listed) {
 static void vote_piece(void *context, int32_t piece, int32_t thread) {
     const predict_job *job = context;
     const es_engine *engine = job->linear->engine;
-    const int32_t begin = piece_begin(job->w->n_rows, piece, job->n_pieces);
+    const int32_t begin = es_piece_begin(job->w->n_rows, piece, job->n_pieces);
     (void)thread;
     vote(job, engine->votes + begin, engine->scratch[0].bits, begin,
-         piece_begin(job->w->n_rows, piece + 1, job->n_pieces));
+         es_piece_begin(job->w->n_rows, piece + 1, job->n_pieces));
 }
 
 /* Lists the rows of one token that are not predicted to be dead. */
@@ -116,7 +88,7 @@ static int32_t list_kept(predict_job *job) {
 }
 
 static void predicted_tiles(predict_job *job) {
-    listed_tiles(job, list_kept(job));
+    tiles_of_rows(job, list_kept(job));
     float *dst = es_row(job->linear->engine, job->out->dst, es_linear_token(job->linear, 0));
     for (int32_t r = 0; r < job->w->n_rows; r++) {
         dst[r] = job->linear->engine->votes[r] <= job->out->limits[r] ? dst[r] : 0.0f;
@@ -145,10 +117,10 @@ void es_linear_predicted(es_linear_job *linear, int32_t output) {
     predict_job job = {.linear = linear, .out = &linear->op->outputs[output]};
     job.w = es_linear_weight(linear, job.out);
     job.signs = &engine->plan.weights[job.out->signs];
-    job.n_pieces = PIECES_PER_THREAD * es_pool_threads(engine->pool);
+    job.n_pieces = ES_PIECES_PER_THREAD * es_pool_threads(engine->pool);
     const int by_rows = job.w->format == ES_FORMAT_T2 || job.w->format == ES_FORMAT_T5;
     engine->moved += job.signs->n_bytes;
-    if (by_rows && linear->n_tokens <= MAX_LISTED_TOKENS) {
+    if (by_rows && linear->n_tokens <= ES_LISTED_TOKENS) {
         for (job.row = 0; job.row < linear->n_tokens; job.row++) {
             es_linear_listed(linear, output, job.row, list_kept(&job));
         }

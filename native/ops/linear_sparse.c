@@ -9,11 +9,6 @@
 
 #include <string.h>
 
-enum {
-    MAX_LISTED_TOKENS = 4, /* from the next on, the dense product is faster */
-    PIECES_PER_THREAD = 2
-};
-
 /* Above this share of live rows the dense product is as fast as the list. */
 static const float DENSE_SHARE = 0.9f;
 
@@ -26,10 +21,6 @@ typedef struct sparse_job {
     int32_t n_pieces;
     uint64_t id; /* of this token's product */
 } sparse_job;
-
-static int32_t piece_begin(int32_t n, int32_t piece, int32_t n_pieces) {
-    return (int32_t)((int64_t)n * piece / n_pieces);
-}
 
 /* ---- live rows ------------------------------------------------------------------------------- */
 
@@ -44,8 +35,8 @@ static void live_piece(void *context, int32_t piece, int32_t thread) {
     es_ternary_list *dot = w->format == ES_FORMAT_T2 ? engine->k.t2_list : engine->k.t5_list;
     int32_t *sums = (int32_t *)(void *)engine->scratch[thread].sums;
     float *dst = es_row(engine, job->out->dst, es_linear_token(linear, job->row));
-    const int32_t end = piece_begin(job->n_listed, piece + 1, job->n_pieces);
-    for (int32_t i = piece_begin(job->n_listed, piece, job->n_pieces); i < end;) {
+    const int32_t end = es_piece_begin(job->n_listed, piece + 1, job->n_pieces);
+    for (int32_t i = es_piece_begin(job->n_listed, piece, job->n_pieces); i < end;) {
         const int32_t *rows = engine->list + i;
         const int32_t n = es_min(ES_ROW_BLOCK * ES_TOKEN_BLOCK, end - i);
         dot(sums, w->data, row_bytes, rows, n, input->q8 + at * input->q8_stride, w->k);
@@ -64,7 +55,7 @@ void es_linear_listed(es_linear_job *linear, int32_t output, int32_t row, int32_
     es_engine *engine = linear->engine;
     sparse_job job = {.linear = linear, .out = &linear->op->outputs[output], .row = row};
     job.w = es_linear_weight(linear, job.out);
-    job.n_pieces = PIECES_PER_THREAD * es_pool_threads(engine->pool);
+    job.n_pieces = ES_PIECES_PER_THREAD * es_pool_threads(engine->pool);
     job.n_listed = n_listed;
     memset(es_row(engine, job.out->dst, es_linear_token(linear, row)), 0,
            (size_t)job.w->n_rows * sizeof(float));
@@ -88,8 +79,8 @@ static void tile_piece(void *context, int32_t piece, int32_t thread) {
     const sparse_job *job = context;
     es_engine *engine = job->linear->engine;
     const es_input *input = es_linear_input(job->linear, thread);
-    const int32_t end = piece_begin(job->n_listed, piece + 1, job->n_pieces);
-    for (int32_t i = piece_begin(job->n_listed, piece, job->n_pieces); i < end;) {
+    const int32_t end = es_piece_begin(job->n_listed, piece + 1, job->n_pieces);
+    for (int32_t i = es_piece_begin(job->n_listed, piece, job->n_pieces); i < end;) {
         const int32_t first = engine->list[i];
         int32_t n_tiles = 1; /* neighbours go together */
         while (i + n_tiles < end && engine->list[i + n_tiles] == first + n_tiles &&
@@ -121,25 +112,29 @@ static int32_t list_tiles(const es_linear_job *linear, const es_output *out) {
     return (float)n_listed <= DENSE_SHARE * (float)n_tiles ? n_listed : -1;
 }
 
-static int live_tiles(es_linear_job *linear, const es_output *out) {
+void es_linear_listed_tiles(es_linear_job *linear, int32_t output, int32_t n_listed) {
     es_engine *engine = linear->engine;
-    sparse_job job = {.linear = linear, .out = out, .w = es_linear_weight(linear, out)};
-    job.n_listed = list_tiles(linear, out);
-    if (job.n_listed < 0) {
-        return 0;
-    }
+    sparse_job job = {.linear = linear, .out = &linear->op->outputs[output], .n_listed = n_listed};
+    job.w = es_linear_weight(linear, job.out);
     const size_t n_tiles = ((size_t)job.w->n_rows + 7) / 8;
-    memset(es_row(engine, out->dst, es_linear_token(linear, 0)), 0,
+    memset(es_row(engine, job.out->dst, es_linear_token(linear, 0)), 0,
            (size_t)job.w->n_rows * sizeof(float));
-    job.n_pieces = PIECES_PER_THREAD * es_pool_threads(engine->pool);
+    job.n_pieces = ES_PIECES_PER_THREAD * es_pool_threads(engine->pool);
     es_pool_run(engine->pool, tile_piece, &job, job.n_pieces);
-    engine->moved += (uint64_t)job.n_listed * (job.w->n_bytes / n_tiles);
-    return 1;
+    engine->moved += (uint64_t)n_listed * (job.w->n_bytes / n_tiles);
+}
+
+static int live_tiles(es_linear_job *linear, int32_t output) {
+    const int32_t n_listed = list_tiles(linear, &linear->op->outputs[output]);
+    if (n_listed >= 0) {
+        es_linear_listed_tiles(linear, output, n_listed);
+    }
+    return n_listed >= 0;
 }
 
 static int is_listed(const es_linear_job *linear, const es_output *out) {
     const es_weight *w = es_linear_weight(linear, out);
-    if (linear->n_tokens > MAX_LISTED_TOKENS || out->live_threshold > 0.0f ||
+    if (linear->n_tokens > ES_LISTED_TOKENS || out->live_threshold > 0.0f ||
         (w->format != ES_FORMAT_T2 && w->format != ES_FORMAT_T5)) {
         return 0;
     }
@@ -168,8 +163,8 @@ static void neuron_piece(void *context, int32_t piece, int32_t thread) {
         memset(scratch->neurons, 0, row_bytes * 4 * sizeof(int32_t));
         scratch->list_job = job->id;
     }
-    const int32_t begin = piece_begin(scratch->n_listed, piece, job->n_pieces);
-    const int32_t end = piece_begin(scratch->n_listed, piece + 1, job->n_pieces);
+    const int32_t begin = es_piece_begin(scratch->n_listed, piece, job->n_pieces);
+    const int32_t end = es_piece_begin(scratch->n_listed, piece + 1, job->n_pieces);
     engine->k.t2n_sums(scratch->neurons, job->w->data, row_bytes, scratch->list + begin,
                        end - begin, q);
 }
@@ -202,7 +197,7 @@ static void live_inputs(es_linear_job *linear, int32_t output) {
     es_engine *engine = linear->engine;
     sparse_job job = {.linear = linear, .out = &linear->op->outputs[output]};
     job.w = es_linear_weight(linear, job.out);
-    job.n_pieces = PIECES_PER_THREAD * es_pool_threads(engine->pool);
+    job.n_pieces = ES_PIECES_PER_THREAD * es_pool_threads(engine->pool);
     for (job.row = 0; job.row < linear->n_tokens; job.row++) {
         job.id = ++engine->job;
         es_pool_run(engine->pool, neuron_piece, &job, job.n_pieces);
@@ -261,11 +256,11 @@ void es_linear_sparse(es_linear_job *linear, int32_t output) {
     if (out->signs >= 0) {
         es_linear_predicted(linear, output);
     } else if (format == ES_FORMAT_T2N) {
-        (linear->n_tokens > MAX_LISTED_TOKENS ? neuron_blocks : live_inputs)(linear, output);
+        (linear->n_tokens > ES_LISTED_TOKENS ? neuron_blocks : live_inputs)(linear, output);
     } else if (is_listed(linear, out)) {
         live_rows(linear, output);
     } else if (linear->n_tokens > 1 || !es_has_tiles(es_linear_weight(linear, out)) ||
-               !live_tiles(linear, out)) {
+               !live_tiles(linear, output)) {
         es_linear_products(linear, output, 1);
     }
 }

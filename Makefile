@@ -7,6 +7,7 @@
 VENV   ?= .venv
 PYTHON ?= python3
 ARGS   ?=
+ARM_ARGS ?=
 PYTEST_ARGS ?=
 
 PY  := $(VENV)/bin/python
@@ -20,10 +21,10 @@ C_FILES := $(filter %.c %.h %.inc,$(NATIVE))
 CMAKE = $(VENV)/bin/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(VENV)/bin/ninja) \
         -DPython_EXECUTABLE=$(abspath $(PY)) -DCMAKE_BUILD_TYPE=Debug -S native
 
-.PHONY: help setup chat test lint types bench check warnings sanitize emulate isas goldens format clean
+.PHONY: help setup chat test lint types bench check warnings sanitize check-arm isas goldens format clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
 # ---- installing -------------------------------------------------------------------------------
 
@@ -81,20 +82,10 @@ sanitize: $(VENV)/.build-tools  ## try every kernel under the address and undefi
 	@$(VENV)/bin/cmake --build build/sanitize --target es_check -- --quiet
 	build/sanitize/es_check
 
-# aarch64 kernels on another machine. Debian: gcc-aarch64-linux-gnu and qemu-user.
-ARM_CC := $(shell command -v aarch64-linux-gnu-gcc)
-QEMU   := $(shell command -v qemu-aarch64)
-
-emulate: $(VENV)/.build-tools  ## try every aarch64 kernel in an emulator, where one is installed
-ifneq ($(and $(ARM_CC),$(QEMU)),)
-	@$(CMAKE) -B build/emulate -DCMAKE_BUILD_TYPE=Release -DES_MODULE=OFF -DES_WERROR=ON \
-	    -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_C_COMPILER=$(ARM_CC) \
-	    > /dev/null
-	@$(VENV)/bin/cmake --build build/emulate --target es_check -- --quiet
-	$(QEMU) -L /usr/aarch64-linux-gnu build/emulate/es_check
-else
-	@echo "NOT CHECKED: aarch64 kernels (aarch64-linux-gnu-gcc and qemu-aarch64 are not both here)"
-endif
+# On another machine, in an emulator; ARM_ARGS='--quick --if-installed' is what .ci/run asks for.
+check-arm: $(VENV)/.build-tools  ## try every kernel for 64-bit ARM on emulated CPUs
+	@CMAKE=$(VENV)/bin/cmake NINJA=$(abspath $(VENV)/bin/ninja) \
+	    native/check/arm.sh $(ARM_ARGS)
 
 # Every instruction set below the best one; the plain test run has covered that one.
 define LOWER_ISAS
@@ -134,7 +125,7 @@ goldens: setup $(VENV)/.extra-check  ## make the stored models and references ag
 	$(PY) -c "$$SAME_REFERENCE" tests/fixtures/llama_cpp_reference.json \
 	    build/goldens/llama_cpp_reference.json
 
-check: lint types sanitize emulate goldens isas  ## everything: the above and the slow tests
+check: lint types sanitize check-arm goldens isas  ## everything: the above and the slow tests
 	$(PY) -m pytest -m 'slow or not slow' $(PYTEST_ARGS)
 
 format: $(VENV)/.package $(VENV)/.extra-dev  ## lay out Python and C as `make lint` wants them

@@ -29,6 +29,9 @@ int check_repack(void);   /* file tensors into storage formats */
  * Returns 1 if a case failed or none ran. */
 int check_report(const char *family, int32_t isa, int64_t n_cases, int64_t n_failures);
 
+/* 1 for a case to leave out: with --quick, all but every seventh. Reports start the count again. */
+int check_skips(void);
+
 /* The n_bytes of an array at a 64-byte boundary, ended by unreadable bytes under the address
  * sanitizer; the program ends with status 2 if there is no memory. Free with check_free. */
 void *check_alloc(size_t n_bytes);

@@ -113,6 +113,9 @@ static int same_part(const float *a, const float *b, int32_t dim) {
 }
 
 static void one_case(bench *m, check_count *count, const shape *s, int pattern, int scattered) {
+    if (check_skips()) {
+        return;
+    }
     const size_t head = (size_t)s->dim, n_queries = (size_t)(s->n_tokens * s->n_heads);
     const size_t part_floats = es_attention_part_floats(head);
     const size_t q_bytes = n_queries * head * sizeof(float);

@@ -226,6 +226,9 @@ static void rounded_case(bench *m, const slice_case *c, const uint8_t *w, es_q8 
 }
 
 static void group_case(bench *m) {
+    if (check_skips()) {
+        return;
+    }
     const slice_case c = random_case(m, 0);
     const uint8_t *w = fill_weights(m, &c, 0);
     es_q8 x = fill_activations(m, &c, 0);
@@ -257,6 +260,9 @@ static void group_case(bench *m) {
 }
 
 static void ternary_case(bench *m) {
+    if (check_skips()) {
+        return;
+    }
     const slice_case c = random_case(m, 1);
     const uint8_t *w = fill_weights(m, &c, 1);
     const es_q8 x = fill_activations(m, &c, 1);

@@ -115,6 +115,9 @@ static int is_product(float y, const es_column_lines *lines, size_t row, const e
 
 static void dot_case(bench *m, const es_column_lines *lines, size_t n_tokens, size_t n_blocks,
                      uint32_t share, int format) {
+    if (check_skips()) {
+        return;
+    }
     const size_t n_rows = lines->n * es_line_rows(format);
     const size_t y_stride = n_rows + check_random(&m->random) % 20;
     const size_t bytes = ((n_tokens - 1) * y_stride + n_rows) * sizeof(float);
@@ -136,6 +139,9 @@ static void dot_case(bench *m, const es_column_lines *lines, size_t n_tokens, si
 /* One token's live columns against all columns. */
 static void list_case(bench *m, const es_column_lines *lines, size_t n_blocks, uint32_t share,
                       int format) {
+    if (check_skips()) {
+        return;
+    }
     const size_t bytes = lines->n * es_line_rows(format) * sizeof(float);
     float *y = check_tail(&m->y, bytes), *expected = check_tail(&m->expected, bytes);
     const es_q16 x = fill_q16(m, 1, n_blocks, share);

@@ -140,6 +140,9 @@ static es_block_dot *block_kernel(const es_kernels *table, int format) {
 
 static void block_case(bench *m, const es_kernels *table, const es_kernels *scalar, int truth,
                        int format, int32_t n_tiles, int32_t n_tokens, int32_t k, int pattern) {
+    if (check_skips()) {
+        return;
+    }
     const int32_t n_blocks = (k + 31) / 32;
     const size_t stride = (size_t)n_blocks + check_random(&m->random) % 3;
     const size_t n_all = (size_t)n_tiles * (size_t)n_blocks;
@@ -198,6 +201,9 @@ static es_float_dot *float_kernel(const es_kernels *table, int format) {
 
 static void float_case(bench *m, const es_kernels *table, const es_kernels *scalar, int truth,
                        int format, int32_t n_tiles, int32_t n_tokens, int32_t k, int pattern) {
+    if (check_skips()) {
+        return;
+    }
     static double values[MAX_TILES * 8 * MAX_K];
     const size_t element = format == ES_FORMAT_F32 ? 4 : 2;
     const size_t columns = (size_t)k, n_all = (size_t)n_tiles * 8 * columns;

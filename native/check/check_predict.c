@@ -24,6 +24,9 @@ static void fill(bench *m, uint8_t *bytes, size_t n_bytes) {
 }
 
 static void bits_case(bench *m, int32_t n, size_t n_bytes) {
+    if (check_skips()) {
+        return;
+    }
     static const float special[] = {0.0f, -0.0f, 0x1p-149f, -0x1p-149f, INFINITY, -INFINITY, NAN};
     float *x = check_tail(&m->x, (size_t)n * sizeof *x);
     for (int32_t i = 0; i < n; i++) {
@@ -52,6 +55,9 @@ static int bit(const uint8_t *bytes, size_t i) {
 }
 
 static void votes_case(bench *m, int32_t n_rows, size_t plane_bytes, int masked) {
+    if (check_skips()) {
+        return;
+    }
     const size_t row_bytes = plane_bytes * (masked ? 2 : 1);
     uint8_t *w = check_tail(&m->w, (size_t)n_rows * row_bytes);
     uint8_t *x = check_tail(&m->bits, plane_bytes);

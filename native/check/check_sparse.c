@@ -68,6 +68,9 @@ static int32_t fill_list(bench *m, int32_t *list, int32_t n, uint32_t share) {
 }
 
 static void list_case(bench *m, int32_t n) {
+    if (check_skips()) {
+        return;
+    }
     const size_t room = ((size_t)n + ES_LIST_SLACK) * sizeof(int32_t);
     int32_t *list = check_tail(&m->sums, room), *expected = check_tail(&m->expected, room);
     float *x = check_tail(&m->w, (size_t)n * sizeof(float));
@@ -104,6 +107,9 @@ static void list_case(bench *m, int32_t n) {
 
 /* The rows of a list against the dense product of the same table entry's scalar twin. */
 static void rows_case(bench *m, int t5, int32_t n_rows, int32_t k, uint32_t share) {
+    if (check_skips()) {
+        return;
+    }
     const int32_t block = t5 ? 160 : 128;
     const size_t row_bytes = padded(k, block) / (size_t)block * 32;
     const uint8_t *w = fill_bytes(m, (size_t)n_rows * row_bytes);
@@ -128,6 +134,9 @@ static int32_t code_of(const uint8_t *w, size_t row_bytes, int32_t output, int32
 }
 
 static void neurons_case(bench *m, int32_t n_rows, int32_t k, uint32_t share) {
+    if (check_skips()) {
+        return;
+    }
     const size_t row_bytes = padded(n_rows, 128) / 4, n_sums = row_bytes * 4;
     const uint8_t *w = fill_bytes(m, (size_t)k * row_bytes);
     const int8_t *q = fill_q(m, k, (size_t)k, 1);
@@ -151,6 +160,9 @@ static void neurons_case(bench *m, int32_t n_rows, int32_t k, uint32_t share) {
 }
 
 static void neuron_dot_case(bench *m, int32_t n_rows, int32_t k, int32_t n_tokens) {
+    if (check_skips()) {
+        return;
+    }
     const size_t row_bytes = padded(n_rows, 128) / 4, q_stride = padded(k, 64);
     const size_t stride = (size_t)n_rows + 3, bytes = (size_t)n_tokens * stride * sizeof(int32_t);
     const uint8_t *w = fill_bytes(m, (size_t)k * row_bytes);

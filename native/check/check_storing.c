@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { N_ROUNDS = 400, MAX_BLOCKS = 7 };
+enum { N_ROUNDS = 2000, MAX_BLOCKS = 7 };
 
 typedef struct tally {
     int64_t n_cases, n_failures;

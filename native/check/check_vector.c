@@ -5,7 +5,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { MAX_N = 1536 };
+enum { MAX_N = 1536, N_RANDOM = 400 };
 enum { UNIFORM, ZERO, TINY, LARGE, SPARSE, N_PATTERNS };
 
 static float sample(uint64_t *random, int pattern) {
@@ -267,6 +267,9 @@ static void tie_case(bench *m) {
 }
 
 static void size_cases(bench *m, int32_t n) {
+    if (check_skips()) {
+        return;
+    }
     m->n = n;
     for (m->pattern = 0; m->pattern < N_PATTERNS; m->pattern++) {
         norm_case(m);
@@ -301,6 +304,9 @@ static void vector_cases(check_count *count, const es_kernels *table, const es_k
     }
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         size_cases(&m, sizes[i]);
+    }
+    for (int32_t i = 0; i < N_RANDOM; i++) {
+        size_cases(&m, check_range(&m.random, 1, i % 8 == 0 ? MAX_N : 200));
     }
     check_halfs(count, table);
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {

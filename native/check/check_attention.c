@@ -203,10 +203,8 @@ static void attention_cases(check_count *count, const es_kernels *table, const e
     m.v = check_buffer_new(MAX_ROWS_BYTES);
     m.scratch =
         check_buffer_new(es_attention_scratch(ES_ATTENTION_QUERIES, MAX_DIM) * sizeof(float));
-#if defined(__x86_64__)
     check_case(count, isa == ES_ISA_SCALAR || table->attention != scalar->attention,
                "level has kernels of its own", isa, 0, 0);
-#endif
     for (int pattern = 0; pattern < N_PATTERNS; pattern++) {
         for (int d = 0; d < LENGTH(dims); d++) {
             decode_cases(&m, count, dims[d], pattern);

@@ -294,10 +294,8 @@ static void vector_cases(check_count *count, const es_kernels *table, const es_k
         *all[i] = check_buffer_new(MAX_N * sizeof(float));
     }
     m.truth = isa == ES_ISA_SCALAR;
-#if defined(__x86_64__)
     check_case(count, isa == ES_ISA_SCALAR || table->rmsnorm != scalar->rmsnorm,
                "level has kernels of its own", isa, 0, 0);
-#endif
     tie_case(&m);
     for (int32_t n = 1; n <= 70; n++) {
         size_cases(&m, n);

@@ -312,11 +312,14 @@ void es_dense_scalar(es_kernels *table);
 void es_dense_avx2(es_kernels *table);
 void es_dense_avxvnni(es_kernels *table);
 void es_dense_avx512vnni(es_kernels *table);
+void es_dense_neon(es_kernels *table);
+void es_dense_neondot(es_kernels *table);
 void es_proposal_scalar(es_kernels *table);
 void es_proposal_avx2(es_kernels *table);
 void es_proposal_avx512vnni(es_kernels *table);
 void es_storing_scalar(es_kernels *table);
 void es_storing_avx2(es_kernels *table);
+void es_storing_neon(es_kernels *table);
 void es_columns_scalar(es_kernels *table);
 void es_columns_avx2(es_kernels *table);
 void es_columns_avxvnni(es_kernels *table);
@@ -327,8 +330,10 @@ void es_bitslice_avxvnni(es_kernels *table);
 void es_bitslice_avx512vnni(es_kernels *table);
 void es_vector_scalar(es_kernels *table);
 void es_vector_avx2(es_kernels *table);
+void es_vector_neon(es_kernels *table);
 void es_attention_scalar(es_kernels *table);
 void es_attention_avx2(es_kernels *table);
 void es_attention_avx512vnni(es_kernels *table);
+void es_attention_neon(es_kernels *table);
 
 #endif

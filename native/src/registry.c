@@ -53,6 +53,8 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
 #elif defined(__aarch64__)
     if (isa >= ES_ISA_NEON) {
         es_ternary_neon(table);
+        es_vector_neon(table);
+        es_attention_neon(table);
     }
     if (isa >= ES_ISA_NEONDOT) {
         es_ternary_neondot(table);

@@ -245,15 +245,11 @@ static void float_case(bench *m, const es_kernels *table, const es_kernels *scal
 /* A level that silently kept the scalar pointers would pass every comparison. */
 static void override_case(bench *m, const es_kernels *table, const es_kernels *scalar,
                           int32_t isa) {
-#if defined(__x86_64__)
     const int kept = table->q8_dot == scalar->q8_dot || table->q4_dot == scalar->q4_dot ||
                      table->q8m_dot == scalar->q8m_dot || table->q4m_dot == scalar->q4m_dot ||
                      table->q6_dot == scalar->q6_dot || table->f16_dot == scalar->f16_dot ||
                      table->bf16_dot == scalar->bf16_dot || table->f32_dot == scalar->f32_dot;
     check_case(m->count, isa == ES_ISA_SCALAR || !kept, "level has kernels of its own", isa, 0, 0);
-#else
-    (void)m, (void)table, (void)scalar, (void)isa;
-#endif
 }
 
 static void all_cases(bench *m, const es_kernels *table, const es_kernels *scalar, int truth,

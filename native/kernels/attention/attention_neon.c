@@ -26,11 +26,10 @@ ES_INLINE_NEON void widen_row(float *to, const uint16_t *from, int32_t n) {
 ES_INLINE_NEON float32x4x4_t scale_codes(const uint8_t *p, float step) {
     const int8x16_t codes = vreinterpretq_s8_u8(vld1q_u8(p));
     const int16x8_t low = vmovl_s8(vget_low_s8(codes)), high = vmovl_high_s8(codes);
-    return (float32x4x4_t){
-        {vmulq_n_f32(vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))), step),
-         vmulq_n_f32(vcvtq_f32_s32(vmovl_high_s16(low)), step),
-         vmulq_n_f32(vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))), step),
-         vmulq_n_f32(vcvtq_f32_s32(vmovl_high_s16(high)), step)}};
+    return (float32x4x4_t){{vmulq_n_f32(vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))), step),
+                            vmulq_n_f32(vcvtq_f32_s32(vmovl_high_s16(low)), step),
+                            vmulq_n_f32(vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))), step),
+                            vmulq_n_f32(vcvtq_f32_s32(vmovl_high_s16(high)), step)}};
 }
 
 ES_INLINE_NEON float load_step(const uint8_t *block) {
@@ -107,8 +106,8 @@ ES_INLINE_NEON void score_rows(float *s, size_t stride, const float *q, const si
             multiply_row(four[k], q, n_queries, width, row, rows->kind);
         }
         for (size_t h = 0; h < n_queries; h++) {
-            const float32x4_t sums = vpaddq_f32(fold_pair(four[0][h], four[1][h]),
-                                                fold_pair(four[2][h], four[3][h]));
+            const float32x4_t sums =
+                vpaddq_f32(fold_pair(four[0][h], four[1][h]), fold_pair(four[2][h], four[3][h]));
             vst1q_f32(s + h * stride + r, vmulq_n_f32(sums, scale));
         }
     }
@@ -150,8 +149,7 @@ ES_INLINE_NEON void add_columns(float *const *acc, const size_t width, size_t co
     const uint8_t *row = rows->data;
     /* Every strip asks for its share of the rows behind these. */
     const size_t n_ahead = rows->row_bytes * 16 * n_strips / width;
-    const uint8_t *ahead =
-        row + (size_t)n * (rows->row_bytes + n_ahead * (column / 16 / n_strips));
+    const uint8_t *ahead = row + (size_t)n * (rows->row_bytes + n_ahead * (column / 16 / n_strips));
     for (int32_t j = 0; j < n; j++, row += rows->row_bytes) {
         if (rows->kind != ES_SOURCE_F32) {
             es_prefetch_lines(ahead + (size_t)j * n_ahead, n_ahead);

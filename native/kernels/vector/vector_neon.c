@@ -170,12 +170,11 @@ ES_INLINE_NEON float32x4_t gelu(float32x4_t gate, float32x4_t up) {
 }
 
 /* y[i] = function(a[i], b[i]) */
-#define EACH(function, y, a, b, n)                                                             \
-    for (int32_t i = 0; i < (n); i += 4) {                                                     \
-        const int32_t left = (n) - i;                                                          \
-        es_store_first((y) + i,                                                                \
-                       function(es_load_first((a) + i, left), es_load_first((b) + i, left)),   \
-                       left);                                                                  \
+#define EACH(function, y, a, b, n)                                                                \
+    for (int32_t i = 0; i < (n); i += 4) {                                                        \
+        const int32_t left = (n) - i;                                                             \
+        es_store_first(                                                                           \
+            (y) + i, function(es_load_first((a) + i, left), es_load_first((b) + i, left)), left); \
     }
 
 static void glu_relu2(float *y, const float *gate, const float *up, int32_t n) {

@@ -63,8 +63,7 @@ ES_INLINE_NEON float32x4_t es_exp_neon(float32x4_t x) {
     p = vaddq_f32(vmulq_f32(p, r), vdupq_n_f32(4.1665795894e-2f));
     p = vaddq_f32(vmulq_f32(p, r), vdupq_n_f32(1.6666665459e-1f));
     p = vaddq_f32(vmulq_f32(p, r), vdupq_n_f32(5.0000001201e-1f));
-    const float32x4_t e =
-        vaddq_f32(vaddq_f32(vmulq_f32(p, vmulq_f32(r, r)), r), vdupq_n_f32(1.0f));
+    const float32x4_t e = vaddq_f32(vaddq_f32(vmulq_f32(p, vmulq_f32(r, r)), r), vdupq_n_f32(1.0f));
     const int32x4_t power = vshlq_n_s32(vaddq_s32(n, vdupq_n_s32(127)), 23);
     return vmulq_f32(e, vreinterpretq_f32_s32(power));
 }

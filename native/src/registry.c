@@ -56,6 +56,7 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
         es_vector_neon(table);
         es_attention_neon(table);
         es_dense_neon(table);
+        es_storing_neon(table);
     }
     if (isa >= ES_ISA_NEONDOT) {
         es_ternary_neondot(table);

@@ -28,7 +28,7 @@ void check_free(void *p) {
 int main(void) {
     static int (*const families[])(void) = {
         check_pool,      check_ternary, check_sparse,   check_predict,
-        check_dense,     check_columns, check_bitslice, check_vector,
+        check_dense,     check_columns, check_rows,     check_bitslice, check_vector,
         check_attention, check_repack,  check_storing,  check_proposal,
     };
     int failed = 0;

@@ -24,7 +24,13 @@ from edgesparse.executors.base import Parameters
 from edgesparse.formats.head import parse_head
 from edgesparse.formats.memory import release_freed
 from edgesparse.formats.weight import Format
-from edgesparse.loading import head_name, live_row_names, load_parameters, load_vectors, tensor_names
+from edgesparse.loading import (
+    head_name,
+    live_row_names,
+    load_parameters,
+    load_vectors,
+    tensor_names,
+)
 from edgesparse.ops.two_stage import N_TILES
 from edgesparse.plan.cache_type import CacheType
 from edgesparse.plan.op import Embed

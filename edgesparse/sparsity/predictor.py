@@ -2,8 +2,9 @@
 
 A predicted row of the gate is not read. What that saves depends on the storage: ternary rows lie
 one by one, as blocks do that were loaded to be predicted (q8r and its like), but the other formats
-keep eight rows together, so that only a tile of eight dead rows is saved. What it costs are the sign planes, one bit per weight, two for ternary weights, which have
-hardly more bits themselves: packed ternary never gains.
+keep eight rows together, so that only a tile of eight dead rows is saved. What it costs are the
+sign planes, one bit per weight, two for ternary weights, which have hardly more bits themselves:
+packed ternary never gains.
 """
 
 from __future__ import annotations

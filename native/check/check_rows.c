@@ -129,7 +129,8 @@ static void tile_case(bench *m, size_t n_blocks, int32_t n_rows, int format) {
     const es_q16 x = fill_q16(m, n_blocks);
     uint8_t *tile = check_tail(&m->tile, bytes), *other = check_tail(&m->other, bytes);
     int32_t *rows = check_tail(&m->rows, 8 * sizeof *rows);
-    float *y = check_tail(&m->y, 8 * sizeof *y), *expected = check_tail(&m->expected, 8 * sizeof *y);
+    float *y = check_tail(&m->y, 8 * sizeof *y),
+          *expected = check_tail(&m->expected, 8 * sizeof *y);
     memset(tile, 0x55, bytes);
     memset(other, 0xaa, bytes);
     m->table->row_tile[format - ES_FORMAT_Q8R](tile, w, row_bytes, n_rows, (int32_t)n_blocks);
@@ -140,8 +141,8 @@ static void tile_case(bench *m, size_t n_blocks, int32_t n_rows, int format) {
     tiled(m->table, format)(y, 8, tile, 1, &x, 1, (int32_t)n_blocks);
     m->table->row_list[format - ES_FORMAT_Q8R](expected, w, row_bytes, rows, n_rows, &x,
                                                (int32_t)n_blocks);
-    const int passed = memcmp(tile, other, bytes) == 0 &&
-                       memcmp(y, expected, (size_t)n_rows * sizeof *y) == 0;
+    const int passed =
+        memcmp(tile, other, bytes) == 0 && memcmp(y, expected, (size_t)n_rows * sizeof *y) == 0;
     check_case(m->count, passed, "tile", format, (int64_t)n_blocks, n_rows);
 }
 
@@ -171,8 +172,8 @@ static void cases(check_count *count, const es_kernels *table, const es_kernels 
             }
         }
     }
-    check_buffer *all[] = {&m.w, &m.y,   &m.expected, &m.q,    &m.d,
-                           &m.sum, &m.xsum, &m.tile, &m.other, &m.rows};
+    check_buffer *all[] = {&m.w,   &m.y,    &m.expected, &m.q,     &m.d,
+                           &m.sum, &m.xsum, &m.tile,     &m.other, &m.rows};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         check_buffer_free(all[i]);
     }

@@ -36,8 +36,8 @@ static void listed_products(const sparse_job *job, const es_input *input, const 
     }
     int32_t sums[ES_ROW_BLOCK];
     es_ternary_list *dot = w->format == ES_FORMAT_T2 ? kernels->t2_list : kernels->t5_list;
-    dot(sums, w->data, w->n_bytes / (size_t)w->n_rows, rows, n,
-        input->q8 + at * input->q8_stride, w->k);
+    dot(sums, w->data, w->n_bytes / (size_t)w->n_rows, rows, n, input->q8 + at * input->q8_stride,
+        w->k);
     for (int32_t j = 0; j < n; j++) {
         y[j] = (float)(sums[j] - input->sum[at]) * (w->scales[rows[j]] / input->s[at]);
     }

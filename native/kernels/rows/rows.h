@@ -18,14 +18,14 @@ ES_INLINE size_t es_row_step(size_t n_blocks, size_t block, int format) {
 
 /* One function of each kind per format from row_list() and row_tile(), which the including file defines
  * with the format as their last argument. */
-#define ES_ROW_KERNELS(name, format)                                                               \
-    static void name##_list(float *y, const uint8_t *w, size_t row_bytes, const int32_t *rows,     \
-                            int32_t n_rows, const es_q16 *x, int32_t n_blocks) {                   \
-        row_list(y, w, row_bytes, rows, n_rows, x, (size_t)n_blocks, format);                      \
-    }                                                                                              \
-    static void name##_tile(uint8_t *tile, const uint8_t *w, size_t row_bytes, int32_t n_rows,     \
-                            int32_t n_blocks) {                                                    \
-        row_tile(tile, w, row_bytes, n_rows, (size_t)n_blocks, format);                            \
+#define ES_ROW_KERNELS(name, format)                                                           \
+    static void name##_list(float *y, const uint8_t *w, size_t row_bytes, const int32_t *rows, \
+                            int32_t n_rows, const es_q16 *x, int32_t n_blocks) {               \
+        row_list(y, w, row_bytes, rows, n_rows, x, (size_t)n_blocks, format);                  \
+    }                                                                                          \
+    static void name##_tile(uint8_t *tile, const uint8_t *w, size_t row_bytes, int32_t n_rows, \
+                            int32_t n_blocks) {                                                \
+        row_tile(tile, w, row_bytes, n_rows, (size_t)n_blocks, format);                        \
     }
 
 #define ES_ROW_FORMATS                   \
@@ -34,17 +34,17 @@ ES_INLINE size_t es_row_step(size_t n_blocks, size_t block, int format) {
     ES_ROW_KERNELS(q4mr, ES_FORMAT_Q4MR) \
     ES_ROW_KERNELS(q8mr, ES_FORMAT_Q8MR)
 
-#define ES_ROWS_SET(table, variant)                                                       \
-    do {                                                                                  \
-        (table)->row_list[ES_FORMAT_Q8R - ES_FORMAT_Q8R] = q8r_list;                      \
-        (table)->row_list[ES_FORMAT_Q4R - ES_FORMAT_Q8R] = q4r_list;                      \
-        (table)->row_list[ES_FORMAT_Q4MR - ES_FORMAT_Q8R] = q4mr_list;                    \
-        (table)->row_list[ES_FORMAT_Q8MR - ES_FORMAT_Q8R] = q8mr_list;                    \
-        (table)->row_tile[ES_FORMAT_Q8R - ES_FORMAT_Q8R] = q8r_tile;                      \
-        (table)->row_tile[ES_FORMAT_Q4R - ES_FORMAT_Q8R] = q4r_tile;                      \
-        (table)->row_tile[ES_FORMAT_Q4MR - ES_FORMAT_Q8R] = q4mr_tile;                    \
-        (table)->row_tile[ES_FORMAT_Q8MR - ES_FORMAT_Q8R] = q8mr_tile;                    \
-        (table)->rows_variant = variant;                                                  \
+#define ES_ROWS_SET(table, variant)                                    \
+    do {                                                               \
+        (table)->row_list[ES_FORMAT_Q8R - ES_FORMAT_Q8R] = q8r_list;   \
+        (table)->row_list[ES_FORMAT_Q4R - ES_FORMAT_Q8R] = q4r_list;   \
+        (table)->row_list[ES_FORMAT_Q4MR - ES_FORMAT_Q8R] = q4mr_list; \
+        (table)->row_list[ES_FORMAT_Q8MR - ES_FORMAT_Q8R] = q8mr_list; \
+        (table)->row_tile[ES_FORMAT_Q8R - ES_FORMAT_Q8R] = q8r_tile;   \
+        (table)->row_tile[ES_FORMAT_Q4R - ES_FORMAT_Q8R] = q4r_tile;   \
+        (table)->row_tile[ES_FORMAT_Q4MR - ES_FORMAT_Q8R] = q4mr_tile; \
+        (table)->row_tile[ES_FORMAT_Q8MR - ES_FORMAT_Q8R] = q8mr_tile; \
+        (table)->rows_variant = variant;                               \
     } while (0)
 
 #endif

@@ -22,7 +22,8 @@ ES_INLINE __m256i block_sum(const uint8_t *codes, __m256i x0, __m256i x1, int fo
 
 /* Lane r: the sum of the lanes of s[r]. */
 ES_INLINE __m256i lane_sums(const __m256i s[ES_GROUP]) {
-    const __m256i low = _mm256_hadd_epi32(_mm256_hadd_epi32(s[0], s[1]), _mm256_hadd_epi32(s[2], s[3]));
+    const __m256i low =
+        _mm256_hadd_epi32(_mm256_hadd_epi32(s[0], s[1]), _mm256_hadd_epi32(s[2], s[3]));
     const __m256i high =
         _mm256_hadd_epi32(_mm256_hadd_epi32(s[4], s[5]), _mm256_hadd_epi32(s[6], s[7]));
     return _mm256_add_epi32(_mm256_permute2x128_si256(low, high, 0x20),
@@ -123,9 +124,8 @@ ES_INLINE void turn_at(uint8_t *to, size_t stride, const uint8_t *w, size_t row_
                        int32_t n_rows, size_t offset) {
     __m128i v[8];
     for (int r = 0; r < ES_GROUP; r++) {
-        v[r] = r < n_rows
-                   ? _mm_loadu_si128((const __m128i *)(w + (size_t)r * row_bytes + offset))
-                   : _mm_setzero_si128();
+        v[r] = r < n_rows ? _mm_loadu_si128((const __m128i *)(w + (size_t)r * row_bytes + offset))
+                          : _mm_setzero_si128();
     }
     turn_words(to, stride, v);
 }

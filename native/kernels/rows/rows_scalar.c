@@ -44,7 +44,8 @@ ES_INLINE void row_list(float *y, const uint8_t *w, size_t row_bytes, const int3
 /* Words of 16 bits: those of a row's block lie side by side, in a tile those of its eight rows do. */
 ES_INLINE void row_tile(uint8_t *tile, const uint8_t *w, size_t row_bytes, int32_t n_rows,
                         size_t n_blocks, int format) {
-    const size_t n_words = es_row_code_bytes(format) / 2, halfs = es_row_has_minimum(format) ? 2 : 1;
+    const size_t n_words = es_row_code_bytes(format) / 2,
+                 halfs = es_row_has_minimum(format) ? 2 : 1;
     const size_t block_bytes = 2 * ES_GROUP * (halfs + n_words);
     memset(tile, 0, n_blocks * block_bytes);
     for (int32_t r = 0; r < n_rows; r++, w += row_bytes) {

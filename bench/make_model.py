@@ -1,4 +1,4 @@
-"""Write random ternary models with the shapes of published ones, to measure speed with.
+"""Write random models with the shapes of published ones, to measure speed with.
 
     python bench/make_model.py --shape 2b4t --type i2_s --head q6_k --dead-gates 0.8 --out FILE
 
@@ -44,6 +44,8 @@ __all__ = ["make_model"]
 
 Codes = npt.NDArray[np.int8]
 Bytes = npt.NDArray[np.uint8]
+
+TYPES = {**TERNARY, **{kind: HEADS[kind] for kind in ("q8_0", "q4_0")}}
 
 N_ZERO = 108
 """Bytes of 256 that become a zero: 42 %, as in trained models."""
@@ -186,8 +188,8 @@ def make_model(
     ----------
     path : Path
     shape : Shape
-    kind : {"i2_s", "tq1_0", "tq2_0", "iq2_bn"}
-        Type of the layers' matrices.
+    kind : {"i2_s", "tq1_0", "tq2_0", "iq2_bn", "q8_0", "q4_0"}
+        Type of the layers' matrices, whose numbers are ternary in any case.
     head : {"f16", "q8_0", "q6_k", "q4_0"}
         Type of the embedding, which is the head too.
     dead_gates : float, optional
@@ -210,17 +212,17 @@ def make_model(
     if architecture is None:
         released = shape.activation == "relu2" and kind in ("i2_s", "iq2_bn")
         architecture = "bitnet-b1.58" if released else "bitnet" if shape.sub_norms else "llama"
-    ternary = TERNARY[kind]
+    layers = TYPES[kind]
     name = f"random {path.stem}"
-    tensors = list(_tensors(shape, ternary, HEADS[head], seed, dead_gates))
-    return write_gguf(path, metadata(shape, architecture, name, ternary.file_type), tensors)
+    tensors = list(_tensors(shape, layers, HEADS[head], seed, dead_gates))
+    return write_gguf(path, metadata(shape, architecture, name, layers.file_type), tensors)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, required=True)
-    parser.add_argument("--type", choices=TERNARY, required=True)
+    parser.add_argument("--type", choices=TYPES, required=True)
     parser.add_argument("--head", choices=HEADS, default="f16")
     parser.add_argument("--dead-gates", type=float, metavar="SHARE")
     parser.add_argument("--layers", type=int, metavar="N", help="instead of the shape's own")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "head_name",
+    "live_row_names",
     "load_parameters",
     "load_vectors",
     "neuron_major_names",
@@ -83,6 +85,22 @@ def neuron_major_names(plan: Plan) -> set[str]:
     return skipping - plain - {op.weight for op in plan.ops if isinstance(op, Embed)}
 
 
+def live_row_names(plan: Plan, predicted: Container[str] = ()) -> set[str]:
+    """Name the matrices of which a token needs single rows, wherever they are used.
+
+    `predicted` names ops whose first output, the gate, will be predicted.
+    """
+    names: dict[bool, set[str]] = {True: set(), False: set()}
+    for op in plan.ops:
+        if isinstance(op, Linear):
+            for i, out in enumerate(op.outputs):
+                is_live = out.live is not None or (i == 0 and op.name in predicted)
+                names[is_live].add(out.weight)
+        elif isinstance(op, Embed):
+            names[False].add(op.weight)
+    return names[True] - names[False]
+
+
 def head_name(plan: Plan) -> str:
     """Name the matrix that makes the logits; in a tied model it is the embedding too."""
     outputs = [out for op in plan.ops if isinstance(op, Linear) for out in op.outputs]
@@ -115,6 +133,7 @@ def load_parameters(
     native: bool | None = None,
     threads: int | None = None,
     ternary: Format = Format.T2,
+    row_by_row: Container[str] = (),
 ) -> Parameters:
     """Read and convert everything that `plan` names.
 
@@ -129,6 +148,8 @@ def load_parameters(
         Repack in C; by default when the compiled module is available.
     threads : int, optional
         Threads of loading; by default one per CPU that this process may use.
+    row_by_row : container of str
+        Matrices whose rows are to lie one by one, see `live_row_names`.
 
     Raises
     ------
@@ -149,6 +170,7 @@ def load_parameters(
         threads=threads,
         ternary=ternary,
         neuron_major=neuron_major_names(plan),
+        row_by_row=row_by_row,
         overrides={} if override is None else {name: override},
     )
     vectors = load_vectors(checkpoint, plan)

@@ -24,7 +24,13 @@ from edgesparse.executors.base import Parameters
 from edgesparse.formats.head import parse_head
 from edgesparse.formats.memory import release_freed
 from edgesparse.formats.weight import Format
-from edgesparse.loading import head_name, load_parameters, load_vectors, tensor_names
+from edgesparse.loading import (
+    head_name,
+    live_row_names,
+    load_parameters,
+    load_vectors,
+    tensor_names,
+)
 from edgesparse.ops.two_stage import N_TILES
 from edgesparse.plan.cache_type import CacheType
 from edgesparse.plan.op import Embed
@@ -38,6 +44,7 @@ if TYPE_CHECKING:
     from edgesparse.answer import Chunk, Result
     from edgesparse.cancel import CancelToken
     from edgesparse.chat import Session
+    from edgesparse.sparsity.alphas import SparseInferTable
     from edgesparse.sparsity.thresholds import Thresholds
 
 __all__ = ["Model", "ModelInfo", "load"]
@@ -307,7 +314,7 @@ def load(
             cache_type_k=types[0],
             cache_type_v=types[1],
             fused=fused,
-            sparse=sparse == "auto" and (not native or _has_sparse_kernels(isa)),
+            sparse=sparse == "auto" and (not native or _has_vectors(isa, b"t2", b"t2n")),
             path=str(source),
         )
         thresholds: Thresholds | None = None
@@ -317,6 +324,14 @@ def load(
 
             thresholds = read_sparsity(sparsity, config, plan, load_vectors(checkpoint, plan))
             plan, factors = sparsify(plan, thresholds)
+        predictor: SparseInferTable | None = None
+        if predict is not None:
+            from edgesparse.sparsity.option import read_predictor
+
+            predictor = read_predictor(predict)
+        single_rows: set[str] = set()
+        if not native or _has_vectors(isa, b"q8", b"q8r"):
+            single_rows = live_row_names(plan, predictor.alphas if predictor else ())
         # Before the weights: what making a tokenizer allocates in passing is freed again by then,
         # so it does not add to the peak.
         tokenizer = load_tokenizer(checkpoint)
@@ -329,15 +344,18 @@ def load(
             native=native or None,
             threads=n_threads,
             ternary=_ternary(ternary, native, isa, n_threads),
+            row_by_row=single_rows,
         )
         parameters = replace(parameters, vectors={**parameters.vectors, **factors})
         recommended = read_recommended(checkpoint)
         warnings = (*checkpoint.warnings, *tokenizer.warnings, *recommended.warnings)
         info = _describe(str(source), config, parameters, checkpoint.n_bytes, warnings, recommended)
-    if predict is not None:
+    if predict is not None and predictor is not None:
         from edgesparse.sparsity.option import with_predictor
 
-        plan, parameters = with_predictor(plan, parameters, config, predict, force=predict_force)
+        plan, parameters = with_predictor(
+            plan, parameters, config, predictor, predict, force=predict_force
+        )
     info = _describe_quality(info, plan, parameters, head, thresholds, lossy=lut == "lossy")
     made = make_executor(
         executor, plan, parameters, threads=n_threads, isa=isa, lossy=lut == "lossy"
@@ -358,7 +376,7 @@ def _ternary(wanted: str, native: bool, isa: str | None, n_threads: int) -> Form
     return preferred_ternary(choose_isa(isa), n_threads)
 
 
-def _has_sparse_kernels(isa: str | None) -> bool:
+def _has_vectors(isa: str | None, dense_family: bytes, skipping_family: bytes) -> bool:
     """Whether skipping is vectorised where dense products are; scalar lists would lose to those."""
     from edgesparse import _native
     from edgesparse.executors.native import choose_isa, isa_names
@@ -366,7 +384,7 @@ def _has_sparse_kernels(isa: str | None) -> bool:
     number, lib, ffi = isa_names()[choose_isa(isa)], _native.lib(), _native.ffi()
     dense, sparse = (
         bool(ffi.string(lib.es_kernel_variant(number, family)) != b"scalar")
-        for family in (b"t2", b"t2n")
+        for family in (dense_family, skipping_family)
     )
     return sparse or not dense
 

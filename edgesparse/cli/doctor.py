@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments", "run"]
 
 _FAMILIES = (
-    *("t2", "t2n", "t5", "signs", "q8", "q4", "q8m", "q4m", "q6", "q8n", "q4n"),
+    *("t2", "t2n", "t5", "signs", "q8", "q4", "q8m", "q4m", "q6", "q8n", "q4n", "q8r", "q4r"),
     *("f16", "bf16", "f32", "lut", "mad", "vector", "attention"),
 )
 _PACKAGES = ("numpy", "numba", "llvmlite", "cffi", "tokenizers", "sentencepiece", "gguf", "jinja2")

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesparse.formats.columns import pack_columns, unpack_columns
+from edgesparse.formats.rows import pack_rows, unpack_rows
 from edgesparse.formats.weight import BLOCK, TILE, Format, Weight, row_tiles
 
 __all__ = ["has_minimum", "pack_blocks", "requantize", "requantize_q8", "unpack_blocks"]
@@ -56,6 +57,8 @@ def pack_blocks(codes: I8, d: F16, m: F16 | None, fmt: Format) -> U8:
     """
     if fmt.is_column:
         return pack_columns(codes, d, m, fmt)
+    if fmt.is_row:
+        return pack_rows(codes, d, m, fmt)
     n_rows, k = codes.shape
     n_tiles, n_blocks = row_tiles(n_rows), -(-k // BLOCK)
     full = np.zeros((n_tiles * TILE, n_blocks * BLOCK), dtype=np.int8)
@@ -136,6 +139,8 @@ def unpack_blocks(
         rows = np.arange(weight.n_rows)
     if fmt.is_column:
         return unpack_columns(weight, rows)
+    if fmt.is_row:
+        return unpack_rows(weight, rows)
     n_blocks = -(-weight.k // BLOCK)
     tiles = weight.data.reshape(row_tiles(weight.n_rows), n_blocks, -1)
     tile, lane = rows // TILE, rows % TILE

@@ -90,7 +90,8 @@ def make_coarse(weight: Weight, *, native: bool, threads: int) -> Coarse:
     UsageError
         A row is longer than `MAX_K`, or rows of the head cannot be read one tile at a time.
     """
-    if weight.format.is_sliced or weight.format.is_neuron_major:
+    fmt = weight.format
+    if fmt.is_sliced or fmt.is_neuron_major or fmt.is_row:
         raise UsageError(
             f"{weight.name}: stored as {weight.format.name.lower()}, a head cannot be two-stage.",
             advice="Choose another --head or another --ternary.",

@@ -43,7 +43,7 @@ from edgesparse.formats.convert import (
 from edgesparse.formats.grouped import store_grouped
 from edgesparse.formats.masters import master_scale
 from edgesparse.formats.memory import allocate, require_bytes
-from edgesparse.formats.weight import NEURON_MAJOR, Format, Weight, storage_bytes
+from edgesparse.formats.weight import NEURON_MAJOR, ROW_BY_ROW, Format, Weight, storage_bytes
 
 __all__ = ["load_vector", "load_weights"]
 
@@ -71,6 +71,7 @@ def load_weights(
     threads: int | None = None,
     ternary: Format = Format.T2,
     neuron_major: Container[str] = (),
+    row_by_row: Container[str] = (),
     overrides: Mapping[str, Format] | None = None,
 ) -> dict[str, Weight]:
     """Load matrices in the formats that kernels read.
@@ -91,6 +92,8 @@ def load_weights(
     neuron_major : container of str
         Tensors whose product skips inputs of zero: stored as t2n if they are ternary, as q8n, q4n,
         q8mn or q4mn if they are blocks.
+    row_by_row : container of str
+        Tensors whose product skips outputs: stored as q8r, q4r, q8mr or q4mr if they are blocks.
     overrides : mapping of str to Format, optional
         Formats for single tensors, see `choose`.
 
@@ -117,28 +120,29 @@ def load_weights(
     loader = _Loader(checkpoint, native, threads or usable_cpus())
     infos = {name: checkpoint.info(name) for name in dict.fromkeys(wanted.values())}
     choices: dict[str, Choice] = {}
+
+    def arranged(name: str, choice: Choice) -> Choice:
+        """Choose the format with the same codes that lets zeros be skipped."""
+        others = NEURON_MAJOR if name in neuron_major else ROW_BY_ROW if name in row_by_row else {}
+        return replace(choice, format=others.get(choice.format, choice.format))
+
     for name, info in infos.items():
         _check_shape(info)
         uniform = loader.looks_uniform(info)
         rows = Format.T2N if name in neuron_major else ternary
         choice = choose(info, uniform=uniform, ternary=rows, override=overrides.get(name))
-        choices[name] = _by_inputs(choice) if name in neuron_major else choice
+        choices[name] = arranged(name, choice)
     weights, failed = loader.run(infos, choices)
     if failed:
         again = {name: infos[name] for name in infos if name in failed}
         for name, info in again.items():
             weights.pop(name)
             choice = choose(info, uniform=False, override=overrides.get(name))
-            choices[name] = _by_inputs(choice) if name in neuron_major else choice
+            choices[name] = arranged(name, choice)
         more, _ = loader.run(again, choices)
         weights.update(more)
     checkpoint.check_unchanged()
     return {key: weights[name] for key, name in wanted.items()}
-
-
-def _by_inputs(choice: Choice) -> Choice:
-    """Choose the format by columns with the same codes, where there is one."""
-    return replace(choice, format=NEURON_MAJOR.get(choice.format, choice.format))
 
 
 def load_vector(checkpoint: Checkpoint, name: str) -> npt.NDArray[np.float32]:

@@ -14,12 +14,14 @@ __all__ = [
     "COLUMN_WIDTH",
     "NEURON_MAJOR",
     "NEURON_TILE",
+    "ROW_BY_ROW",
     "SLICE_TILE",
     "TILE",
     "Format",
     "Slices",
     "Weight",
     "Zeros",
+    "row_bytes",
     "row_tiles",
     "storage_bytes",
     "storage_codes",
@@ -60,6 +62,10 @@ class Format(IntEnum):
     BS3 = 18
     BS4 = 19
     BST = 20
+    Q8R = 36
+    Q4R = 37
+    Q4MR = 38
+    Q8MR = 39
 
     @property
     def is_ternary(self) -> bool:
@@ -77,9 +83,14 @@ class Format(IntEnum):
         return Format.Q8N <= self <= Format.Q8MN
 
     @property
+    def is_row(self) -> bool:
+        """Whether blocks are stored row by row, so that a row that is not needed costs nothing."""
+        return Format.Q8R <= self <= Format.Q8MR
+
+    @property
     def row_format(self) -> Format:
-        """The row-major format with the same codes and steps; itself where there is no other."""
-        return _ROW_FORMATS.get(self, self)
+        """The plain format with the same codes and steps; itself where there is no other."""
+        return _ROW_FORMATS.get(self, _TILED.get(self, self))
 
     @property
     def tile_rows(self) -> int:
@@ -98,7 +109,7 @@ class Format(IntEnum):
     @property
     def is_block(self) -> bool:
         """Whether activations are quantised to int16 per block of 32."""
-        return Format.Q8 <= self <= Format.Q6 or self.is_column
+        return Format.Q8 <= self <= Format.Q6 or self.is_column or self.is_row
 
     @property
     def is_sliced(self) -> bool:
@@ -168,6 +179,14 @@ _ROW_FORMATS = {
 }
 NEURON_MAJOR: Final = {row: column for column, row in _ROW_FORMATS.items()}
 """The format by columns (inputs) of row-major formats that have one."""
+_TILED = {
+    Format.Q8R: Format.Q8,
+    Format.Q4R: Format.Q4,
+    Format.Q8MR: Format.Q8M,
+    Format.Q4MR: Format.Q4M,
+}
+ROW_BY_ROW: Final = {tiled: row for row, tiled in _TILED.items()}
+"""The format by single rows of tiled formats that have one."""
 _TERNARY_GROUP = {Format.T2: 128, Format.T5: 160, Format.T2N: 128}
 _BLOCK_BYTES = {
     Format.Q8: 272,
@@ -182,6 +201,13 @@ _BLOCK_BYTES = {
 }
 """Bytes of one block of a tile, by columns of one line."""
 _ELEMENT_BYTES = {Format.F16: 2, Format.BF16: 2, Format.F32: 4}
+
+
+def row_bytes(fmt: Format, k: int) -> int:
+    """Bytes of a row of `k` columns in a format by rows, a multiple of 64."""
+    bits = 128 if fmt in (Format.Q4R, Format.Q4MR) else 256
+    halves = 2 if fmt in (Format.Q8MR, Format.Q4MR) else 1
+    return -(-(-(-k // BLOCK) * (bits // 8 + 2 * halves)) // 64) * 64
 
 
 def row_tiles(n_rows: int) -> int:
@@ -202,6 +228,8 @@ def storage_bytes(fmt: Format, n_rows: int, k: int, slices: Slices | None = None
         return -(-n_rows // SLICE_TILE) * (head + -(-k // BLOCK) * fmt.planes * 8 * BLOCK)
     if fmt.is_column:
         return -(-n_rows // fmt.line_rows) * -(-k // BLOCK) * _BLOCK_BYTES[fmt]
+    if fmt.is_row:
+        return n_rows * row_bytes(fmt, k)
     if fmt.is_neuron_major:
         n_rows, k = k, n_rows
     if fmt.is_ternary:

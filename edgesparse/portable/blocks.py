@@ -1,4 +1,4 @@
-"""Block-quantised × int16 products: q8, q6, q4, q8m, q4m, and these by columns.
+"""Block-quantised × int16 products: q8, q6, q4, q8m, q4m, and these by columns and by rows.
 
 The bytes are pictured in ``edgesparse/formats/README.md``.
 
@@ -27,15 +27,22 @@ Q8N = int(Format.Q8N)
 Q4N = int(Format.Q4N)
 Q4MN = int(Format.Q4MN)
 Q8MN = int(Format.Q8MN)
+Q8R = int(Format.Q8R)
+Q4R = int(Format.Q4R)
+Q4MR = int(Format.Q4MR)
+Q8MR = int(Format.Q8MR)
 WIDTH = COLUMN_WIDTH
 
 
 def tiles_of(weight: Weight) -> npt.NDArray[np.uint16]:
     """Return the stored bytes as a (n_tiles, n_blocks, block_bytes / 2) view of 16-bit words.
 
-    Formats by columns have lines in place of tiles, see `unpack_columns`.
+    Formats by columns have lines in place of tiles, see `unpack_columns`; formats by rows have
+    rows, each in one piece, see `unpack_rows`.
     """
     fmt, n_blocks = weight.format, -(-weight.k // 32)
+    if fmt.is_row:
+        return weight.data.view(np.uint16).reshape(weight.n_rows, 1, -1)
     n_tiles = -(-weight.n_rows // (fmt.line_rows if fmt.is_column else fmt.tile_rows))
     return weight.data.view(np.uint16).reshape(n_tiles, n_blocks, -1)
 
@@ -45,13 +52,13 @@ def zero_of(kind: int) -> np.int32:
     """Return what a stored code of value 0 is."""
     if kind == Q6:
         return np.int32(32)
-    return np.int32(8) if kind in (Q4, Q4N) else np.int32(0)
+    return np.int32(8) if kind in (Q4, Q4N, Q4R) else np.int32(0)
 
 
 @njit
 def has_minimum_of(kind: int) -> bool:
     """Whether the format has an offset beside its step."""
-    return kind in (Q8M, Q4M, Q8MN, Q4MN)
+    return kind in (Q8M, Q4M, Q8MN, Q4MN, Q8MR, Q4MR)
 
 
 @njit
@@ -153,6 +160,37 @@ def unpack_columns(
 
 
 @njit
+def unpack_rows(
+    data: npt.NDArray[np.uint16], kind: int, first: int, codes: Bytes, d: Float32, m: Float32
+) -> None:
+    """Unpack up to eight rows, from `first` on, of a matrix by rows; results as in `unpack_tile`.
+
+    Parameters
+    ----------
+    data : (n_rows, 1, words of a row) uint16
+        All of the matrix.
+    """
+    nibble = kind in (Q4R, Q4MR)
+    n_blocks = d.shape[1]
+    n_codes = n_blocks * (16 if nibble else 32)
+    for r in range(min(8, data.shape[0] - first)):
+        words = data[first + r, 0]
+        stored = words.view(np.uint8)
+        for block in range(n_blocks):
+            d[r, block] = half_to_float(words[n_codes // 2 + block])
+            if has_minimum_of(kind):
+                m[r, block] = half_to_float(words[n_codes // 2 + n_blocks + block])
+            out = codes[r, block * 32 : block * 32 + 32]
+            if nibble:
+                for i in range(16):
+                    out[i] = stored[block * 16 + i] & np.uint8(15)
+                    out[16 + i] = stored[block * 16 + i] >> np.uint8(4)
+            else:
+                for i in range(out.shape[0]):
+                    out[i] = stored[block * 32 + i]
+
+
+@njit
 def row_from_tile(out: Float32, codes: Bytes, d: Float32, m: Float32, kind: int, r: int) -> None:
     """Dequantise row r of an unpacked tile."""
     signed = codes.view(np.int8)
@@ -201,20 +239,22 @@ def block_product(
     ----------
     dst, add, bias
         As for `ternary_product`.
-    tiles : (n_tiles, n_blocks, block_bytes / 2) uint16
+    tiles : uint16, three dimensions
         Weight bytes in format `kind`, as `tiles_of` gives them.
     q, d_x, q_sum, x_sum : (>= n_tokens, 32 n_blocks) int16, (>= n_tokens, n_blocks) each
         Quantised activations.
     codes, d, m : (8, 32 n_blocks) uint8, (8, n_blocks) float32 twice
         Scratch.
     """
-    n_blocks = tiles.shape[1]
+    n_blocks = d.shape[1]
     has_bias = bias.shape[0] > 0
     has_minimum = has_minimum_of(kind)
     offset = zero_of(kind)
     signed = codes.view(np.int8)
     for tile_begin in range(row_begin, row_end, 8):
-        if kind >= Q8N:
+        if kind >= Q8R:
+            unpack_rows(tiles, kind, tile_begin, codes, d, m)
+        elif kind >= Q8N:
             unpack_columns(tiles, kind, tile_begin, codes, d, m)
         else:
             unpack_tile(tiles[tile_begin // 8], kind, codes, d, m)

@@ -404,7 +404,7 @@ def _product(
     if weight.format.is_block:
         x = workspace.int16(weight.k)
         tiles = tiles_of(weight)
-        n_blocks = tiles.shape[1]
+        n_blocks = -(-weight.k // 32)
         unpacked = [_tile_scratch(flat, n_blocks) for flat in scratch]
         return lambda dst, n_tokens, begin, end, worker: block_product(
             dst, add, bias, tiles, kind, *x, n_tokens, begin, end, *unpacked[worker]

@@ -19,7 +19,7 @@ from edgesparse.sparsity.fingerprint import fingerprint
 from edgesparse.sparsity.predictor import add_predictor
 from edgesparse.sparsity.thresholds import Thresholds
 
-__all__ = ["read_sparsity", "with_predictor"]
+__all__ = ["read_predictor", "read_sparsity", "with_predictor"]
 
 
 def read_sparsity(
@@ -43,22 +43,15 @@ def read_sparsity(
     return thresholds
 
 
-def with_predictor(
-    plan: Plan,
-    parameters: Parameters,
-    config: ModelConfig,
-    path: str | os.PathLike[str],
-    *,
-    force: bool,
-) -> tuple[Plan, Parameters]:
-    """Put the predictor of a calibration file in, after checking that it is for this model.
+def read_predictor(path: str | os.PathLike[str]) -> SparseInferTable:
+    """Read the predictor of a calibration file.
 
     Raises
     ------
     UsageError
-        A calibration of another kind, or prediction does not pay and is not forced.
+        A calibration of another kind.
     CalibrationError
-        A file that is broken or was made for another model.
+        A file that is broken.
     """
     table = load_calibration(path)
     if not isinstance(table, SparseInferTable):
@@ -66,6 +59,27 @@ def with_predictor(
             f"{path}: a calibration by {table.method}, not of a predictor.",
             advice="'edgesparse calibrate --method sparseinfer' makes one.",
         )
+    return table
+
+
+def with_predictor(
+    plan: Plan,
+    parameters: Parameters,
+    config: ModelConfig,
+    table: SparseInferTable,
+    path: str | os.PathLike[str],
+    *,
+    force: bool,
+) -> tuple[Plan, Parameters]:
+    """Put the predictor of the file at `path` in, after checking that it is for this model.
+
+    Raises
+    ------
+    UsageError
+        Prediction does not pay and is not forced.
+    CalibrationError
+        It was made for another model.
+    """
     table.check(fingerprint(config, parameters.vectors), plan, str(path))
     return add_predictor(plan, parameters, table, force=force)
 

@@ -1,9 +1,10 @@
 """Put the sign predictor of SparseInfer into a plan, where it saves bytes.
 
 A predicted row of the gate is not read. What that saves depends on the storage: ternary rows lie
-one by one, but the other formats keep eight rows together, so that only a tile of eight dead rows
-is saved. What it costs are the sign planes, one bit per weight, two for ternary weights, which have
-hardly more bits themselves: packed ternary never gains.
+one by one, as blocks do that were loaded to be predicted (q8r and its like), but the other formats
+keep eight rows together, so that only a tile of eight dead rows is saved. What it costs are the
+sign planes, one bit per weight, two for ternary weights, which have hardly more bits themselves:
+packed ternary never gains.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ def predictor_cost(
     for op in plan.ops:
         if isinstance(op, Linear) and op.name in table.alphas:
             gate = weights[op.outputs[0].weight]
-            shares = table.skipped if gate.format.is_ternary else table.skipped_tiles
+            by_rows = gate.format.is_ternary or gate.format.is_row
+            shares = table.skipped if by_rows else table.skipped_tiles
             gate_bytes += gate.n_bytes
             saved += shares.get(op.name, 0.0) * gate.n_bytes
             n_planes = 2 if gate.format.is_ternary else 1

@@ -57,7 +57,11 @@ enum {
     ES_FORMAT_BST = 20, /* and two of a ternary matrix */
     /* Not for products: the signs of a matrix, alone or beside the places of its non-zeros. */
     ES_FORMAT_SIGNS = 32,
-    ES_FORMAT_SIGNS_MASKED = 33
+    ES_FORMAT_SIGNS_MASKED = 33,
+    ES_FORMAT_Q8R = 36, /* blocks row by row, so that a row can be left out */
+    ES_FORMAT_Q4R = 37,
+    ES_FORMAT_Q4MR = 38,
+    ES_FORMAT_Q8MR = 39
 };
 /* What a group of bit slices has beside its steps. */
 enum { ES_ZEROS_NONE = 0, ES_ZEROS_POINTS = 1, ES_ZEROS_OFFSETS = 2 };
@@ -209,8 +213,8 @@ int32_t es_isa_supported(int32_t isa);
 const char *es_isa_name(int32_t isa);
 
 /* Name of the kernel variant ("scalar", "avx2", …) that `isa` uses for an activation-weight family
- * ("t2", "t2n", "t5", "signs", "q8", "q4", "q8m", "q4m", "q6", "q8n", "q4n", "q8mn", "q4mn", "f16",
- * "bf16", "f32", "lut", "mad", "vector", "attention"); NULL if unknown. */
+ * ("t2", "t2n", "t5", "signs", "q8", "q4", "q8m", "q4m", "q6", "q8n", "q4n", "q8mn", "q4mn", "q8r",
+ * "q4r", "q8mr", "q4mr", "f16", "bf16", "f32", "lut", "mad", "vector", "attention"); NULL if unknown. */
 const char *es_kernel_variant(int32_t isa, const char *family);
 
 /* Sequential read bandwidth in GB/s of `n_threads` threads over `n_bytes` each, best of `repeats`. */

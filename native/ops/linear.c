@@ -14,7 +14,8 @@ static int is_ternary(const es_weight *w) {
 }
 
 static int is_block(const es_weight *w) {
-    return (w->format >= ES_FORMAT_Q8 && w->format <= ES_FORMAT_Q6) || es_is_column(w->format);
+    return (w->format >= ES_FORMAT_Q8 && w->format <= ES_FORMAT_Q6) || es_is_column(w->format) ||
+           es_is_row(w->format);
 }
 
 /* Small inputs become zeros, where the op has a threshold and the token is far enough behind the first. */
@@ -180,11 +181,19 @@ static void ternary_rows(const es_linear_job *job, const es_output *out, const e
 
 void es_linear_tiles(const es_linear_job *job, const es_output *out, const es_input *input,
                      es_scratch *scratch, int32_t first, int32_t n_rows) {
+    const es_weight *w = es_linear_weight(job, out);
+    const size_t all_tiles = ((size_t)w->n_rows + 7) / 8;
+    es_linear_tile_products(job, out, input, scratch,
+                            w->data + (size_t)(first / 8) * (w->n_bytes / all_tiles), first,
+                            n_rows);
+}
+
+void es_linear_tile_products(const es_linear_job *job, const es_output *out, const es_input *input,
+                             es_scratch *scratch, const uint8_t *data, int32_t first,
+                             int32_t n_rows) {
     const es_kernels *kernels = &job->engine->k;
     const es_weight *w = es_linear_weight(job, out);
     const int32_t n_tiles = (n_rows + 7) / 8;
-    const size_t all_tiles = ((size_t)w->n_rows + 7) / 8;
-    const uint8_t *data = w->data + (size_t)(first / 8) * (w->n_bytes / all_tiles);
     const int32_t n_blocks = (w->k + 31) / 32;
     for (int32_t t0 = 0; t0 < job->n_tokens; t0 += ES_TOKEN_BLOCK) {
         const int32_t n_tokens = es_min(ES_TOKEN_BLOCK, job->n_tokens - t0);
@@ -193,7 +202,7 @@ void es_linear_tiles(const es_linear_job *job, const es_output *out, const es_in
                           input->n_blocks};
         const float *h = input->h + (size_t)t0 * input->h_stride;
         float *y = scratch->sums;
-        switch (w->format) {
+        switch (es_tile_format(w->format)) {
         case ES_FORMAT_Q8:
             kernels->q8_dot(y, ES_ROW_BLOCK, data, n_tiles, &x, n_tokens, n_blocks);
             break;
@@ -238,6 +247,8 @@ void es_linear_rows(const es_linear_job *job, const es_output *out, const es_inp
             ternary_rows(job, out, w, input, scratch, first, n_rows);
         } else if (es_is_sliced(w)) {
             es_slice_rows(job, out, w, input, scratch, first, n_rows);
+        } else if (es_is_row(w->format)) {
+            es_linear_whole_rows(job, out, input, scratch, first, n_rows);
         } else {
             es_linear_tiles(job, out, input, scratch, first, n_rows);
         }

@@ -72,6 +72,19 @@ const float *es_linear_gate(const es_linear_job *job, const es_output *out, int3
 void es_linear_tiles(const es_linear_job *job, const es_output *out, const es_input *input,
                      es_scratch *scratch, int32_t first, int32_t n_rows);
 
+/* The same from tiles that lie at `data`, in the tiled format of the output's codes. */
+void es_linear_tile_products(const es_linear_job *job, const es_output *out, const es_input *input,
+                             es_scratch *scratch, const uint8_t *data, int32_t first,
+                             int32_t n_rows);
+
+/* Weights stored row by row (linear_rows.c): y[i] = row rows[i] of the product with the token that
+ * `slot` of the input holds, ... */
+void es_linear_row_list(const es_linear_job *job, const es_weight *w, const es_input *input,
+                        size_t slot, const int32_t *rows, int32_t n_rows, float *y);
+/* ... and rows [first, first + n_rows), ES_ROW_BLOCK at most, for all tokens; first is a multiple of 8. */
+void es_linear_whole_rows(const es_linear_job *job, const es_output *out, const es_input *input,
+                          es_scratch *scratch, int32_t first, int32_t n_rows);
+
 /* Outputs [first, first + n_outputs), dense and row by row. */
 void es_linear_products(es_linear_job *job, int32_t first, int32_t n_outputs);
 
@@ -106,6 +119,11 @@ void es_rotate(float *x, int32_t k);
 /* One output whose dead rows sign planes predict (linear_predict.c). */
 void es_linear_predicted(es_linear_job *linear, int32_t output);
 
+/* Whether a product can read single rows. */
+static inline int es_reads_rows(const es_weight *w) {
+    return w->format == ES_FORMAT_T2 || w->format == ES_FORMAT_T5 || es_is_row(w->format);
+}
+
 /* Few tokens go one by one through their lists; more share a dense product. */
 enum { ES_LISTED_TOKENS = 4, ES_PIECES_PER_THREAD = 2 };
 
@@ -118,8 +136,8 @@ static inline int32_t es_piece_begin(int32_t n, int32_t piece, int32_t n_pieces)
  * tiles are +0. */
 void es_linear_listed_tiles(es_linear_job *linear, int32_t output, int32_t n_listed);
 
-/* The first n_listed rows of the engine's list, of a t2 or t5 output, for one row of the product; all
- * other rows are +0. */
+/* The first n_listed rows of the engine's list, of an output that es_reads_rows, for one row of the
+ * product; all other rows are +0. */
 void es_linear_listed(es_linear_job *linear, int32_t output, int32_t row, int32_t n_listed);
 
 /* One output that skips dead neurons. */

@@ -118,9 +118,8 @@ void es_linear_predicted(es_linear_job *linear, int32_t output) {
     job.w = es_linear_weight(linear, job.out);
     job.signs = &engine->plan.weights[job.out->signs];
     job.n_pieces = ES_PIECES_PER_THREAD * es_pool_threads(engine->pool);
-    const int by_rows = job.w->format == ES_FORMAT_T2 || job.w->format == ES_FORMAT_T5;
     engine->moved += job.signs->n_bytes;
-    if (by_rows && linear->n_tokens <= ES_LISTED_TOKENS) {
+    if (es_reads_rows(job.w) && linear->n_tokens <= ES_LISTED_TOKENS) {
         for (job.row = 0; job.row < linear->n_tokens; job.row++) {
             es_linear_listed(linear, output, job.row, list_kept(&job));
         }

@@ -24,28 +24,39 @@ typedef struct sparse_job {
 
 /* ---- live rows ------------------------------------------------------------------------------- */
 
+/* y[i] of row rows[i], before the bias. */
+static void listed_products(const sparse_job *job, const es_input *input, const int32_t *rows,
+                            int32_t n, float *y) {
+    const es_weight *w = job->w;
+    const es_kernels *kernels = &job->linear->engine->k;
+    const size_t at = job->linear->n_tokens > 1 ? (size_t)job->row : 0;
+    if (es_is_row(w->format)) {
+        es_linear_row_list(job->linear, w, input, at, rows, n, y);
+        return;
+    }
+    int32_t sums[ES_ROW_BLOCK];
+    es_ternary_list *dot = w->format == ES_FORMAT_T2 ? kernels->t2_list : kernels->t5_list;
+    dot(sums, w->data, w->n_bytes / (size_t)w->n_rows, rows, n, input->q8 + at * input->q8_stride,
+        w->k);
+    for (int32_t j = 0; j < n; j++) {
+        y[j] = (float)(sums[j] - input->sum[at]) * (w->scales[rows[j]] / input->s[at]);
+    }
+}
+
 static void live_piece(void *context, int32_t piece, int32_t thread) {
     const sparse_job *job = context;
     const es_linear_job *linear = job->linear;
-    es_engine *engine = linear->engine;
+    const es_engine *engine = linear->engine;
     const es_input *input = es_linear_input(linear, thread);
-    const es_weight *w = job->w;
-    const size_t at = linear->n_tokens > 1 ? (size_t)job->row : 0;
-    const size_t row_bytes = w->n_bytes / (size_t)w->n_rows;
-    es_ternary_list *dot = w->format == ES_FORMAT_T2 ? engine->k.t2_list : engine->k.t5_list;
-    int32_t *sums = (int32_t *)(void *)engine->scratch[thread].sums;
     float *dst = es_row(engine, job->out->dst, es_linear_token(linear, job->row));
     const int32_t end = es_piece_begin(job->n_listed, piece + 1, job->n_pieces);
     for (int32_t i = es_piece_begin(job->n_listed, piece, job->n_pieces); i < end;) {
         const int32_t *rows = engine->list + i;
-        const int32_t n = es_min(ES_ROW_BLOCK * ES_TOKEN_BLOCK, end - i);
-        dot(sums, w->data, row_bytes, rows, n, input->q8 + at * input->q8_stride, w->k);
+        const int32_t n = es_min(ES_ROW_BLOCK, end - i);
+        float y[ES_ROW_BLOCK];
+        listed_products(job, input, rows, n, y);
         for (int32_t j = 0; j < n; j++) {
-            float y = (float)(sums[j] - input->sum[at]) * (w->scales[rows[j]] / input->s[at]);
-            if (job->out->bias != NULL) {
-                y = y + job->out->bias[rows[j]];
-            }
-            dst[rows[j]] = y;
+            dst[rows[j]] = job->out->bias != NULL ? y[j] + job->out->bias[rows[j]] : y[j];
         }
         i += n;
     }
@@ -60,16 +71,35 @@ void es_linear_listed(es_linear_job *linear, int32_t output, int32_t row, int32_
     memset(es_row(engine, job.out->dst, es_linear_token(linear, row)), 0,
            (size_t)job.w->n_rows * sizeof(float));
     es_pool_run(engine->pool, live_piece, &job, job.n_pieces);
-    engine->moved += (uint64_t)n_listed * (job.w->n_bytes / (size_t)job.w->n_rows + sizeof(float));
+    const size_t scale_bytes = job.w->scales != NULL ? sizeof(float) : 0;
+    engine->moved += (uint64_t)n_listed * (job.w->n_bytes / (size_t)job.w->n_rows + scale_bytes);
+}
+
+/* Lists the rows that one token needs, and counts them. */
+static int32_t list_live(const es_linear_job *linear, const es_output *out, int32_t row) {
+    const es_engine *engine = linear->engine;
+    const int32_t n_rows = es_linear_weight(linear, out)->n_rows;
+    if (out->live_threshold <= 0.0f) {
+        const float *gate = es_row(engine, out->live, es_linear_token(linear, row));
+        return engine->k.list_positive(engine->list, gate, n_rows);
+    }
+    int32_t n_live = 0;
+    for (int32_t first = 0; first < n_rows; first += ES_ROW_BLOCK) {
+        const int32_t n = es_min(ES_ROW_BLOCK, n_rows - first);
+        float room[ES_ROW_BLOCK];
+        const float *gate = es_linear_gate(linear, out, row, first, n, room);
+        for (int32_t r = 0; r < n; r++) {
+            engine->list[n_live] = first + r;
+            n_live += gate[r] > 0.0f;
+        }
+    }
+    return n_live;
 }
 
 static void live_rows(es_linear_job *linear, int32_t output) {
-    const es_engine *engine = linear->engine;
     const es_output *out = &linear->op->outputs[output];
-    const int32_t n_rows = es_linear_weight(linear, out)->n_rows;
     for (int32_t row = 0; row < linear->n_tokens; row++) {
-        const float *gate = es_row(engine, out->live, es_linear_token(linear, row));
-        es_linear_listed(linear, output, row, engine->k.list_positive(engine->list, gate, n_rows));
+        es_linear_listed(linear, output, row, list_live(linear, out, row));
     }
 }
 
@@ -134,16 +164,12 @@ static int live_tiles(es_linear_job *linear, int32_t output) {
 
 static int is_listed(const es_linear_job *linear, const es_output *out) {
     const es_weight *w = es_linear_weight(linear, out);
-    if (linear->n_tokens > ES_LISTED_TOKENS || out->live_threshold > 0.0f ||
-        (w->format != ES_FORMAT_T2 && w->format != ES_FORMAT_T5)) {
+    if (linear->n_tokens > ES_LISTED_TOKENS || !es_reads_rows(w)) {
         return 0;
     }
     int64_t n_live = 0;
     for (int32_t row = 0; row < linear->n_tokens; row++) {
-        const float *gate = es_row(linear->engine, out->live, es_linear_token(linear, row));
-        for (int32_t r = 0; r < w->n_rows; r++) {
-            n_live += gate[r] > 0.0f;
-        }
+        n_live += list_live(linear, out, row);
     }
     return (float)n_live <= DENSE_SHARE * (float)w->n_rows * (float)linear->n_tokens;
 }

@@ -1,4 +1,4 @@
-/* Tiles of rows of blocks of 32 columns: q8, q8m, q6, q4, q4m of 8 rows, and the column formats.
+/* Tiles of rows of blocks of 32 columns: q8, q8m, q6, q4, q4m of 8 rows, the column and the row formats.
  *
  * A tile is decoded row by row into plain arrays and then woven. Sources with blocks of their own
  * keep their codes; floats (and types with a scale per 16 columns) are quantised anew, with the step
@@ -11,7 +11,7 @@
 #include <string.h>
 
 typedef struct tile {
-    int32_t format; /* of its rows: es_row_format of the target */
+    int32_t format; /* of its rows: es_tile_format of the target */
     size_t n_blocks;
     int8_t *codes;  /* [rows of a tile][n_blocks * 32] */
     uint16_t *d;    /* [rows of a tile][n_blocks] */
@@ -81,6 +81,30 @@ static void weave(uint8_t *dst, const tile *t, int32_t format, const es_kernels 
     }
     if (format == ES_FORMAT_Q6) {
         kernels->weave_six(dst + step_bytes, t->codes, t->n_blocks, block_bytes);
+    }
+}
+
+/* Row after row: codes, steps, minima, and zeros up to a whole cache line. */
+static void lay_rows(uint8_t *dst, const tile *t, int32_t n_rows, int32_t format, int zero) {
+    const size_t n_blocks = t->n_blocks, row_bytes = es_row_bytes(format, n_blocks);
+    for (size_t r = 0; r < (size_t)n_rows; r++, dst += row_bytes) {
+        const int8_t *codes = t->codes + r * n_blocks * ES_BLOCK;
+        uint8_t *steps = dst + n_blocks * es_row_code_bytes(format);
+        memset(dst, 0, row_bytes);
+        if (es_row_is_nibble(format)) {
+            for (size_t i = 0; i < 16 * n_blocks; i++) {
+                const int8_t *low = codes + i / 16 * ES_BLOCK + i % 16;
+                dst[i] = (uint8_t)(((low[0] + zero) & 15) | ((low[16] + zero) & 15) << 4);
+            }
+        } else {
+            memcpy(dst, codes, n_blocks * ES_BLOCK);
+        }
+        for (size_t b = 0; b < n_blocks; b++) {
+            store_u16(steps + 2 * b, t->d[r * n_blocks + b]);
+            if (es_row_has_minimum(format)) {
+                store_u16(steps + 2 * (n_blocks + b), t->m[r * n_blocks + b]);
+            }
+        }
     }
 }
 
@@ -161,8 +185,10 @@ static int32_t repack_tiles(const tile *t, const es_repack_job *job, const es_so
             }
         }
         uint8_t *dst = job->dst + (size_t)(first / n_rows) * tile_bytes;
-        if (is_column) {
-            const int32_t left = job->row_end - first < n_rows ? job->row_end - first : n_rows;
+        const int32_t left = job->row_end - first < n_rows ? job->row_end - first : n_rows;
+        if (es_is_row(job->dst_format)) {
+            lay_rows(dst, t, left, job->dst_format, zero);
+        } else if (is_column) {
             const size_t line_rows = es_line_rows(job->dst_format);
             es_weave_columns(dst, t->codes, t->d, t->m, t->n_blocks,
                              ((size_t)left + line_rows - 1) / line_rows, job->dst_format, zero);
@@ -186,7 +212,7 @@ static int is_pair(const es_source *source, int32_t format) {
 
 int32_t es_repack_blocks(const es_repack_job *job, const es_source *source,
                          const es_kernels *kernels) {
-    const int32_t format = es_row_format(job->dst_format);
+    const int32_t format = es_tile_format(job->dst_format);
     if (!is_pair(source, format)) {
         return ES_E_UNSUPPORTED;
     }

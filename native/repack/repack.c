@@ -53,6 +53,11 @@ uint64_t es_storage_bytes(int32_t format, int32_t n_rows, int32_t k) {
         const uint64_t line_rows = es_line_rows(format);
         return (rows + line_rows - 1) / line_rows * blocks * es_line_block_bytes(format);
     }
+    case ES_FORMAT_Q8R:
+    case ES_FORMAT_Q4R:
+    case ES_FORMAT_Q8MR:
+    case ES_FORMAT_Q4MR:
+        return rows * es_row_bytes(format, (size_t)blocks);
     default:
         return 0;
     }

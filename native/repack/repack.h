@@ -49,22 +49,6 @@ int32_t es_repack_blocks(const es_repack_job *job, const es_source *source,
                          const es_kernels *kernels);
 int32_t es_repack_floats(const es_repack_job *job, const es_source *source);
 
-/* The format of rows whose codes and steps a column format holds; other formats are their own. */
-static inline int32_t es_row_format(int32_t format) {
-    switch (format) {
-    case ES_FORMAT_Q8N:
-        return ES_FORMAT_Q8;
-    case ES_FORMAT_Q4N:
-        return ES_FORMAT_Q4;
-    case ES_FORMAT_Q8MN:
-        return ES_FORMAT_Q8M;
-    case ES_FORMAT_Q4MN:
-        return ES_FORMAT_Q4M;
-    default:
-        return format;
-    }
-}
-
 /* Rows that share stored bytes. */
 int32_t es_tile_rows(int32_t format);
 

@@ -99,6 +99,17 @@ static int create_proposal(es_engine *engine) {
     return 1;
 }
 
+/* Bytes of eight rows of the plan's widest matrix in a row format, as a tile of bytes and minima. */
+static size_t row_tile_bytes(const es_plan *plan) {
+    int32_t k = 0;
+    for (int32_t i = 0; i < plan->n_weights; i++) {
+        if (es_is_row(plan->weights[i].format)) {
+            k = es_max(k, plan->weights[i].k);
+        }
+    }
+    return ((size_t)k + 31) / 32 * 288;
+}
+
 /* A block of sums: some rows by some tokens. */
 static size_t sums_bytes(const es_engine *engine) {
     const int many = engine->plan.max_tokens >= engine->k.many_tokens;
@@ -120,6 +131,7 @@ static int create_scratch(es_engine *engine, int32_t n_threads) {
             es_aligned(es_attention_scratch(ES_ATTENTION_QUERIES, head_dim) * sizeof(float));
         scratch->parts = es_aligned(2 * ES_ATTENTION_QUERIES * part_floats * sizeof(float));
         scratch->sums = es_aligned(sums_bytes(engine));
+        scratch->tile = es_aligned(row_tile_bytes(&engine->plan));
         scratch->list = es_aligned((k + ES_LIST_SLACK) * sizeof(int32_t));
         scratch->bits = es_aligned(es_round_up(k, 256) / 8);
         scratch->neurons = es_aligned(max_neuron_rows(&engine->plan) * sizeof(int32_t));
@@ -129,7 +141,7 @@ static int create_scratch(es_engine *engine, int32_t n_threads) {
             !es_slice_input_create(&scratch->input, &engine->plan, 1) || scratch->pairs == NULL ||
             scratch->begin == NULL || scratch->attention == NULL || scratch->parts == NULL ||
             scratch->bits == NULL || scratch->sums == NULL || scratch->list == NULL ||
-            scratch->neurons == NULL) {
+            scratch->neurons == NULL || scratch->tile == NULL) {
             return 0;
         }
     }
@@ -196,6 +208,7 @@ void es_engine_destroy(es_engine *engine) {
             free(engine->scratch[i].parts);
             free(engine->scratch[i].list);
             free(engine->scratch[i].neurons);
+            free(engine->scratch[i].tile);
             free(engine->scratch[i].pairs);
             free(engine->scratch[i].begin);
             free(engine->scratch[i].bits);

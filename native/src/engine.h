@@ -55,6 +55,7 @@ typedef struct es_scratch {
     int32_t n_columns;
     uint64_t columns_job; /* the linear whose columns they are */
     float *sums;          /* a block of sums, float or int32 */
+    uint8_t *tile;        /* eight rows of a row format in a tile */
 } es_scratch;
 
 struct es_engine {

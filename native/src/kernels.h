@@ -185,6 +185,59 @@ typedef void es_column_list(float *y, const es_column_lines *lines, const es_col
 /* The same for n_tokens tokens and all columns: y[t * y_stride + row]. */
 typedef void es_column_dot(float *y, size_t y_stride, const es_column_lines *lines, const es_q16 *x,
                            int32_t n_tokens, int32_t n_blocks);
+
+/* Row formats (edgesparse/formats/README.md): a row's codes lie together, then the steps of its blocks and,
+ * for some formats, their minima, as halfs, up to a whole cache line. */
+static inline int es_is_row(int32_t format) {
+    return format >= ES_FORMAT_Q8R && format <= ES_FORMAT_Q8MR;
+}
+
+static inline int es_row_is_nibble(int32_t format) {
+    return format == ES_FORMAT_Q4R || format == ES_FORMAT_Q4MR;
+}
+
+static inline int es_row_has_minimum(int32_t format) {
+    return format == ES_FORMAT_Q8MR || format == ES_FORMAT_Q4MR;
+}
+
+/* Bytes of the codes of one block. */
+static inline size_t es_row_code_bytes(int32_t format) {
+    return es_row_is_nibble(format) ? 16 : 32;
+}
+
+static inline size_t es_row_bytes(int32_t format, size_t n_blocks) {
+    const size_t halfs = es_row_has_minimum(format) ? 2 : 1;
+    return (n_blocks * (es_row_code_bytes(format) + 2 * halfs) + 63) / 64 * 64;
+}
+
+/* y[i] of row rows[i], for one token. */
+typedef void es_row_list(float *y, const uint8_t *w, size_t row_bytes, const int32_t *rows,
+                         int32_t n_rows, const es_q16 *x, int32_t n_blocks);
+
+/* A tile of eight rows, as q8, q4, q4m or q8m store it, of n_rows rows and zeros. */
+typedef void es_row_tile(uint8_t *tile, const uint8_t *w, size_t row_bytes, int32_t n_rows,
+                         int32_t n_blocks);
+
+/* The format of tiles whose codes and steps a column or row format holds; others are their own. */
+static inline int32_t es_tile_format(int32_t format) {
+    switch (format) {
+    case ES_FORMAT_Q8N:
+    case ES_FORMAT_Q8R:
+        return ES_FORMAT_Q8;
+    case ES_FORMAT_Q4N:
+    case ES_FORMAT_Q4R:
+        return ES_FORMAT_Q4;
+    case ES_FORMAT_Q8MN:
+    case ES_FORMAT_Q8MR:
+        return ES_FORMAT_Q8M;
+    case ES_FORMAT_Q4MN:
+    case ES_FORMAT_Q4MR:
+        return ES_FORMAT_Q4M;
+    default:
+        return format;
+    }
+}
+
 /* Longest row of a coarse head: its sums stay below 2^31. */
 enum { ES_COARSE_MAX_K = 1 << 20 };
 
@@ -222,6 +275,9 @@ typedef struct es_kernels {
     /* Lists the columns with q != 0 and returns their number; `pairs` has room for 16 * n_blocks. */
     int32_t (*list_columns)(es_live_pair *pairs, int32_t *begin, const int16_t *q,
                             int32_t n_blocks);
+    /* By format, from ES_FORMAT_Q8R on. */
+    es_row_list *row_list[4];
+    es_row_tile *row_tile[4];
     es_float_dot *f16_dot;
     es_float_dot *bf16_dot;
     es_float_dot *f32_dot;
@@ -287,7 +343,7 @@ typedef struct es_kernels {
 
     /* Variant names for reporting, same order of families as es_kernel_variant. */
     const char *t2_variant, *t2n_variant, *t5_variant, *q8_variant, *q4_variant, *q8m_variant,
-        *q4m_variant, *q6_variant, *columns_variant;
+        *q4m_variant, *q6_variant, *columns_variant, *rows_variant;
     const char *lut_variant, *mad_variant;
     const char *f16_variant, *bf16_variant, *f32_variant, *vector_variant, *attention_variant;
 } es_kernels;
@@ -320,6 +376,8 @@ void es_proposal_avx512vnni(es_kernels *table);
 void es_storing_scalar(es_kernels *table);
 void es_storing_avx2(es_kernels *table);
 void es_storing_neon(es_kernels *table);
+void es_rows_scalar(es_kernels *table);
+void es_rows_avx2(es_kernels *table);
 void es_columns_scalar(es_kernels *table);
 void es_columns_avx2(es_kernels *table);
 void es_columns_avxvnni(es_kernels *table);

@@ -12,6 +12,7 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
     es_predict_scalar(table);
     es_dense_scalar(table);
     es_columns_scalar(table);
+    es_rows_scalar(table);
     es_bitslice_scalar(table);
     es_vector_scalar(table);
     es_storing_scalar(table);
@@ -25,6 +26,7 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
         es_predict_avx2(table);
         es_dense_avx2(table);
         es_columns_avx2(table);
+        es_rows_avx2(table);
         es_bitslice_avx2(table);
         es_vector_avx2(table);
         es_storing_avx2(table);
@@ -81,6 +83,8 @@ const char *es_kernel_variant(int32_t isa, const char *family) {
         {"q6", table.q6_variant},         {"q8n", table.columns_variant},
         {"q4n", table.columns_variant},   {"q8mn", table.columns_variant},
         {"q4mn", table.columns_variant},  {"f16", table.f16_variant},
+        {"q8r", table.rows_variant},      {"q4r", table.rows_variant},
+        {"q8mr", table.rows_variant},     {"q4mr", table.rows_variant},
         {"bf16", table.bf16_variant},     {"f32", table.f32_variant},
         {"lut", table.lut_variant},       {"mad", table.mad_variant},
         {"vector", table.vector_variant}, {"attention", table.attention_variant},

@@ -59,6 +59,11 @@ static int weight_is_valid(const es_weight *w) {
         return w->n_bytes ==
                (rows + line_rows - 1) / line_rows * blocks * es_line_block_bytes(w->format);
     }
+    case ES_FORMAT_Q8R:
+    case ES_FORMAT_Q4R:
+    case ES_FORMAT_Q8MR:
+    case ES_FORMAT_Q4MR:
+        return w->n_bytes == rows * es_row_bytes(w->format, blocks);
     case ES_FORMAT_F16:
     case ES_FORMAT_BF16:
         return w->n_bytes == tiles * 8 * k * 2;
@@ -144,6 +149,7 @@ static int op_is_valid(const es_plan *plan, const es_op *op) {
         return op->outputs[0].weight >= 0 && op->outputs[0].weight < plan->n_weights &&
                plan->weights[op->outputs[0].weight].format != ES_FORMAT_T2N &&
                !es_is_column(plan->weights[op->outputs[0].weight].format) &&
+               !es_is_row(plan->weights[op->outputs[0].weight].format) &&
                !is_signs(&plan->weights[op->outputs[0].weight]) &&
                plan->weights[op->outputs[0].weight].n_rows >= plan->n_vocab &&
                has_width(plan, op->dst, plan->weights[op->outputs[0].weight].k);

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from edgesparse.formats.weight import Format, Slices, Weight, Zeros, storage_bytes
 
 F32 = np.float32
-ZERO = {Format.Q4: 8, Format.Q6: 32, Format.Q4N: 8}
+ZERO = {Format.Q4: 8, Format.Q6: 32, Format.Q4N: 8, Format.Q4R: 8}
 """Stored codes of value 0."""
 Array = npt.NDArray[Any]
 
@@ -42,6 +42,8 @@ def random_weight(rng: np.random.Generator, fmt: Format, n_rows: int, k: int) ->
             Format.Q8M: (-128, 128),
             Format.Q8N: (-128, 128),
             Format.Q8MN: (-128, 128),
+            Format.Q8R: (-128, 128),
+            Format.Q8MR: (-128, 128),
             Format.Q6: (0, 64),
         }.get(fmt, (0, 16))
         codes = rng.integers(low, high, (n_rows, n_blocks * 32))
@@ -49,9 +51,9 @@ def random_weight(rng: np.random.Generator, fmt: Format, n_rows: int, k: int) ->
         # From subnormal halfs to large ones.
         d = (rng.uniform(-1, 1, (n_rows, n_blocks)) * 2.0 ** rng.integers(-22, 3)).astype("f2")
         m = rng.normal(size=(n_rows, n_blocks)).astype("f2")
-        if fmt in (Format.Q8, Format.Q6, Format.Q4, Format.Q8N, Format.Q4N):
+        if fmt.name in ("Q8", "Q6", "Q4", "Q8N", "Q4N", "Q8R", "Q4R"):
             m = None
-        pack = _pack_columns if fmt.is_column else _pack_blocks
+        pack = _pack_columns if fmt.is_column else _pack_rows if fmt.is_row else _pack_blocks
         data = pack(fmt, codes, d, m)
         logical = (codes - ZERO.get(fmt, 0), d, m)
     else:
@@ -127,6 +129,19 @@ def _pack_slices(codes: Array, planes: int, heads: list[Array], group_blocks: in
                         for v in range(4)
                         for j in range(4)
                     )
+    return np.frombuffer(bytes(out), np.uint8).copy()
+
+
+def _pack_rows(fmt: Format, codes: Array, d: Array, m: Array | None) -> Array:
+    out = bytearray()
+    for r in range(len(codes)):
+        for block in codes[r].reshape(-1, 32):
+            if fmt in (Format.Q4R, Format.Q4MR):
+                out += bytes(int(block[i]) | int(block[16 + i]) << 4 for i in range(16))
+            else:
+                out += bytes(int(code) & 255 for code in block)
+        out += d[r].tobytes() + (b"" if m is None else m[r].tobytes())
+        out += bytes(-len(out) % 64)
     return np.frombuffer(bytes(out), np.uint8).copy()
 
 

@@ -1,0 +1,158 @@
+"""Weights stored row by row: the bytes, the bits of the tiled formats, and what is not read."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from edgesparse.executors.base import Parameters
+from edgesparse.executors.native import NativeExecutor, isa_names
+from edgesparse.executors.portable import PortableExecutor
+from edgesparse.executors.reference import ReferenceExecutor
+from edgesparse.formats import Format, Weight, load_weights, pack_blocks, unpack_blocks
+from edgesparse.formats.blocks import has_minimum
+from edgesparse.formats.weight import ROW_BY_ROW, storage_bytes
+from edgesparse.loading import live_row_names
+from edgesparse.plan.op import Embed, Linear, Output
+from tests.executors.running import bits, step_of
+from tests.formats.sources import ENGINES, Memory, T, random_bytes
+from tests.portable.packing import random_weight
+from tests.portable.running import plan_of
+
+F32 = np.float32
+ROWS = [fmt for fmt in Format if fmt.is_row]
+LOW = {Format.Q4R: -8, Format.Q4MR: 0}
+SHAPES = ((1, 1), (8, 32), (13, 40), (70, 300), (200, 97))
+
+
+def random_blocks(
+    rng: np.random.Generator, fmt: Format, shape: tuple[int, int]
+) -> tuple[Weight, Weight]:
+    """Give the same matrix by rows and in tiles."""
+    low = LOW.get(fmt, -128)
+    codes = rng.integers(low, low + 16 if fmt in LOW else 128, shape).astype(np.int8)
+    d = rng.normal(size=(shape[0], -(-shape[1] // 32))).astype(np.float16)
+    m = rng.normal(size=d.shape).astype(np.float16) if has_minimum(fmt) else None
+    none = np.zeros(0, F32)
+    found = [
+        Weight("w", kind, *shape, pack_blocks(codes, d, m, kind), none)
+        for kind in (fmt, fmt.row_format)
+    ]
+    for weight in found:
+        back = unpack_blocks(weight)
+        assert weight.data.nbytes == storage_bytes(weight.format, *shape)
+        np.testing.assert_array_equal(back[0], codes)
+        np.testing.assert_array_equal(back[1], d)
+    return found[0], found[1]
+
+
+def test_every_format_has_its_tiles() -> None:
+    assert len(ROWS) == 4
+    assert {ROW_BY_ROW[fmt.row_format] for fmt in ROWS} == set(ROWS)
+
+
+@pytest.mark.parametrize("fmt", ROWS)
+def test_bytes_follow_the_picture(fmt: Format) -> None:
+    """The tests' own packer, one loop per picture, against unpacking."""
+    rng = np.random.default_rng(int(fmt))
+    n_cases = 0
+    for shape in SHAPES:
+        weight, (codes, d, m) = random_weight(rng, fmt, *shape)
+        found = unpack_blocks(weight)
+        np.testing.assert_array_equal(found[0], codes[:, : shape[1]])
+        np.testing.assert_array_equal(found[1], d)
+        assert (m is None) == (found[2] is None)
+        if m is not None:
+            np.testing.assert_array_equal(found[2], m)
+        rows = np.array([shape[0] - 1, 0, shape[0] // 2])
+        np.testing.assert_array_equal(unpack_blocks(weight, rows)[0], codes[rows, : shape[1]])
+        assert weight.data.nbytes % (64 * shape[0]) == 0
+        n_cases += 1
+    assert n_cases == len(SHAPES)
+
+
+@pytest.mark.parametrize("fmt", ROWS)
+@pytest.mark.parametrize("threshold", [0.0, 0.3])
+def test_same_bits_as_in_tiles(fmt: Format, threshold: float) -> None:
+    """Every executor and instruction set, one token and several, from no live row to all."""
+    rng = np.random.default_rng(int(fmt))
+    n_cases = 0
+    for shape, n_tokens in itertools.product(SHAPES, (1, 2, 7)):
+        rows, tiles = random_blocks(rng, fmt, shape)
+        bias = rng.normal(size=shape[0]).astype(F32)
+        live = Output("w", "y", bias="b", live="gate", live_threshold=threshold)
+        op = Linear("op", "x", (live,))
+        plan = plan_of(op, buffers={"x": shape[1], "y": shape[0], "gate": shape[0]}, max_tokens=8)
+        made = [ReferenceExecutor(plan, Parameters({"w": tiles}, {"b": bias}, {}))]
+        by_rows = Parameters({"w": rows}, {"b": bias}, {})
+        made += [ReferenceExecutor(plan, by_rows), PortableExecutor(plan, by_rows, threads=2)]
+        made += [
+            NativeExecutor(plan, by_rows, threads=threads, isa=isa)
+            for isa in isa_names()
+            for threads in (1, 3)
+        ]
+        for share in (0.0, 0.1, 0.6, 1.0):
+            x = rng.normal(size=(n_tokens, shape[1])).astype(F32)
+            gate = np.where(rng.random((n_tokens, shape[0])) < share, 1, 0.1 if threshold else -1)
+            results = []
+            for executor in made:
+                executor.buffer("x", n_tokens)[:] = x
+                executor.buffer("gate", n_tokens)[:] = gate
+                executor.buffer("y", n_tokens)[:] = np.nan
+                executor.run(step_of(executor, [0] * n_tokens, outputs=[], sparse_from=0))
+                results.append(bits(executor.buffer("y", n_tokens).copy()))
+            assert all(np.array_equal(results[0], other) for other in results[1:])
+            assert (results[0].view(F32) != 0).mean() == pytest.approx((gate == 1).mean())
+            n_cases += len(results) - 1
+        for executor in made:
+            executor.close()
+    assert n_cases == len(SHAPES) * 3 * 4 * (2 + 2 * len(isa_names()))
+
+
+@pytest.mark.parametrize("fmt", ROWS)
+def test_bytes_read_are_those_of_live_rows(fmt: Format) -> None:
+    weight, _ = random_blocks(np.random.default_rng(int(fmt)), fmt, (100, 96))
+    op = Linear("op", "x", (Output("w", "y", live="gate"),))
+    plan = plan_of(op, buffers={"x": 96, "y": 100, "gate": 100})
+    executor = NativeExecutor(plan, Parameters({"w": weight}, {}, {}), threads=2)
+    row = weight.data.nbytes // 100
+    for n_tokens, expected in ((1, 3 * row), (4, 4 * 3 * row), (5, 100 * row)):
+        read = np.zeros(1, np.uint64)
+        executor.buffer("x", n_tokens)[:] = 1
+        executor.buffer("gate", n_tokens)[:] = 0
+        executor.buffer("gate", n_tokens)[:, [0, 7, 99]] = 1
+        executor.run(step_of(executor, [0] * n_tokens, outputs=[], op_bytes=read))
+        assert read[0] == expected
+    executor.close()
+
+
+@pytest.mark.parametrize("kind", [T.Q8_0, T.Q4_0, T.Q4_1, T.Q5_1, T.Q4_K], ids=lambda p: p.name)
+def test_loading_keeps_codes_and_steps(kind: T) -> None:
+    n_cases = 0
+    for shape in ((1, 512), (301, 256), (4100, 256)):
+        raw = random_bytes(kind, *shape, seed=shape[0])
+        checkpoint = Memory().add("w", kind, shape, raw)
+        tiles = load_weights(checkpoint, ["w"])["w"]
+        stored = set()
+        for native in ENGINES:
+            found = load_weights(checkpoint, ["w"], native=native, threads=2, row_by_row={"w"})
+            weight = found["w"]
+            assert weight.format is ROW_BY_ROW[tiles.format]
+            stored.add(weight.data.tobytes())
+            for a, b in zip(unpack_blocks(weight), unpack_blocks(tiles), strict=True):
+                np.testing.assert_array_equal(a, b)
+            n_cases += 1
+        assert len(stored) == 1
+    assert n_cases == 3 * len(ENGINES)
+
+
+def test_only_matrices_that_always_skip_lie_by_rows() -> None:
+    gate, up = Output("gate", "a"), Output("up", "b", live="a")
+    ops = (Embed("embed", "tied", "x"), Linear("layer", "x", (gate, up)))
+    shared = Linear("other", "x", (Output("tied", "a"), Output("up", "b")))
+    sizes = {"x": 4, "a": 4, "b": 4}
+    assert live_row_names(plan_of(*ops, buffers=sizes)) == {"up"}
+    assert live_row_names(plan_of(*ops, buffers=sizes), {"layer"}) == {"gate", "up"}
+    assert live_row_names(plan_of(*ops, shared, buffers=sizes), {"other"}) == set()

@@ -21,7 +21,7 @@ WIDTHS = (1, 15, 16, 17, 70)
 NOTHING = Parameters({}, {}, {})
 
 
-@pytest.mark.parametrize("fmt", [fmt for fmt in Format if not fmt.is_neuron_major])
+@pytest.mark.parametrize("fmt", [fmt for fmt in Format if not (fmt.is_neuron_major or fmt.is_row)])
 def test_embed(fmt: Format) -> None:
     rng = np.random.default_rng(int(fmt))
     n_cases = 0
@@ -38,10 +38,11 @@ def test_embed(fmt: Format) -> None:
     assert n_cases == 12
 
 
-def test_an_embedding_stored_by_neurons_is_refused() -> None:
-    weight, _ = random_weight(np.random.default_rng(0), Format.T2N, 13, 64)
+@pytest.mark.parametrize("fmt", [Format.T2N, Format.Q8N, Format.Q4R])
+def test_an_embedding_that_is_not_in_tiles_is_refused(fmt: Format) -> None:
+    weight, _ = random_weight(np.random.default_rng(0), fmt, 13, 64)
     plan = plan_of(Embed("e", "w", "x"), buffers={"x": 64}, n_vocab=13)
-    with pytest.raises(UsageError, match="by neurons"):
+    with pytest.raises(UsageError, match="not stored in tiles"):
         PortableExecutor(plan, Parameters({"w": weight}, {}, {}))
 
 

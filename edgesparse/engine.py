@@ -13,12 +13,14 @@ from edgesparse.executors.base import NEVER_SPARSE, CancelFlag, Executor, KVCach
 from edgesparse.ops.two_stage import N_TILES
 from edgesparse.plan.plan import Plan
 
-__all__ = ["DEFAULT_CHUNK", "Engine"]
+__all__ = ["DEFAULT_CHUNK", "TILED_CHUNK", "Engine"]
 
 Float32 = npt.NDArray[np.float32]
 
 DEFAULT_CHUNK = 128
 """Tokens per prefill step: enough to use each weight many times, few enough to stop quickly."""
+TILED_CHUNK = 256
+"""The same where tiles (AMX) multiply so fast that unpacking weights for 128 tokens would show."""
 
 
 class Engine:
@@ -29,6 +31,8 @@ class Engine:
     executor : Executor
     n_threads : int
         Threads that the executor was made with, for reports.
+    chunk : int
+        Tokens per prefill step.
 
     Attributes
     ----------
@@ -38,9 +42,12 @@ class Engine:
         Positions of a cache, row length of logits, tokens in one step at most.
     """
 
-    def __init__(self, executor: Executor, *, n_threads: int) -> None:
+    def __init__(
+        self, executor: Executor, *, n_threads: int, chunk: int = DEFAULT_CHUNK
+    ) -> None:
         self.executor = executor
         self.n_threads = n_threads
+        self._chunk = chunk
 
     @property
     def plan(self) -> Plan:
@@ -96,7 +103,7 @@ class Engine:
             Which tokens' logits to return.
         cancel : CancelFlag, optional
         chunk : int, optional
-            Tokens per step; results do not depend on it.
+            Tokens per step, instead of the engine's own; results do not depend on it.
         op_bytes : uint64 ndarray, shape (n_ops,), optional
             See `Step`.
         thresholds : bool
@@ -129,7 +136,7 @@ class Engine:
                 n_prompt=start + n,
                 n_ctx=cache.capacity,
             )
-        size = min(chunk or DEFAULT_CHUNK, self.max_tokens)
+        size = min(chunk or self._chunk, self.max_tokens)
         n_outputs = {"last": 1, "all": n, "none": 0}[outputs]
         logits = np.empty((n_outputs, self.n_vocab), np.float32)
         for first in range(0, n, size):

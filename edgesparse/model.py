@@ -17,7 +17,7 @@ from edgesparse.checkpoint import open_checkpoint
 from edgesparse.config import ModelConfig, read_config
 from edgesparse.cpus import default_threads
 from edgesparse.default_model import default_model_path
-from edgesparse.engine import Engine
+from edgesparse.engine import DEFAULT_CHUNK, TILED_CHUNK, Engine
 from edgesparse.errors import ContextOverflow, UsageError
 from edgesparse.executors import make_executor
 from edgesparse.executors.base import Parameters
@@ -360,7 +360,8 @@ def load(
     made = make_executor(
         executor, plan, parameters, threads=n_threads, isa=isa, lossy=lut == "lossy"
     )
-    return Model(Engine(made, n_threads=n_threads), tokenizer, config, parameters, info)
+    engine = Engine(made, n_threads=n_threads, chunk=_chunk(native, isa))
+    return Model(engine, tokenizer, config, parameters, info)
 
 
 def _ternary(wanted: str, native: bool, isa: str | None, n_threads: int) -> Format:
@@ -374,6 +375,14 @@ def _ternary(wanted: str, native: bool, isa: str | None, n_threads: int) -> Form
     from edgesparse.tuning import preferred_ternary
 
     return preferred_ternary(choose_isa(isa), n_threads)
+
+
+def _chunk(native: bool, isa: str | None) -> int:
+    if not native:
+        return DEFAULT_CHUNK
+    from edgesparse.executors.native import choose_isa
+
+    return TILED_CHUNK if choose_isa(isa) == "amx" else DEFAULT_CHUNK
 
 
 def _has_vectors(isa: str | None, dense_family: bytes, skipping_family: bytes) -> bool:

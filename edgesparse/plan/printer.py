@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from edgesparse.plan.cost import OpCost
-from edgesparse.plan.op import Linear
+from edgesparse.plan.op import Experts, Linear
 from edgesparse.plan.plan import Plan
 
 __all__ = ["plan_rows", "plan_summary", "plan_table"]
@@ -25,13 +25,13 @@ def plan_rows(costs: Sequence[OpCost], bandwidth: float | None) -> list[dict[str
             "bytes": cost.n_bytes,
             "multiply_adds": cost.multiply_adds,
         }
-        if isinstance(cost.op, Linear):
+        if isinstance(cost.op, (Linear, Experts)):
             row["prologue"] = [
                 word
                 for word in (
                     cost.op.glu.name.lower(),
                     "norm" if cost.op.norm else "",
-                    "threshold" if cost.op.threshold else "",
+                    "threshold" if isinstance(cost.op, Linear) and cost.op.threshold else "",
                 )
                 if word not in ("", "none")
             ]

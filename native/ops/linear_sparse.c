@@ -34,7 +34,7 @@ static void live_piece(void *context, int32_t piece, int32_t thread) {
     const size_t row_bytes = w->n_bytes / (size_t)w->n_rows;
     es_ternary_list *dot = w->format == ES_FORMAT_T2 ? engine->k.t2_list : engine->k.t5_list;
     int32_t *sums = (int32_t *)(void *)engine->scratch[thread].sums;
-    float *dst = es_row(engine, job->out->dst, es_linear_token(linear, job->row));
+    float *dst = es_linear_target(linear, job->out, job->out->dst, job->row);
     const int32_t end = es_piece_begin(job->n_listed, piece + 1, job->n_pieces);
     for (int32_t i = es_piece_begin(job->n_listed, piece, job->n_pieces); i < end;) {
         const int32_t *rows = engine->list + i;
@@ -57,7 +57,7 @@ void es_linear_listed(es_linear_job *linear, int32_t output, int32_t row, int32_
     job.w = es_linear_weight(linear, job.out);
     job.n_pieces = ES_PIECES_PER_THREAD * es_pool_threads(engine->pool);
     job.n_listed = n_listed;
-    memset(es_row(engine, job.out->dst, es_linear_token(linear, row)), 0,
+    memset(es_linear_target(linear, job.out, job.out->dst, row), 0,
            (size_t)job.w->n_rows * sizeof(float));
     es_pool_run(engine->pool, live_piece, &job, job.n_pieces);
     engine->moved += (uint64_t)n_listed * (job.w->n_bytes / (size_t)job.w->n_rows + sizeof(float));
@@ -68,7 +68,7 @@ static void live_rows(es_linear_job *linear, int32_t output) {
     const es_output *out = &linear->op->outputs[output];
     const int32_t n_rows = es_linear_weight(linear, out)->n_rows;
     for (int32_t row = 0; row < linear->n_tokens; row++) {
-        const float *gate = es_row(engine, out->live, es_linear_token(linear, row));
+        const float *gate = es_linear_target(linear, out, out->live, row);
         es_linear_listed(linear, output, row, engine->k.list_positive(engine->list, gate, n_rows));
     }
 }
@@ -117,7 +117,7 @@ void es_linear_listed_tiles(es_linear_job *linear, int32_t output, int32_t n_lis
     sparse_job job = {.linear = linear, .out = &linear->op->outputs[output], .n_listed = n_listed};
     job.w = es_linear_weight(linear, job.out);
     const size_t n_tiles = ((size_t)job.w->n_rows + 7) / 8;
-    memset(es_row(engine, job.out->dst, es_linear_token(linear, 0)), 0,
+    memset(es_linear_target(linear, job.out, job.out->dst, 0), 0,
            (size_t)job.w->n_rows * sizeof(float));
     job.n_pieces = ES_PIECES_PER_THREAD * es_pool_threads(engine->pool);
     es_pool_run(engine->pool, tile_piece, &job, job.n_pieces);
@@ -140,7 +140,7 @@ static int is_listed(const es_linear_job *linear, const es_output *out) {
     }
     int64_t n_live = 0;
     for (int32_t row = 0; row < linear->n_tokens; row++) {
-        const float *gate = es_row(linear->engine, out->live, es_linear_token(linear, row));
+        const float *gate = es_linear_target(linear, out, out->live, row);
         for (int32_t r = 0; r < w->n_rows; r++) {
             n_live += gate[r] > 0.0f;
         }

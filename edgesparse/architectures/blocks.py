@@ -230,9 +230,7 @@ def _experts_block(
         outputs.append(_output(tensors, f"{blk}.ffn_gate_shexp", shared_gate))
         outputs.append(_output(tensors, f"{blk}.ffn_up_shexp", shared_up, live=live))
     builder.linear(f"{blk}.router", "x", tuple(outputs), norm=norm, eps=config.eps)
-    builder.add(
-        Route(f"{blk}.route", scores, route, experts.n_experts, n_used, experts.normalize)
-    )
+    builder.add(Route(f"{blk}.route", scores, route, experts.n_experts, n_used, experts.normalize))
     numbers = range(experts.n_experts)
     live = gate if sparse else None
     builder.experts(

@@ -96,8 +96,8 @@ def gguf_name(name: str, architecture: str) -> str | None:
         return top
     expert = _EXPERT.match(name)
     if expert is not None:
-        stem = f"{_EXPERT_PROJECTIONS[expert['module']]}.{int(expert['expert'])}"
-        return f"blk.{int(expert['layer'])}.{stem}.{expert['parameter']}"
+        matrix = f"{_EXPERT_PROJECTIONS[expert['module']]}.{int(expert['expert'])}"
+        return f"blk.{int(expert['layer'])}.{matrix}.{expert['parameter']}"
     match = _LAYER.match(name)
     if match is None:
         return None

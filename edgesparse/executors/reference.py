@@ -30,7 +30,6 @@ from edgesparse.plan.op import (
     Embed,
     Experts,
     Glu,
-    GluKind,
     Linear,
     Norm,
     Op,

@@ -158,9 +158,7 @@ def bind(op: Experts, bindings: Bindings) -> Runner:
     def runner(number: int) -> Runner:
         """Bind an expert when it is first used: there may be thousands."""
         if number not in runners:
-            runners[number] = linear.bind(
-                replace(op.expert(number), outputs_only=True), gathering
-            )
+            runners[number] = linear.bind(replace(op.expert(number), outputs_only=True), gathering)
         return runners[number]
 
     def run(step: Step) -> None:

@@ -351,9 +351,9 @@ int32_t es_linear_run(es_linear_job *job) {
     for (int32_t i = 0; i < op->n_outputs; i++) {
         const es_weight *w = es_linear_weight(job, &op->outputs[i]);
         job->forms |= is_ternary(w)     ? ES_NEEDS_INT8
-                     : is_block(w)     ? ES_NEEDS_INT16
-                     : es_is_sliced(w) ? es_slice_forms(job, w)
-                                       : 0;
+                      : is_block(w)     ? ES_NEEDS_INT16
+                      : es_is_sliced(w) ? es_slice_forms(job, w)
+                                        : 0;
         n_plain += n_plain == i && !es_linear_skips(job, &op->outputs[i]);
     }
     if (op->coarse != NULL && job->step->n_tiles > 0 && job->n_tokens == 1) {

@@ -147,9 +147,9 @@ static int expert_is_valid(const es_plan *plan, const es_op *op, int32_t expert)
             out->dst == op->src || (op->glu != ES_GLU_NONE && out->dst == op->src2)) {
             return 0;
         }
-        if (out->live != -1 && (!has_width(plan, out->live, width) ||
-                                plan->widths[out->live] != width || out->live == out->dst ||
-                                w->format == ES_FORMAT_T2N || es_is_column(w->format))) {
+        if (out->live != -1 &&
+            (!has_width(plan, out->live, width) || plan->widths[out->live] != width ||
+             out->live == out->dst || w->format == ES_FORMAT_T2N || es_is_column(w->format))) {
             return 0;
         }
         if (out->add || out->bias != NULL || out->live_threshold > 0.0f || out->signs != -1) {

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from edgesparse.checkpoint.experts import MAX_EXPERTS
 from edgesparse.errors import ModelFormatError
 from edgesparse.plan.op import GluKind, RopeStyle
 
 if TYPE_CHECKING:
     from edgesparse.checkpoint import Checkpoint
 
-__all__ = ["ModelConfig", "RopeScaling", "read_config"]
+__all__ = ["ExpertConfig", "ModelConfig", "RopeScaling", "read_config"]
 
 _MAX_WIDTH = 1 << 17
 _MAX_LAYERS = 1 << 10
@@ -79,6 +80,27 @@ class RopeScaling:
 
 
 @dataclass(frozen=True)
+class ExpertConfig:
+    """Mixture of experts in the place of a feed-forward.
+
+    Attributes
+    ----------
+    n_experts, n_used : int
+        Experts of a layer, and how many of them a token uses.
+    feed_forward, shared_feed_forward : int
+        Neurons of one expert, and of the one that every token uses.
+    normalize : bool
+        Whether the weights of the chosen experts add up to 1.
+    """
+
+    n_experts: int
+    n_used: int
+    feed_forward: int
+    shared_feed_forward: int
+    normalize: bool
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Shape and rules of a decoder-only transformer.
 
@@ -104,6 +126,8 @@ class ModelConfig:
         Base of the local layers' frequencies, which are not scaled; None: as for the others.
     attention_scale : float or None
         Factor on the dot products; None: one over the root of `head_dim`.
+    experts : ExpertConfig or None
+        Mixture of experts, in layers that have a router.
     """
 
     architecture: str
@@ -126,6 +150,7 @@ class ModelConfig:
     window_period: int = 0
     rope_theta_local: float | None = None
     attention_scale: float | None = None
+    experts: ExpertConfig | None = None
 
     def is_local(self, layer: int) -> bool:
         """Tell whether a layer attends to a window only."""
@@ -195,6 +220,46 @@ def read_config(checkpoint: Checkpoint) -> ModelConfig:
         window_period=_window_period(checkpoint, a),
         rope_theta_local=_local_theta(checkpoint, a),
         attention_scale=_attention_scale(checkpoint, a, width, n_heads, n_layers),
+        experts=_experts(checkpoint, a),
+    )
+
+
+def _experts(checkpoint: Checkpoint, a: str) -> ExpertConfig | None:
+    """Read the sizes of a mixture of experts; None without one.
+
+    Files of Mixtral do not say how wide an expert is: as wide as a feed-forward. In old files of
+    Qwen2-MoE those that a token uses are so together. Qwen2-MoE alone leaves the weights of the
+    chosen experts as they are.
+    """
+    has_router = any(name.endswith(".ffn_gate_inp.weight") for name in checkpoint.tensors)
+    if not has_router:
+        return None
+    n_experts = checkpoint.get_int(f"{a}.expert_count", lo=1, hi=MAX_EXPERTS)
+    gating = checkpoint.get_int(f"{a}.expert_gating_func", 0, lo=0, hi=1 << 16)
+    groups = checkpoint.get_int(f"{a}.expert_group_count", 1, lo=0, hi=1 << 16)
+    scale = checkpoint.get_float(f"{a}.expert_weights_scale", 1.0, lo=-1e6, hi=1e6)
+    for key, is_known in (
+        ("expert_gating_func", gating in (0, 1)),
+        ("expert_group_count", groups in (0, 1)),
+        ("expert_weights_scale", scale in (0.0, 1.0)),
+    ):
+        if not is_known:
+            raise ModelFormatError(
+                "unsupported",
+                f"{a}.{key}",
+                "experts are chosen in another way than by a plain softmax",
+                path=checkpoint.path,
+            )
+    size = checkpoint.get_int(f"{a}.feed_forward_length", lo=1, hi=_MAX_WIDTH)
+    shared = checkpoint.get_int(f"{a}.expert_shared_feed_forward_length", size, lo=1, hi=_MAX_WIDTH)
+    n_used = checkpoint.get_int(f"{a}.expert_used_count", lo=1, hi=n_experts)
+    default = size if a == "llama" else max(1, size // n_used)
+    return ExpertConfig(
+        n_experts,
+        n_used,
+        checkpoint.get_int(f"{a}.expert_feed_forward_length", default, lo=1, hi=_MAX_WIDTH),
+        shared,
+        checkpoint.get_bool(f"{a}.expert_weights_norm", a != "qwen2moe"),
     )
 
 

@@ -18,7 +18,7 @@ from edgesparse.formats.head import TWO_STAGE, head_override
 from edgesparse.formats.load import load_vector, load_weights
 from edgesparse.formats.weight import Format
 from edgesparse.ops.rope_kv import rope_table
-from edgesparse.plan.op import LOGITS, Embed, Linear, Norm, RopeKV
+from edgesparse.plan.op import LOGITS, Embed, Experts, Linear, Norm, RopeKV, linears_of
 from edgesparse.plan.plan import Plan
 
 if TYPE_CHECKING:
@@ -72,14 +72,14 @@ def weight_names(plan: Plan) -> list[str]:
     for op in plan.ops:
         if isinstance(op, Embed):
             names[op.weight] = None
-        elif isinstance(op, Linear):
-            names.update((out.weight, None) for out in op.outputs)
+        for linear in linears_of(op):
+            names.update((out.weight, None) for out in linear.outputs)
     return list(names)
 
 
 def neuron_major_names(plan: Plan) -> set[str]:
     """Name the matrices that only ever meet inputs with zeros to skip."""
-    linears = [op for op in plan.ops if isinstance(op, Linear)]
+    linears = [linear for op in plan.ops for linear in linears_of(op)]
     skipping = {out.weight for op in linears if op.skip_zeros for out in op.outputs}
     plain = {out.weight for op in linears if not op.skip_zeros for out in op.outputs}
     return skipping - plain - {op.weight for op in plan.ops if isinstance(op, Embed)}
@@ -113,7 +113,10 @@ def vector_names(plan: Plan) -> dict[str, int]:
     widths[LOGITS] = plan.n_vocab
     names: dict[str, int] = {}
     for op in plan.ops:
-        if isinstance(op, Linear):
+        if isinstance(op, Experts):
+            if op.norm is not None:
+                names[op.norm] = widths[op.src]
+        elif isinstance(op, Linear):
             if op.norm is not None:
                 names[op.norm] = widths[op.src]
             names.update((out.bias, widths[out.dst]) for out in op.outputs if out.bias)
@@ -223,9 +226,12 @@ def _check_shapes(checkpoint: Checkpoint, plan: Plan) -> None:
     for op in plan.ops:
         if isinstance(op, Embed):
             _check_shape(checkpoint, op.weight, (plan.n_vocab, widths[op.dst]))
-        elif isinstance(op, Linear):
-            for out in op.outputs:
-                _check_shape(checkpoint, out.weight, (widths[out.dst], widths[op.src]))
+        for linear in linears_of(op):
+            n_used = op.n_used if isinstance(op, Experts) else 1
+            k = widths[linear.src]
+            k = k // n_used if isinstance(op, Experts) and op.per_slot else k
+            for out in linear.outputs:
+                _check_shape(checkpoint, out.weight, (widths[out.dst] // n_used, k))
     for name, length in vector_names(plan).items():
         _check_shape(checkpoint, name, (length,))
 

@@ -34,7 +34,9 @@ ARCHITECTURES: dict[str, Build] = {
     "gemma3": gemma3.build,
     "llama": llama.build,
     "qwen2": qwen.build,
+    "qwen2moe": qwen.build,
     "qwen3": qwen.build,
+    "qwen3moe": qwen.build,
 }
 
 

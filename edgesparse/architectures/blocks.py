@@ -6,9 +6,20 @@ import math
 from collections.abc import Container
 from dataclasses import dataclass
 
-from edgesparse.config import ModelConfig
+from edgesparse.config import ExpertConfig, ModelConfig
 from edgesparse.plan.builder import PlanBuilder
-from edgesparse.plan.op import LOGITS, Add, Attention, Embed, Norm, Output, RopeKV
+from edgesparse.plan.op import (
+    LOGITS,
+    Add,
+    Attention,
+    Combine,
+    Embed,
+    Experts,
+    Norm,
+    Output,
+    RopeKV,
+    Route,
+)
 
 __all__ = ["ROPE", "ROPE_LOCAL", "ExtraNorms", "decoder"]
 
@@ -58,7 +69,10 @@ def decoder(
     builder.add(Embed("embed", "token_embd.weight", x, embed_scale))
     for layer in range(config.n_layers):
         _attention_block(builder, config, tensors, layer, norms)
-        _feed_forward_block(builder, config, tensors, layer, norms)
+        if config.experts is not None and f"blk.{layer}.ffn_gate_inp.weight" in tensors:
+            _experts_block(builder, config, config.experts, tensors, layer)
+        else:
+            _feed_forward_block(builder, config, tensors, layer, norms)
     head = "output.weight" if "output.weight" in tensors else "token_embd.weight"
     builder.linear(
         "head",
@@ -183,6 +197,82 @@ def _feed_forward_block(
     )
     if norms.post:
         _add_normed(builder, config, f"{blk}.post_ffw_norm")
+
+
+def _experts_block(
+    builder: PlanBuilder,
+    config: ModelConfig,
+    experts: ExpertConfig,
+    tensors: Container[str],
+    layer: int,
+) -> None:
+    """Append norm → router → the chosen experts' feed-forwards, a shared one → weighted sum.
+
+    The shared expert's gate and up are products of the router's input and go with it.
+    """
+    blk, n_used = f"blk.{layer}", experts.n_used
+    norm, sparse = f"{blk}.ffn_norm.weight", builder.sparse and config.glu.makes_zeros
+    scores = builder.buffer("scores", experts.n_experts)
+    route = builder.buffer("route", 2 * n_used)
+    gate = builder.buffer("expert_gate", n_used * experts.feed_forward)
+    up = builder.buffer("expert_up", n_used * experts.feed_forward)
+    down = builder.buffer("expert_down", n_used * config.width)
+    outputs = [_output(tensors, f"{blk}.ffn_gate_inp", scores)]
+    shared = share = None
+    if f"{blk}.ffn_up_shexp.weight" in tensors:
+        shared_gate = builder.buffer("shared_gate", experts.shared_feed_forward)
+        shared_up = builder.buffer("shared_up", experts.shared_feed_forward)
+        shared = builder.buffer("shared", config.width)
+        if f"{blk}.ffn_gate_inp_shexp.weight" in tensors:
+            share = builder.buffer("share", 1)
+            outputs.append(_output(tensors, f"{blk}.ffn_gate_inp_shexp", share))
+        live = shared_gate if sparse else None
+        outputs.append(_output(tensors, f"{blk}.ffn_gate_shexp", shared_gate))
+        outputs.append(_output(tensors, f"{blk}.ffn_up_shexp", shared_up, live=live))
+    builder.linear(f"{blk}.router", "x", tuple(outputs), norm=norm, eps=config.eps)
+    builder.add(Route(f"{blk}.route", scores, route, experts.n_experts, n_used, experts.normalize))
+    numbers = range(experts.n_experts)
+    live = gate if sparse else None
+    builder.experts(
+        Experts(
+            f"{blk}.experts_gate_up",
+            "x",
+            route,
+            tuple(
+                (
+                    Output(f"{blk}.ffn_gate.{e}.weight", gate),
+                    Output(f"{blk}.ffn_up.{e}.weight", up, live=live),
+                )
+                for e in numbers
+            ),
+            n_used,
+            norm=norm,
+            eps=config.eps,
+        )
+    )
+    builder.experts(
+        Experts(
+            f"{blk}.experts_down",
+            gate,
+            route,
+            tuple((Output(f"{blk}.ffn_down.{e}.weight", down),) for e in numbers),
+            n_used,
+            per_slot=True,
+            src2=up,
+            glu=config.glu,
+            skip_zeros=sparse,
+        )
+    )
+    if shared is not None:
+        builder.linear(
+            f"{blk}.shared_down",
+            shared_gate,
+            (_output(tensors, f"{blk}.ffn_down_shexp", shared),),
+            up=shared_up,
+            glu=config.glu,
+            skip_zeros=sparse,
+        )
+    builder.add(Combine(f"{blk}.combine", down, route, "x", n_used, shared, share))
 
 
 def _add_normed(builder: PlanBuilder, config: ModelConfig, stem: str) -> None:

@@ -1,4 +1,4 @@
-"""Llama (Touvron et al., 2023), dense or ternary (Falcon-E, Llama3-8B-1.58, TriLM)."""
+"""Llama (Touvron et al., 2023), dense or ternary (Falcon-E, Llama3-8B-1.58, TriLM); Mixtral."""
 
 from __future__ import annotations
 

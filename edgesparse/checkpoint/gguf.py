@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 
+from edgesparse.checkpoint.experts import split_experts
 from edgesparse.checkpoint.gguf_header import GgufHeader, MetadataValue, read_header
 from edgesparse.checkpoint.gguf_types import resolve_types
 from edgesparse.checkpoint.reader import Checkpoint
@@ -40,6 +41,7 @@ def open_gguf(path: str, *, i2s_layout: str = "auto", verify: bool = True) -> Ch
             _add_part(tensors, files[-1], part, n_parts, i2s_layout, warnings)
         _check_total(metadata, tensors, n_parts, path)
         _describe(header, metadata)
+        tensors = split_experts(tensors, path)
         checkpoint = Checkpoint(path, "gguf", files, metadata, tensors, warnings)
         if verify:
             verify_cheaply(checkpoint)

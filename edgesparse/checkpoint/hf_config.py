@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from edgesparse.checkpoint.experts import MAX_EXPERTS
 from edgesparse.checkpoint.gguf_header import MetadataValue
 from edgesparse.checkpoint.source import shown
 from edgesparse.checkpoint.strict_json import JsonObject
@@ -18,6 +19,9 @@ _ARCHITECTURES = {
     "mistral": "llama",
     "qwen2": "qwen2",
     "qwen3": "qwen3",
+    "mixtral": "llama",
+    "qwen2_moe": "qwen2moe",
+    "qwen3_moe": "qwen3moe",
     "gemma3_text": "gemma3",
 }
 _MAX_WIDTH = 1 << 20
@@ -81,6 +85,7 @@ def metadata_from_config(config: JsonObject, name: str) -> Metadata:
     _activation(config, a, metadata)
     _rope(config, a, metadata)
     _window(config, a, metadata)
+    _experts(config, a, metadata)
     if a == "gemma3":
         metadata["edgesparse.norm_offset"] = 1.0  # HF multiplies by 1 + w
         scalar = config.number("query_pre_attn_scalar", 1.0, 1e6, 256.0)
@@ -174,6 +179,26 @@ def _scaling(scaling: JsonObject, a: str, metadata: Metadata) -> None:
 def _as_int(metadata: Metadata, a: str) -> int:
     value = metadata[f"{a}.context_length"]
     return value if isinstance(value, int) else 0
+
+
+def _experts(config: JsonObject, a: str, metadata: Metadata) -> None:
+    """Read the sizes of a mixture of experts; which layers have one, their tensors say."""
+    model_type = config.text("model_type")
+    if model_type not in ("mixtral", "qwen2_moe", "qwen3_moe"):
+        return
+    count = "num_local_experts" if config.values.get("num_experts") is None else "num_experts"
+    n_experts = config.integer(count, 1, MAX_EXPERTS)
+    metadata[f"{a}.expert_count"] = n_experts
+    metadata[f"{a}.expert_used_count"] = config.integer("num_experts_per_tok", 1, n_experts)
+    if model_type == "mixtral":
+        metadata[f"{a}.expert_feed_forward_length"] = metadata[f"{a}.feed_forward_length"]
+        return
+    size = config.integer("moe_intermediate_size", 1, _MAX_WIDTH)
+    metadata[f"{a}.expert_feed_forward_length"] = size
+    metadata[f"{a}.expert_weights_norm"] = config.flag("norm_topk_prob", False)
+    if model_type == "qwen2_moe":
+        shared = config.integer("shared_expert_intermediate_size", 1, _MAX_WIDTH)
+        metadata[f"{a}.expert_shared_feed_forward_length"] = shared
 
 
 def _window(config: JsonObject, a: str, metadata: Metadata) -> None:

@@ -272,7 +272,10 @@ class _Translation:
         if stem in ("attn_k", "attn_v"):
             return head_dim * self._size(f"{a}.attention.head_count_kv")
         if stem in ("ffn_gate", "ffn_up"):
-            return self._size(f"{a}.feed_forward_length")
+            is_expert = name.count(".") == 4
+            return self._size(f"{a}.{'expert_' * is_expert}feed_forward_length")
+        if stem in ("ffn_gate_shexp", "ffn_up_shexp"):
+            return self._size(f"{a}.expert_shared_feed_forward_length")
         return self._size(f"{a}.embedding_length")
 
     def _size(self, key: str) -> int:

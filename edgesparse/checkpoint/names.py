@@ -11,6 +11,21 @@ _LAYER = re.compile(
     r"\.(?P<parameter>weight|bias|weight_scale)$",
     re.ASCII,
 )
+_EXPERT = re.compile(
+    r"^(?:model\.)?layers\.(?P<layer>\d{1,4})\.(?:mlp|block_sparse_moe)\.experts"
+    r"\.(?P<expert>\d{1,4})\.(?P<module>gate_proj|up_proj|down_proj|w1|w2|w3)"
+    r"\.(?P<parameter>weight|weight_scale)$",
+    re.ASCII,
+)
+_EXPERT_PROJECTIONS = {
+    "gate_proj": "ffn_gate",
+    "up_proj": "ffn_up",
+    "down_proj": "ffn_down",
+    # Mixtral's names
+    "w1": "ffn_gate",
+    "w3": "ffn_up",
+    "w2": "ffn_down",
+}
 _TOP = {
     "model.embed_tokens.weight": "token_embd.weight",
     "model.norm.weight": "output_norm.weight",
@@ -26,6 +41,16 @@ _PROJECTIONS = {
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+    # an expert that every token uses
+    "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
+    "mlp.shared_expert.up_proj": "ffn_up_shexp",
+    "mlp.shared_expert.down_proj": "ffn_down_shexp",
+}
+# What chooses experts is never ternary.
+_ROUTERS = {
+    "mlp.gate": "ffn_gate_inp",
+    "block_sparse_moe.gate": "ffn_gate_inp",
+    "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
 }
 _NORMS = {
     "input_layernorm": "attn_norm",
@@ -64,10 +89,15 @@ def gguf_name(name: str, architecture: str) -> str | None:
     -------
     str or None
         For example ``blk.0.attn_q.weight``; ``weight_scale`` companions become ``….weight_scale``.
+        Expert 3 has ``blk.0.ffn_up.3.weight``.
     """
     top = _TOP.get(name)
     if top is not None:
         return top
+    expert = _EXPERT.match(name)
+    if expert is not None:
+        matrix = f"{_EXPERT_PROJECTIONS[expert['module']]}.{int(expert['expert'])}"
+        return f"blk.{int(expert['layer'])}.{matrix}.{expert['parameter']}"
     match = _LAYER.match(name)
     if match is None:
         return None
@@ -75,7 +105,7 @@ def gguf_name(name: str, architecture: str) -> str | None:
     norms = _GEMMA3_NORMS if architecture == "gemma3" else _NORMS
     stem = _PROJECTIONS.get(module)
     if stem is None:
-        stem = norms.get(module)
+        stem = norms.get(module, _ROUTERS.get(module))
         if parameter == "weight_scale":
             stem = None
     return None if stem is None else f"blk.{int(match['layer'])}.{stem}.{parameter}"
@@ -87,8 +117,13 @@ def module_of(name: str) -> str:
 
 
 def is_projection(canonical: str) -> bool:
-    """Say whether a canonical name is the weight of one of the seven layer projections."""
+    """Say whether a canonical name is the weight of one of the seven projections of a layer.
+
+    Those of experts count, what chooses experts does not.
+    """
     parts = canonical.split(".")
+    if len(parts) == 5 and parts[2] in _EXPERT_PROJECTIONS.values():
+        del parts[3]
     return len(parts) == 4 and parts[3] == "weight" and parts[2] in _PROJECTIONS.values()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesparse.executors.base import Executor, KVCache, Step
-from edgesparse.plan.op import LOGITS, Linear, Op, RopeKV
+from edgesparse.plan.op import LOGITS, Experts, Linear, Op, RopeKV
 from edgesparse.plan.plan import Plan
 
 __all__ = ["Difference", "Report", "lockstep"]
@@ -105,7 +105,7 @@ def _step(plan: Plan, ids: npt.NDArray[np.int32], first: int, cache: KVCache) ->
 
 def _results(op: Op) -> tuple[str, ...]:
     """Name what an op writes."""
-    if isinstance(op, Linear):
+    if isinstance(op, (Linear, Experts)):
         return tuple(out.dst for out in op.outputs)
     if isinstance(op, RopeKV):
         return (op.q, op.k, "cache")

@@ -21,12 +21,16 @@ from edgesparse.plan.op import (
     LOGITS,
     Add,
     Attention,
+    Combine,
     Embed,
+    Experts,
     Glu,
     Linear,
     Norm,
     Op,
+    Output,
     RopeKV,
+    Route,
 )
 from edgesparse.plan.plan import Plan
 
@@ -226,7 +230,7 @@ class NativeExecutor:
 
     def _fill_op(self, c_op: Any, op: Op) -> None:
         lib, ids = self._lib, self._buffer_ids
-        c_op.src = c_op.src2 = c_op.src3 = c_op.dst = -1
+        c_op.src = c_op.src2 = c_op.src3 = c_op.dst = c_op.route = c_op.gate = -1
         c_op.scale = 1.0
         match op:
             case Embed():
@@ -259,6 +263,18 @@ class NativeExecutor:
             case Add():
                 c_op.kind = lib.ES_OP_ADD
                 c_op.src, c_op.dst = ids[op.src], ids[op.dst]
+            case Route():
+                c_op.kind, c_op.src, c_op.dst = lib.ES_OP_ROUTE, ids[op.src], ids[op.dst]
+                c_op.n_experts, c_op.n_used = op.n_experts, op.n_used
+                c_op.normalize = int(op.normalize)
+            case Experts():
+                c_op.kind = lib.ES_OP_EXPERTS
+                self._fill_experts(c_op, op)
+            case Combine():
+                c_op.kind, c_op.src, c_op.dst = lib.ES_OP_COMBINE, ids[op.src], ids[op.dst]
+                c_op.src2 = -1 if op.shared is None else ids[op.shared]
+                c_op.gate = -1 if op.gate is None else ids[op.gate]
+                c_op.route, c_op.n_used, c_op.n_experts = ids[op.route], op.n_used, op.n_used
 
     def _fill_linear(self, c_op: Any, op: Linear) -> None:
         c_op.src = self._buffer_ids[op.src]
@@ -271,7 +287,21 @@ class NativeExecutor:
         if coarse is not None and op.outputs[0].dst == LOGITS:
             c_op.coarse = self._pointer("uint8_t *", coarse.codes)
             c_op.coarse_scales = self._pointer("float *", coarse.scales)
-        for i, out in enumerate(op.outputs):
+        self._fill_outputs(c_op, op.outputs)
+
+    def _fill_experts(self, c_op: Any, op: Experts) -> None:
+        c_op.src, c_op.route = self._buffer_ids[op.src], self._buffer_ids[op.route]
+        c_op.src2 = -1 if op.src2 is None else self._buffer_ids[op.src2]
+        c_op.glu, c_op.norm, c_op.eps = int(op.glu), self._vector(op.norm), op.eps
+        c_op.n_experts, c_op.n_used = len(op.experts), op.n_used
+        c_op.per_slot = int(op.per_slot)
+        c_op.n_outputs = len(op.outputs)
+        self._fill_outputs(c_op, op.outputs)
+        ids = [[self._weight_ids[out.weight] for out in outputs] for outputs in op.experts]
+        c_op.experts = self._pointer("int32_t *", np.array(ids, np.int32))
+
+    def _fill_outputs(self, c_op: Any, outputs: tuple[Output, ...]) -> None:
+        for i, out in enumerate(outputs):
             c_out = c_op.outputs[i]
             c_out.weight = self._weight_ids[out.weight]
             c_out.dst = -1 if out.dst == LOGITS else self._buffer_ids[out.dst]

@@ -17,9 +17,21 @@ import numpy as np
 from edgesparse.errors import Cancelled, UsageError
 from edgesparse.executors.base import Float32, Parameters, Step
 from edgesparse.executors.checks import check_step
-from edgesparse.plan.op import Add, Attention, Embed, Glu, Linear, Norm, Op, RopeKV
+from edgesparse.plan.op import (
+    Add,
+    Attention,
+    Combine,
+    Embed,
+    Experts,
+    Glu,
+    Linear,
+    Norm,
+    Op,
+    RopeKV,
+    Route,
+)
 from edgesparse.plan.plan import Plan
-from edgesparse.portable import add, attention, embed, glu, linear, norm, rope_kv
+from edgesparse.portable import add, attention, embed, experts, glu, linear, norm, rope_kv
 from edgesparse.portable.bind import Bindings, Runner
 from edgesparse.portable.pool import Pool
 from edgesparse.portable.workspace import Workspace
@@ -34,6 +46,9 @@ BINDERS: dict[type[Op], Callable[[Any, Bindings], Runner]] = {
     Norm: norm.bind,
     Glu: glu.bind,
     Add: add.bind,
+    Route: experts.bind_route,
+    Experts: experts.bind,
+    Combine: experts.bind_combine,
 }
 
 

@@ -15,6 +15,7 @@ from edgesparse.formats.weight import TILE
 from edgesparse.ops.add import add
 from edgesparse.ops.attention import attention
 from edgesparse.ops.embed import embed
+from edgesparse.ops.experts import combine, route
 from edgesparse.ops.glu import glu
 from edgesparse.ops.linear import drop_small, live_outputs, product
 from edgesparse.ops.norm import rmsnorm
@@ -25,13 +26,16 @@ from edgesparse.plan.op import (
     LOGITS,
     Add,
     Attention,
+    Combine,
     Embed,
+    Experts,
     Glu,
-    GluKind,
     Linear,
     Norm,
     Op,
+    Output,
     RopeKV,
+    Route,
 )
 from edgesparse.plan.plan import Plan
 
@@ -101,6 +105,13 @@ class ReferenceExecutor:
                 )
             case Add():
                 add(self.buffer(op.dst, n), self.buffer(op.src, n))
+            case Route():
+                scores = self.buffer(op.src, n)[:, : op.n_experts]
+                self.buffer(op.dst, n)[:] = route(scores, op.n_used, normalize=op.normalize)
+            case Experts():
+                self._run_experts(op, n)
+            case Combine():
+                self._run_combine(op, n)
 
     def _run_linear(self, op: Linear, step: Step) -> None:
         rows = step.outputs if op.outputs_only else np.arange(len(step.tokens))
@@ -108,29 +119,15 @@ class ReferenceExecutor:
             return
         k = self._parameters.weights[op.outputs[0].weight].k
         n = len(step.tokens)
-        h = self.buffer(op.src, n)[rows, :k]
-        if op.glu is not GluKind.NONE:
-            h = glu(op.glu, h, self.buffer(op.src2 or "", n)[rows, :k])
-        if op.norm is not None:
-            h = rmsnorm(h, self._parameters.vectors[op.norm], op.eps)
+        src2 = None if op.src2 is None else self.buffer(op.src2, n)[rows, :k]
+        h = self._input(op, self.buffer(op.src, n)[rows, :k], src2)
         is_sparse = step.positions[rows] >= step.sparse_from
         if op.threshold > 0:
             factors = None if op.factors is None else self._parameters.vectors[op.factors]
             h = np.where(is_sparse[:, None], drop_small(h, op.threshold, factors), h)
         for out in op.outputs:
-            y = product(self._parameters.weights[out.weight], h)
-            if out.bias is not None:
-                y = y + self._parameters.vectors[out.bias]
-            if out.signs is not None:
-                dead = predicted_dead(self._parameters.signs[out.signs], h, out.alpha)
-                y = np.where(dead, np.float32(0), y)
-            if out.live is not None:
-                gate = self.buffer(out.live, n)[rows, : y.shape[1]]
-                factors = None
-                if out.live_factors is not None:
-                    factors = self._parameters.vectors[out.live_factors]
-                live = live_outputs(gate, out.live_threshold, factors, is_sparse)
-                y = np.where(live, y, np.float32(0))
+            gate = None if out.live is None else self.buffer(out.live, n)[rows]
+            y = self._output(out, h, gate, is_sparse)
             if out.dst == LOGITS:
                 dst = step.logits
             else:
@@ -138,6 +135,64 @@ class ReferenceExecutor:
             dst[:] = dst + y if out.add else y
             if out.dst == LOGITS and step.n_tiles > 0 and len(rows) == 1:
                 self._forget_others(h[0], step)
+
+    def _input(self, op: Linear, h: Float32, src2: Float32 | None) -> Float32:
+        """Gate and norm."""
+        if src2 is not None:
+            h = glu(op.glu, h, src2)
+        if op.norm is not None:
+            h = rmsnorm(h, self._parameters.vectors[op.norm], op.eps)
+        return h
+
+    def _output(
+        self, out: Output, h: Float32, gate: Float32 | None, is_sparse: npt.NDArray[np.bool_]
+    ) -> Float32:
+        """Multiply by one matrix; `gate` holds the rows of the output's `live`."""
+        vectors = self._parameters.vectors
+        y = product(self._parameters.weights[out.weight], h)
+        if out.bias is not None:
+            y = y + vectors[out.bias]
+        if out.signs is not None:
+            dead = predicted_dead(self._parameters.signs[out.signs], h, out.alpha)
+            y = np.where(dead, np.float32(0), y)
+        if gate is not None:
+            factors = None if out.live_factors is None else vectors[out.live_factors]
+            gate = gate[:, : y.shape[1]]
+            y = np.where(live_outputs(gate, out.live_threshold, factors, is_sparse), y, 0)
+        return y
+
+    def _run_experts(self, op: Experts, n_tokens: int) -> None:
+        """Run each expert over rows of which a token has one for every expert that it uses."""
+        chosen = self.buffer(op.route, n_tokens)[:, : op.n_used].reshape(-1)
+        for number in np.unique(chosen):
+            rows = np.flatnonzero(chosen == number)
+            linear = op.expert(int(number))
+            k = self._parameters.weights[linear.outputs[0].weight].k
+            sources = [
+                self._buffers[name].reshape(-1, k) if op.per_slot else self._buffers[name][:, :k]
+                for name in (op.src, op.src2)
+                if name is not None
+            ]
+            inputs = [x[rows if op.per_slot else rows // op.n_used] for x in sources]
+            h = self._input(linear, inputs[0], inputs[1] if op.src2 is not None else None)
+            for out in linear.outputs:
+                n_rows = self._parameters.weights[out.weight].n_rows
+                live = None
+                if out.live is not None:
+                    live = self._buffers[out.live].reshape(-1, n_rows)[rows]
+                y = self._output(out, h, live, np.zeros(len(rows), np.bool_))
+                self._buffers[out.dst].reshape(-1, n_rows)[rows] = y
+
+    def _run_combine(self, op: Combine, n: int) -> None:
+        dst = self.buffer(op.dst, n)
+        width, n_used = dst.shape[1], op.n_used
+        combine(
+            dst,
+            self.buffer(op.src, n).reshape(n, n_used, width),
+            self.buffer(op.route, n)[:, n_used:],
+            None if op.shared is None else self.buffer(op.shared, n)[:, :width],
+            None if op.gate is None else self.buffer(op.gate, n)[:, 0],
+        )
 
     def _forget_others(self, h: npt.NDArray[np.float32], step: Step) -> None:
         """Leave only the logits that the coarse head proposes, if there is one."""

@@ -6,12 +6,16 @@ bits, which is how fusion is tested.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from edgesparse.plan.cache_type import CacheType
 from edgesparse.plan.op import (
     LOGITS,
     Add,
     Attention,
+    Combine,
     Embed,
+    Experts,
     Glu,
     GluKind,
     Linear,
@@ -19,6 +23,7 @@ from edgesparse.plan.op import (
     Op,
     Output,
     RopeKV,
+    Route,
 )
 from edgesparse.plan.plan import Plan
 
@@ -48,7 +53,7 @@ class PlanBuilder:
             raise ValueError(f"buffer {name!r} was declared with another width")
         return name
 
-    def add(self, op: Embed | RopeKV | Attention | Norm | Add) -> None:
+    def add(self, op: Embed | RopeKV | Attention | Norm | Add | Route | Combine) -> None:
         """Append an op that is the same fused and unfused."""
         self._ops.append(op)
 
@@ -74,15 +79,7 @@ class PlanBuilder:
                 )
             )
             return
-        width = self._buffers[src]
-        hidden = src
-        if glu is not GluKind.NONE:
-            hidden = self.buffer(f"glu{width}", width)
-            self._ops.append(Glu(f"{name}.glu", src, up or "", hidden, glu))
-        if norm is not None:
-            normed = self.buffer(f"norm{width}", width)
-            self._ops.append(Norm(f"{name}.norm", hidden, normed, norm, eps))
-            hidden = normed
+        hidden = self._plain_input(name, src, up, glu, norm, eps)
         plain = tuple(
             Output(o.weight, self._product_buffer(o), bias=o.bias) if o.add else o for o in outputs
         )
@@ -92,6 +89,28 @@ class PlanBuilder:
         for product, out in zip(plain, outputs, strict=True):
             if out.add:
                 self._ops.append(Add(f"{name}.add", product.dst, out.dst))
+
+    def experts(self, op: Experts) -> None:
+        """Append the products of experts."""
+        if not self._fused:
+            hidden = self._plain_input(op.name, op.src, op.src2, op.glu, op.norm, op.eps)
+            op = replace(op, src=hidden, src2=None, glu=GluKind.NONE, norm=None, eps=0.0)
+        self._ops.append(op)
+
+    def _plain_input(
+        self, name: str, src: str, up: str | None, glu: GluKind, norm: str | None, eps: float
+    ) -> str:
+        """Append gate and norm as ops of their own; return the buffer with their result."""
+        width = self._buffers[src]
+        hidden = src
+        if glu is not GluKind.NONE:
+            hidden = self.buffer(f"glu{width}", width)
+            self._ops.append(Glu(f"{name}.glu", src, up or "", hidden, glu))
+        if norm is not None:
+            normed = self.buffer(f"norm{width}", width)
+            self._ops.append(Norm(f"{name}.norm", hidden, normed, norm, eps))
+            hidden = normed
+        return hidden
 
     def _product_buffer(self, out: Output) -> str:
         width = self._buffers[out.dst]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from edgesparse.executors.base import Parameters
 from edgesparse.formats.weight import Weight, storage_codes
-from edgesparse.plan.op import Attention, Embed, Linear, Op, RopeKV
+from edgesparse.plan.op import Attention, Embed, Experts, Linear, Op, RopeKV, linears_of
 from edgesparse.plan.plan import Plan
 
 __all__ = ["OpCost", "bytes_per_token", "op_bytes", "plan_costs"]
@@ -38,7 +38,8 @@ def op_bytes(op: Op, parameters: Parameters, plan: Plan, position: int) -> int:
     """Bytes of weights and cache that `op` moves to decode the token at `position`.
 
     Activations are left out: they stay in the cache of the core. Where a calibration's thresholds
-    make inputs zero, the columns that it expects to be live count.
+    make inputs zero, the columns that it expects to be live count; of experts, as many as a token
+    uses.
     """
     weights = parameters.weights
     match op:
@@ -50,6 +51,9 @@ def op_bytes(op: Op, parameters: Parameters, plan: Plan, position: int) -> int:
             return sum(_bytes_read(weights[out.weight], op.dead_share) for out in op.outputs) + sum(
                 planes.n_bytes for planes in signs
             )
+        case Experts():
+            everything = sum(op_bytes(one, parameters, plan, position) for one in linears_of(op))
+            return everything * op.n_used // len(op.experts)
         case RopeKV():
             return plan.kv_bytes
         case Attention():
@@ -70,9 +74,10 @@ def _bytes_read(weight: Weight, dead_share: float) -> int:
 
 
 def _multiply_adds(op: Op, parameters: Parameters, position: int) -> int:
-    if isinstance(op, Linear):
+    if isinstance(op, (Linear, Experts)):
         weights = [parameters.weights[out.weight] for out in op.outputs]
-        return sum(w.n_rows * w.k for w in weights)
+        n_used = op.n_used if isinstance(op, Experts) else 1
+        return n_used * sum(w.n_rows * w.k for w in weights)
     if isinstance(op, Attention):
         return 2 * op.n_heads * op.head_dim * (position + 1)
     return 0
@@ -82,7 +87,7 @@ def plan_costs(plan: Plan, parameters: Parameters, position: int) -> list[OpCost
     """Cost every op for decoding the token at `position`."""
     costs = []
     for op in plan.ops:
-        names = [out.weight for out in op.outputs] if isinstance(op, Linear) else []
+        names = [out.weight for one in linears_of(op) for out in one.outputs]
         formats = dict.fromkeys(parameters.weights[n].format.name.lower() for n in names)
         if isinstance(op, Linear) and any(out.signs for out in op.outputs):
             formats["signs"] = None
@@ -108,11 +113,11 @@ def bytes_per_token(
         As for `op_bytes`.
     read : sequence of float, optional
         Bytes that each linear op has been seen to read per token (`Step.op_bytes`), where dead
-        neurons are skipped; without it every neuron counts.
+        neurons are skipped and experts chosen; without it every neuron counts.
     """
     total = 0.0
     for i, op in enumerate(plan.ops):
-        if read is not None and isinstance(op, Linear):
+        if read is not None and isinstance(op, (Linear, Experts)):
             total += read[i]
         else:
             total += op_bytes(op, parameters, plan, position)

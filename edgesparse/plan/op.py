@@ -14,7 +14,9 @@ __all__ = [
     "LOGITS",
     "Add",
     "Attention",
+    "Combine",
     "Embed",
+    "Experts",
     "Glu",
     "GluKind",
     "Linear",
@@ -23,6 +25,8 @@ __all__ = [
     "Output",
     "RopeKV",
     "RopeStyle",
+    "Route",
+    "linears_of",
 ]
 
 LOGITS = "logits"
@@ -180,4 +184,94 @@ class Add:
     dst: str
 
 
-Op: TypeAlias = Embed | Linear | RopeKV | Attention | Norm | Glu | Add
+@dataclass(frozen=True)
+class Route:
+    """Choose the `n_used` of `n_experts` experts with the highest scores in `src`.
+
+    A token's row of `dst` holds their numbers, ascending, and behind them their weights: the
+    softmax over all scores, or with `normalize` over the chosen ones.
+    """
+
+    name: str
+    src: str
+    dst: str
+    n_experts: int
+    n_used: int
+    normalize: bool
+
+
+@dataclass(frozen=True)
+class Experts:
+    """A linear op for every expert, each over the tokens that have chosen it.
+
+    Attributes
+    ----------
+    src, src2 : str
+        Inputs; with `per_slot` each token has `n_used` rows there, one for each chosen expert.
+    route : str
+        Destination of the `Route` that chose.
+    experts : tuple of tuple of Output
+        Outputs of every expert: the same shapes and destinations, where each token has `n_used`
+        rows. They may have `live`; all else is as it is by default.
+    n_used : int
+        Experts that a token chooses.
+    glu, norm, eps, skip_zeros
+        As in `Linear`.
+    """
+
+    name: str
+    src: str
+    route: str
+    experts: tuple[tuple[Output, ...], ...]
+    n_used: int
+    per_slot: bool = False
+    src2: str | None = None
+    glu: GluKind = GluKind.NONE
+    norm: str | None = None
+    eps: float = 0.0
+    skip_zeros: bool = False
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """Outputs of the first expert, which name the destinations of all."""
+        return self.experts[0]
+
+    def expert(self, number: int) -> Linear:
+        """Return one expert as a linear op over rows that stand for its tokens."""
+        return Linear(
+            f"{self.name}.{number}",
+            self.src,
+            self.experts[number],
+            self.src2,
+            self.glu,
+            self.norm,
+            self.eps,
+            skip_zeros=self.skip_zeros,
+        )
+
+
+@dataclass(frozen=True)
+class Combine:
+    """Add the weighted sum of the chosen experts' rows of `src` to dst.
+
+    With `shared`, the output of an expert that every token uses takes part, weighted by the
+    logistic function of `gate`, or by 1 without one.
+    """
+
+    name: str
+    src: str
+    route: str
+    dst: str
+    n_used: int
+    shared: str | None = None
+    gate: str | None = None
+
+
+Op: TypeAlias = Embed | Linear | RopeKV | Attention | Norm | Glu | Add | Route | Experts | Combine
+
+
+def linears_of(op: Op) -> tuple[Linear, ...]:
+    """Return the linear ops that an op consists of: itself, one for every expert, or none."""
+    if isinstance(op, Experts):
+        return tuple(op.expert(number) for number in range(len(op.experts)))
+    return (op,) if isinstance(op, Linear) else ()

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from edgesparse.plan.cost import OpCost
-from edgesparse.plan.op import Linear
+from edgesparse.plan.op import Experts, Linear
 from edgesparse.plan.plan import Plan
 
 __all__ = ["plan_rows", "plan_summary", "plan_table"]
@@ -25,13 +25,13 @@ def plan_rows(costs: Sequence[OpCost], bandwidth: float | None) -> list[dict[str
             "bytes": cost.n_bytes,
             "multiply_adds": cost.multiply_adds,
         }
-        if isinstance(cost.op, Linear):
+        if isinstance(cost.op, (Linear, Experts)):
             row["prologue"] = [
                 word
                 for word in (
                     cost.op.glu.name.lower(),
                     "norm" if cost.op.norm else "",
-                    "threshold" if cost.op.threshold else "",
+                    "threshold" if isinstance(cost.op, Linear) and cost.op.threshold else "",
                 )
                 if word not in ("", "none")
             ]
@@ -77,9 +77,10 @@ def plan_table(
 ) -> str:
     """Format the plan for a terminal; equal layers are shown once unless `all_layers`."""
     lines = [f"{'op':<22}{'kind':<11}{'formats':<10}{'prologue':<12}{'bytes':>12}{'least µs':>10}"]
+    hidden = set() if all_layers else _like_the_first(plan)
     for row in plan_rows(costs, bandwidth):
         layer = _LAYER.match(str(row["op"]))
-        if layer and int(layer[1]) > 0 and not all_layers:
+        if layer and int(layer[1]) in hidden:
             continue
         formats, prologue = row["formats"], row.get("prologue", [])
         least = row.get("least_us", "")
@@ -87,12 +88,24 @@ def plan_table(
             f"{row['op']!s:<22}{row['kind']!s:<11}{_join(formats):<10}{_join(prologue):<12}"
             f"{row['bytes']:>12,}{least!s:>10}"
         )
-    if not all_layers and plan.n_layers > 1:
+    if len(hidden) == plan.n_layers - 1 > 0:
         lines.append(f"(layers 1 to {plan.n_layers - 1} are like layer 0; --all shows them)")
+    elif hidden:
+        lines.append(f"({len(hidden)} more layers are like layer 0; --all shows them)")
     summary = plan_summary(plan, costs, position, bandwidth)
     lines.append("")
     lines += [f"{key.replace('_', ' '):<28}{_number(value)}" for key, value in summary.items()]
     return "\n".join(lines)
+
+
+def _like_the_first(plan: Plan) -> set[int]:
+    """Return the layers that consist of the same ops as the first."""
+    ops: dict[int, list[str]] = {}
+    for op in plan.ops:
+        match = _LAYER.match(op.name)
+        if match:
+            ops.setdefault(int(match[1]), []).append(op.name[match.end() :])
+    return {layer for layer, names in ops.items() if layer > 0 and names == ops.get(0)}
 
 
 def _join(words: object) -> str:

@@ -39,6 +39,7 @@ class Workspace:
         self._per_token = [_aligned(max_tokens, np.float32) for _ in range(2)]
         # The most greedy user is a tile of 8 float32 rows.
         self._unpacked = [_aligned(8 * columns, np.float32) for _ in range(n_workers)]
+        self._gathered: dict[tuple[int, int], npt.NDArray[np.float32]] = {}
 
     def floats(self, k: int) -> npt.NDArray[np.float32]:
         """Return (max_tokens, k) float32: input of a linear op after its prologue."""
@@ -86,6 +87,13 @@ class Workspace:
         quads = -(-k // 32) * 8
         flat = self._tables[int(per_token)]
         return flat[: LOOK_UP_TOKENS * quads * 16].reshape(LOOK_UP_TOKENS, quads, 16)
+
+    def gathered(self, index: int, width: int) -> npt.NDArray[np.float32]:
+        """Return (max_tokens, width) float32: output number `index` of one expert."""
+        key = index, width
+        if key not in self._gathered:
+            self._gathered[key] = np.zeros((self.max_tokens, width), np.float32)
+        return self._gathered[key]
 
     def unpacked(self, worker: int) -> npt.NDArray[np.float32]:
         """Return the flat scratch of one worker for a tile of unpacked weights."""

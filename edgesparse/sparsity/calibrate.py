@@ -11,7 +11,7 @@ from edgesparse.errors import UsageError
 from edgesparse.sparsity.fingerprint import fingerprint
 from edgesparse.sparsity.gates import chess_factors, gate_histograms, mean_squares
 from edgesparse.sparsity.histogram import Histogram
-from edgesparse.sparsity.passes import Window, windows_of
+from edgesparse.sparsity.passes import Window, require_dense, windows_of
 from edgesparse.sparsity.teal import Shares, greedy_shares, input_histograms
 from edgesparse.sparsity.thresholds import DENSE_TOKENS, METHODS, Thresholds
 
@@ -63,7 +63,8 @@ def calibrate_thresholds(
     Raises
     ------
     UsageError
-        A parameter is out of range, the text is too short, or the model's plan is fused.
+        A parameter is out of range, the text is too short, the model's plan is fused, or it is a
+        mixture of experts.
     """
     if method not in METHODS:
         raise UsageError(f"method must be one of {', '.join(METHODS)}, not {method!r}.")
@@ -73,6 +74,7 @@ def calibrate_thresholds(
         raise UsageError(f"sparsity must be above 0 and at most {MAX_SPARSITY}, not {sparsity}.")
     if dense_tokens < 0:
         raise UsageError(f"dense_tokens must not be negative, but is {dense_tokens}.")
+    require_dense(model)
     windows = windows_of(model, ids, max_tokens=max_tokens, least=dense_tokens + 64)
     print_of = fingerprint(model.config, model.parameters.vectors)
     if method == "teal":

@@ -15,14 +15,15 @@ import numpy.typing as npt
 
 from edgesparse.errors import UsageError
 from edgesparse.executors.base import Executor, Step
-from edgesparse.plan.op import Add, GluKind, Linear
+from edgesparse.plan.op import Add, Experts, GluKind, Linear
 from edgesparse.plan.plan import Plan
 
 __all__ = ["Hook", "Observed", "require_unfused"]
 
 Float32 = npt.NDArray[np.float32]
 Hook: TypeAlias = Callable[[Step, Float32], None]
-"""hook(step, rows): may read and write the rows, (n_tokens, width)."""
+"""hook(step, rows): may read and write the rows, (n_tokens, width); a token has one for each of
+its experts in front of their ``down``."""
 
 
 def require_unfused(plan: Plan) -> None:
@@ -34,7 +35,7 @@ def require_unfused(plan: Plan) -> None:
     """
     residual = {op.dst for op in plan.ops if isinstance(op, Add)}
     for op in plan.ops:
-        if isinstance(op, Linear) and (
+        if isinstance(op, (Linear, Experts)) and (
             op.norm is not None or op.glu is not GluKind.NONE or op.src in residual
         ):
             raise UsageError(
@@ -76,12 +77,15 @@ class Observed:
         done = begin
         for i in range(begin, end):
             op = ops[i]
-            if not isinstance(op, Linear):
+            if not isinstance(op, (Linear, Experts)):
                 continue
             before, after = self.before.get(op.name), self.after.get(op.name)
             if before is not None:
                 self.inner.run(step, done, i)
-                before(step, self.buffer(op.src, len(step.tokens)))
+                rows = self.buffer(op.src, len(step.tokens))
+                if isinstance(op, Experts) and op.per_slot:
+                    rows = rows.reshape(len(rows) * op.n_used, -1)
+                before(step, rows)
                 done = i
             if after is not None:
                 self.inner.run(step, done, i + 1)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from edgesparse.engine import Engine
     from edgesparse.model import Model
 
-__all__ = ["WINDOW", "Window", "windows_of"]
+__all__ = ["WINDOW", "Window", "require_dense", "windows_of"]
 
 WINDOW = 512
 """Tokens of a window, at most: what fits into one step."""
@@ -43,6 +43,20 @@ class Window:
             outputs=np.zeros(0, np.int32),
             caches=[cache],
             logits=np.empty((0, engine.n_vocab), np.float32),
+        )
+
+
+def require_dense(model: Model) -> None:
+    """Refuse a mixture of experts, whose tokens read a part of the weights to begin with.
+
+    Raises
+    ------
+    UsageError
+    """
+    if model.config.experts is not None:
+        raise UsageError(
+            "a mixture of experts is not calibrated: it skips by choosing experts.",
+            advice="Run it as it is; zeros of its activations are skipped all the same.",
         )
 
 

@@ -19,7 +19,7 @@ from edgesparse.sparsity.alphas import ALPHA_ONE, MAX_ALPHA, SparseInferTable
 from edgesparse.sparsity.fingerprint import fingerprint
 from edgesparse.sparsity.gates import gated_ops
 from edgesparse.sparsity.observed import Hook, Observed
-from edgesparse.sparsity.passes import windows_of
+from edgesparse.sparsity.passes import require_dense, windows_of
 
 if TYPE_CHECKING:
     from edgesparse.model import Model
@@ -92,6 +92,7 @@ def collect_votes(
             "the gate of this model makes no zeros, so there is nothing to predict.",
             advice="teal, cats and chess are for such models.",
         )
+    require_dense(model)
     windows = windows_of(model, ids, max_tokens=max_tokens, least=64)
     ops = gated_ops(model)
     weights = model.parameters.weights

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesparse.plan.cost import bytes_per_token
-from edgesparse.plan.op import Linear
+from edgesparse.plan.op import Experts, Linear
 
 if TYPE_CHECKING:
     from edgesparse.model import Model
@@ -113,6 +113,6 @@ class _Decoder:
 def _by_layer(model: Model, read: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     found = np.zeros(model.engine.plan.n_layers)
     for op, n_bytes in zip(model.engine.plan.ops, read, strict=True):
-        if isinstance(op, Linear) and op.name.startswith("blk."):
+        if isinstance(op, (Linear, Experts)) and op.name.startswith("blk."):
             found[int(op.name.split(".")[1])] += n_bytes
     return found

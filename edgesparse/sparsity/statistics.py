@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from edgesparse.executors.base import Step
 from edgesparse.ops.numerics import quantize_i8
-from edgesparse.plan.op import LOGITS, Linear
+from edgesparse.plan.op import LOGITS, Experts, Linear
 from edgesparse.sparsity.histogram import Histogram
 from edgesparse.sparsity.observed import Hook, Observed
 from edgesparse.sparsity.passes import windows_of
@@ -54,7 +54,8 @@ class LayerStatistics:
     Attributes
     ----------
     inputs : dict of str to InputStatistics
-        By the op's name within the layer: ``qkv``, ``attn_output``, ``gate_up``, ``down``.
+        By the op's name within the layer: ``qkv``, ``attn_output``, ``gate_up``, ``down``; the
+        last two are those of the experts where a layer has some.
     n_gates, n_dead : int
         Gates seen, and those that are not above 0.
     """
@@ -93,12 +94,12 @@ def collect(
     after: dict[str, Hook] = {}
     for op in model.engine.plan.ops:
         match = _LAYER.match(op.name)
-        if not isinstance(op, Linear) or match is None or op.outputs[0].dst == LOGITS:
+        if match is None or not isinstance(op, (Linear, Experts)) or op.outputs[0].dst == LOGITS:
             continue
-        layer = layers[int(match[1])]
-        layer.inputs[match[2]] = InputStatistics()
-        before[op.name] = _counting(layer.inputs[match[2]])
-        if match[2] == "gate_up":
+        layer, name = layers[int(match[1])], match[2].removeprefix("experts_")
+        layer.inputs[name] = InputStatistics()
+        before[op.name] = _counting(layer.inputs[name])
+        if name == "gate_up":
             after[op.name] = _judging(layer)
     observed = Observed(model.engine.executor, before, after)
     for window in windows:

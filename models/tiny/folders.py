@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from parts import N_VOCAB, Source, bitnet_parts, family_parts, shapes, vocabulary
+from parts import N_VOCAB, Source, bitnet_parts, family_parts, moe_parts, shapes, vocabulary
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, tuple[str, tuple, bytes]]) -> None:
@@ -178,4 +178,44 @@ def make_family_folder(folder: Path, family: str, sizes: dict, seed: int) -> Non
         config |= {"use_sliding_window": False, "sliding_window": 32}
         config |= {"architectures": [f"{family.capitalize()}ForCausalLM"]}
     config["tie_word_embeddings"] = "output.weight" not in family_parts(family, seed, sizes)
+    write_folder(folder, config, tensors)
+
+
+SHARED_NAMES = HF_NAMES | {
+    "ffn_gate_inp": "mlp.gate",
+    "ffn_gate_inp_shexp": "mlp.shared_expert_gate",
+    "ffn_gate_shexp": "mlp.shared_expert.gate_proj",
+    "ffn_up_shexp": "mlp.shared_expert.up_proj",
+    "ffn_down_shexp": "mlp.shared_expert.down_proj",
+}
+MIXTRAL_NAMES = HF_NAMES | {"ffn_gate_inp": "block_sparse_moe.gate"}
+MIXTRAL_EXPERT = {"ffn_gate_exps": "w1", "ffn_up_exps": "w3", "ffn_down_exps": "w2"}
+QWEN_EXPERT = {"ffn_gate_exps": "gate_proj", "ffn_up_exps": "up_proj", "ffn_down_exps": "down_proj"}
+
+
+def make_moe_folder(folder: Path, family: str, sizes: dict, seed: int) -> None:
+    """Write a mixture of experts in bfloat16, each expert's matrices on their own."""
+    is_mixtral = family == "mixtral"
+    names, expert = (MIXTRAL_NAMES, MIXTRAL_EXPERT) if is_mixtral else (SHARED_NAMES, QWEN_EXPERT)
+    tensors = {}
+    for name, values in moe_parts(family, seed, sizes).items():
+        stem = name.split(".")[-2]
+        if stem in expert:
+            block = "block_sparse_moe" if is_mixtral else "mlp"
+            stacked = f"model.layers.{name.split('.')[1]}.{block}.experts"
+            for number, matrix in enumerate(values):
+                key = f"{stacked}.{number}.{expert[stem]}.weight"
+                tensors[key] = ("BF16", matrix.shape, bf16(matrix))
+        else:
+            matrix = values[None] if stem == "ffn_gate_inp_shexp" else values
+            tensors[hf_name(name, names)] = ("BF16", matrix.shape, bf16(matrix))
+    model_type = {"qwen2moe": "qwen2_moe", "qwen3moe": "qwen3_moe"}.get(family, family)
+    config = hf_config(model_type, sizes, hidden_act="silu", rope_theta=1e6)
+    config |= {"num_experts_per_tok": sizes["used"], "tie_word_embeddings": False}
+    config |= {"num_local_experts" if is_mixtral else "num_experts": sizes["experts"]}
+    if not is_mixtral:
+        config |= {"moe_intermediate_size": sizes["expert_ff"], "decoder_sparse_step": 1}
+        config |= {"norm_topk_prob": family == "qwen3moe", "mlp_only_layers": []}
+    if "shared_ff" in sizes:
+        config["shared_expert_intermediate_size"] = sizes["shared_ff"]
     write_folder(folder, config, tensors)

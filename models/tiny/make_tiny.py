@@ -16,17 +16,23 @@ from pathlib import Path
 
 import gguf
 import numpy as np
-from folders import make_bitnet_folder, make_family_folder, make_llama_folder
+from folders import make_bitnet_folder, make_family_folder, make_llama_folder, make_moe_folder
 from gguf import GGMLQuantizationType as Type
 from parts import (
     BITNET,
     GEMMA3,
+    MIXTRAL,
+    MOE_BLOCKS,
+    MOE_TERNARY,
     N_VOCAB,
     QWEN,
+    QWEN2MOE,
+    QWEN3MOE,
     SMALL_BITNET,
     Source,
     bitnet_parts,
     family_parts,
+    moe_parts,
     shapes,
     vocabulary,
 )
@@ -176,6 +182,29 @@ def make_family(path: Path, family: str, sizes: dict, seed: int) -> None:
     finish(writer)
 
 
+def make_moe(
+    path: Path, family: str, sizes: dict, kinds: Mapping[str, Type], seed: int, activation: str = ""
+) -> None:
+    """Write a mixture of experts; matrices that `kinds` does not name are in F32."""
+    a = "llama" if family == "mixtral" else family
+    writer = new_writer(path, a, path.stem, **sizes)
+    writer.add_expert_count(sizes["experts"])
+    writer.add_expert_used_count(sizes["used"])
+    if "expert_ff" in sizes:
+        writer.add_expert_feed_forward_length(sizes["expert_ff"])
+    if "shared_ff" in sizes:
+        writer.add_expert_shared_feed_forward_length(sizes["shared_ff"])
+    if activation:
+        writer.add_string(f"{a}.hidden_activation", activation)
+    for name, values in moe_parts(family, seed, sizes).items():
+        kind = kinds.get(name.split(".")[-2], Type.F32)
+        if kind is Type.TQ2_0:  # ternary to begin with: rounding finds one step in each row
+            step = np.float32(0.75 / np.sqrt(values.shape[-1]))
+            values = np.clip(np.rint(values / step), -1, 1).astype(np.float32) * step
+        add(writer, name, values, Type.F32 if values.ndim == 1 else kind)
+    finish(writer)
+
+
 def make_all(folder: Path) -> None:
     """Write every model into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -238,6 +267,30 @@ def make_all(folder: Path) -> None:
     for i, (family, sizes) in enumerate((("qwen2", QWEN), ("qwen3", QWEN), ("gemma3", GEMMA3))):
         make_family(folder / f"{family}-f16.gguf", family, sizes, 7 + i)
         make_family_folder(folder / f"{family}-bf16", family, sizes, 7 + i)
+    moe = (("mixtral", MIXTRAL), ("qwen2moe", QWEN2MOE), ("qwen3moe", QWEN3MOE))
+    for i, (family, sizes) in enumerate(moe):
+        make_moe_folder(folder / f"{family}-bf16", family, sizes, 10 + i)
+    make_moe(
+        folder / "qwen2moe-blocks.gguf",
+        "qwen2moe",
+        MOE_BLOCKS | {"dense": 1},
+        {"token_embd": Type.Q8_0, "output": Type.Q8_0, "attn_q": Type.Q8_0, "attn_k": Type.Q5_0}
+        | {"attn_v": Type.Q8_0, "attn_output": Type.Q4_0, "ffn_gate_exps": Type.Q4_0}
+        | {"ffn_up_exps": Type.Q8_0, "ffn_down_exps": Type.Q4_1, "ffn_gate_shexp": Type.F16}
+        | {"ffn_up_shexp": Type.BF16, "ffn_down_shexp": Type.Q5_1, "ffn_gate": Type.Q4_0}
+        | {"ffn_up": Type.Q4_1, "ffn_down": Type.Q8_0},
+        13,
+    )
+    ternary = ("attn_q", "attn_k", "attn_v", "attn_output")
+    ternary += ("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
+    make_moe(
+        folder / "mixtral-tq2_0.gguf",
+        "mixtral",
+        MOE_TERNARY,
+        {"token_embd": Type.Q4_0, "output": Type.Q4_0} | dict.fromkeys(ternary, Type.TQ2_0),
+        14,
+        activation="relu2",
+    )
 
 
 if __name__ == "__main__":

@@ -101,6 +101,56 @@ QWEN = {"width": 48, "ff": 64, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim
 GEMMA3 = QWEN | {"heads": 4, "kv_heads": 1, "layers": 3, "window": 8, "period": 3}
 
 
+MIXTRAL = QWEN | {"experts": 6, "used": 2}
+QWEN2MOE = QWEN | {"experts": 6, "used": 2, "expert_ff": 32, "shared_ff": 64}
+QWEN3MOE = QWEN | {"experts": 7, "used": 3, "expert_ff": 32}
+MOE_BLOCKS = {"width": 64, "ff": 96, "layers": 2, "heads": 2, "kv_heads": 1, "head_dim": 32}
+MOE_BLOCKS |= {"experts": 5, "used": 3, "expert_ff": 64, "shared_ff": 96}
+MOE_TERNARY = {"width": 256, "ff": 256, "layers": 1, "heads": 4, "kv_heads": 1, "head_dim": 64}
+MOE_TERNARY |= {"experts": 4, "used": 2}
+
+
+def moe_shapes(s: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """Return the matrices of a layer with experts: stacked ones are (n_experts, n_rows, k)."""
+    found: dict[str, tuple[int, ...]] = {
+        stem: shape for stem, shape in shapes(s).items() if stem.startswith("attn")
+    }
+    width, n, ff = s["width"], s["experts"], s.get("expert_ff", s["ff"])
+    found |= {"ffn_gate_inp": (n, width), "ffn_gate_exps": (n, ff, width)}
+    found |= {"ffn_up_exps": (n, ff, width), "ffn_down_exps": (n, width, ff)}
+    if "shared_ff" in s:
+        ff = s["shared_ff"]
+        found |= {"ffn_gate_inp_shexp": (width,), "ffn_gate_shexp": (ff, width)}
+        found |= {"ffn_up_shexp": (ff, width), "ffn_down_shexp": (width, ff)}
+    return found
+
+
+def moe_parts(family: str, seed: int, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """Return every tensor of a `mixtral`, `qwen2moe` or `qwen3moe`, by GGUF name, in float32.
+
+    Layers named by ``dense`` have a plain feed-forward. Routers are large, so that experts differ
+    clearly.
+    """
+    source = Source(seed)
+    width = sizes["width"]
+    parts = {"token_embd.weight": source.bell(N_VOCAB, width)}
+    parts["output.weight"] = source.bell(N_VOCAB, width) / np.float32(np.sqrt(width))
+    parts["output_norm.weight"] = source.norm(width)
+    for layer in range(sizes["layers"]):
+        blk = f"blk.{layer}"
+        norms = {"attn_norm": width, "ffn_norm": width}
+        if family == "qwen3moe":
+            norms |= {"attn_q_norm": sizes["head_dim"], "attn_k_norm": sizes["head_dim"]}
+        parts |= {f"{blk}.{stem}.weight": source.norm(n) for stem, n in norms.items()}
+        is_dense = layer == sizes.get("dense", -1)
+        for stem, shape in (shapes if is_dense else moe_shapes)(sizes).items():
+            gain = np.float32((4 if stem == "ffn_gate_inp" else 1) / np.sqrt(shape[-1]))
+            parts[f"{blk}.{stem}.weight"] = source.bell(*shape) * gain
+            if family == "qwen2moe" and stem in ("attn_q", "attn_k", "attn_v"):
+                parts[f"{blk}.{stem}.bias"] = source.bell(shape[0]) / 4
+    return parts
+
+
 def family_parts(family: str, seed: int, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
     """Return every tensor of a `qwen2`, `qwen3` or `gemma3`, by GGUF name, in float32.
 

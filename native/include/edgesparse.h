@@ -73,13 +73,16 @@ enum {
     ES_OP_ATTENTION = 4,
     ES_OP_NORM = 5,
     ES_OP_GLU = 6,
-    ES_OP_ADD = 7
+    ES_OP_ADD = 7,
+    ES_OP_ROUTE = 8,
+    ES_OP_EXPERTS = 9,
+    ES_OP_COMBINE = 10
 };
 enum { ES_GLU_NONE = 0, ES_GLU_SILU = 1, ES_GLU_RELU2 = 2, ES_GLU_GELU = 3, ES_GLU_RELU = 4 };
 enum { ES_ROPE_NEOX = 0, ES_ROPE_NORM = 1 };
 /* How keys and values lie in a cache: head_dim halfs, or blocks of 32 int8 codes behind their half step. */
 enum { ES_CACHE_F16 = 0, ES_CACHE_Q8_0 = 1 };
-enum { ES_MAX_OUTPUTS = 4 };
+enum { ES_MAX_OUTPUTS = 4, ES_MAX_EXPERTS = 1024 };
 
 typedef struct es_weight {
     int32_t format; /* ES_FORMAT_* */
@@ -144,7 +147,19 @@ typedef struct es_op {
      * Tokens at positions below es_step.sparse_from are exempt. */
     const float *factors;
     float threshold;
-    int32_t reserved;
+    /* Mixture of experts. ROUTE: src holds n_experts scores, dst n_used chosen numbers, ascending, and
+     * their weights. EXPERTS: a linear for each expert over the tokens of `route`, a ROUTE's dst, that
+     * chose it; outputs[] are the first expert's; a token has n_used rows, one for each expert that it
+     * chose, in their destinations and, with per_slot, in the sources. COMBINE: dst plus the weighted
+     * rows of src; src2: output of a shared expert, weighted by the logistic function of `gate`; -1:
+     * none. */
+    int32_t n_experts;
+    int32_t n_used;
+    int32_t normalize; /* 1: weights of the chosen experts add up to 1 */
+    int32_t route;     /* buffer id */
+    int32_t gate;      /* buffer id */
+    int32_t per_slot;
+    const int32_t *experts; /* [n_experts][n_outputs] indices into es_plan.weights */
 } es_op;
 
 typedef struct es_plan {

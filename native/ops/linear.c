@@ -38,18 +38,19 @@ static void prepare_input(const es_linear_job *job, es_input *input, int32_t slo
     const int32_t k = job->k;
     const size_t at = (size_t)slot;
     float *h = input->h + at * input->h_stride;
-    const float *x = es_row(engine, op->src, token);
+    const float *x = es_linear_source(job, op->src, row);
+    const float *up = op->glu == ES_GLU_NONE ? NULL : es_linear_source(job, op->src2, row);
     if (op->glu == ES_GLU_RELU2) {
-        engine->k.glu_relu2(h, x, es_row(engine, op->src2, token), k);
+        engine->k.glu_relu2(h, x, up, k);
         x = h;
     } else if (op->glu == ES_GLU_RELU) {
-        engine->k.glu_relu(h, x, es_row(engine, op->src2, token), k);
+        engine->k.glu_relu(h, x, up, k);
         x = h;
     } else if (op->glu == ES_GLU_SILU) {
-        engine->k.glu_silu(h, x, es_row(engine, op->src2, token), k);
+        engine->k.glu_silu(h, x, up, k);
         x = h;
     } else if (op->glu == ES_GLU_GELU) {
-        engine->k.glu_gelu(h, x, es_row(engine, op->src2, token), k);
+        engine->k.glu_gelu(h, x, up, k);
         x = h;
     }
     if (op->norm != NULL) {
@@ -83,17 +84,20 @@ static void prepare_chunk(void *context, int32_t chunk, int32_t thread) {
 }
 
 static float *destination(const es_linear_job *job, const es_output *out, int32_t row) {
-    return out->dst < 0 ? job->step->logits + (size_t)row * (size_t)job->engine->plan.n_vocab
-                        : es_row(job->engine, out->dst, row);
+    if (out->dst < 0) {
+        return job->step->logits + (size_t)row * (size_t)job->engine->plan.n_vocab;
+    }
+    return job->rows != NULL ? es_linear_target(job, out, out->dst, row)
+                             : es_row(job->engine, out->dst, row);
 }
 
 const float *es_linear_gate(const es_linear_job *job, const es_output *out, int32_t row,
                             int32_t first, int32_t n_rows, float *room) {
-    const int32_t token = es_linear_token(job, row);
-    const float *gate = es_row(job->engine, out->live, token) + first;
+    const float *gate = es_linear_target(job, out, out->live, row) + first;
     if (out->live_threshold <= 0.0f) {
         return gate;
     }
+    const int32_t token = es_linear_token(job, row);
     const int is_exempt = job->step->positions[token] < job->step->sparse_from;
     float ones[ES_ROW_BLOCK];
     for (int32_t r = 0; r < ES_ROW_BLOCK; r++) {
@@ -338,42 +342,48 @@ void es_linear_products(es_linear_job *job, int32_t first, int32_t n_outputs) {
 }
 
 int32_t es_run_linear(es_engine *engine, const es_op *op, const es_step *step) {
-    const int32_t n_threads = es_pool_threads(engine->pool);
     es_linear_job job = {.engine = engine,
                          .op = op,
                          .step = step,
                          .id = ++engine->job,
                          .n_tokens = op->outputs_only ? step->n_outputs : step->n_tokens,
                          .k = engine->plan.weights[op->outputs[0].weight].k};
-    if (job.n_tokens == 0) {
+    return es_linear_run(&job);
+}
+
+int32_t es_linear_run(es_linear_job *job) {
+    es_engine *engine = job->engine;
+    const es_op *op = job->op;
+    const int32_t n_threads = es_pool_threads(engine->pool);
+    if (job->n_tokens == 0) {
         return ES_OK;
     }
     int32_t n_plain = 0;
     for (int32_t i = 0; i < op->n_outputs; i++) {
-        const es_weight *w = es_linear_weight(&job, &op->outputs[i]);
-        job.forms |= is_ternary(w)     ? ES_NEEDS_INT8
-                     : is_block(w)     ? ES_NEEDS_INT16
-                     : es_is_sliced(w) ? es_slice_forms(&job, w)
-                                       : 0;
-        n_plain += n_plain == i && !es_linear_skips(&job, &op->outputs[i]);
+        const es_weight *w = es_linear_weight(job, &op->outputs[i]);
+        job->forms |= is_ternary(w)     ? ES_NEEDS_INT8
+                      : is_block(w)     ? ES_NEEDS_INT16
+                      : es_is_sliced(w) ? es_slice_forms(job, w)
+                                        : 0;
+        n_plain += n_plain == i && !es_linear_skips(job, &op->outputs[i]);
     }
-    if (op->coarse != NULL && step->n_tiles > 0 && job.n_tokens == 1) {
-        es_linear_two_stage(&job);
+    if (op->coarse != NULL && job->step->n_tiles > 0 && job->n_tokens == 1) {
+        es_linear_two_stage(job);
         return ES_OK;
     }
-    if (job.n_tokens > 1) {
-        job.tokens_per_chunk = es_max(1, job.n_tokens / (4 * n_threads));
-        es_pool_run(engine->pool, prepare_chunk, &job,
-                    (job.n_tokens + job.tokens_per_chunk - 1) / job.tokens_per_chunk);
+    if (job->n_tokens > 1) {
+        job->tokens_per_chunk = es_max(1, job->n_tokens / (4 * n_threads));
+        es_pool_run(engine->pool, prepare_chunk, job,
+                    (job->n_tokens + job->tokens_per_chunk - 1) / job->tokens_per_chunk);
     }
     if (n_plain > 0) {
-        es_linear_products(&job, 0, n_plain);
+        es_linear_products(job, 0, n_plain);
     }
     for (int32_t i = n_plain; i < op->n_outputs; i++) {
-        if (es_linear_skips(&job, &op->outputs[i])) {
-            es_linear_sparse(&job, i);
+        if (es_linear_skips(job, &op->outputs[i])) {
+            es_linear_sparse(job, i);
         } else {
-            es_linear_products(&job, i, 1);
+            es_linear_products(job, i, 1);
         }
     }
     return ES_OK;

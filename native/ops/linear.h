@@ -27,15 +27,41 @@ typedef struct es_linear_job {
     int32_t n_chunks;         /* of all its outputs together */
     int32_t tokens_per_chunk;
     int32_t forms; /* ES_NEEDS_* */
+    /* Of an expert: the rows of the destinations that its tokens have, and how many each row of the
+     * sources stands for. Rows are as long as the product is wide. NULL: any other linear. */
+    const int32_t *rows;
+    int32_t rows_per_source;
 } es_linear_job;
 
 static inline const es_weight *es_linear_weight(const es_linear_job *job, const es_output *out) {
     return &job->engine->plan.weights[out->weight];
 }
 
-/* The step's token that row `row` of the product belongs to. */
+/* The step's token, or the row of an expert's sources, that row `row` of the product belongs to. */
 static inline int32_t es_linear_token(const es_linear_job *job, int32_t row) {
+    if (job->rows != NULL) {
+        return job->rows[row] / job->rows_per_source;
+    }
     return job->op->outputs_only ? job->step->outputs[row] : row;
+}
+
+/* Where buffer `id` has the input of row `row`. */
+static inline const float *es_linear_source(const es_linear_job *job, int32_t id, int32_t row) {
+    const int32_t token = es_linear_token(job, row);
+    if (job->rows != NULL && job->rows_per_source == 1) {
+        return job->engine->buffers[id] + (size_t)token * (size_t)job->k;
+    }
+    return es_row(job->engine, id, token);
+}
+
+/* Where buffer `id`, a destination or a gate, has row `row` of an output that does not go to logits. */
+static inline float *es_linear_target(const es_linear_job *job, const es_output *out, int32_t id,
+                                      int32_t row) {
+    if (job->rows != NULL) {
+        const size_t width = (size_t)es_linear_weight(job, out)->n_rows;
+        return job->engine->buffers[id] + (size_t)job->rows[row] * width;
+    }
+    return es_row(job->engine, id, es_linear_token(job, row));
 }
 
 /* Bytes of the row scales, which ternary weights have beside their codes. */
@@ -59,6 +85,9 @@ static inline int32_t es_linear_token_block(const es_linear_job *job, int32_t k)
     const int32_t n_blocks = (job->n_tokens + most - 1) / most;
     return ((job->n_tokens + n_blocks - 1) / n_blocks + UNIT - 1) / UNIT * UNIT;
 }
+
+/* Runs a linear whose engine, op, step, id, n_tokens and k are set. */
+int32_t es_linear_run(es_linear_job *job);
 
 /* The quantised input: of one token, prepared by each thread for itself, or of all tokens. */
 const es_input *es_linear_input(const es_linear_job *job, int32_t thread);

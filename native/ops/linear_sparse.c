@@ -48,7 +48,7 @@ static void live_piece(void *context, int32_t piece, int32_t thread) {
     const es_linear_job *linear = job->linear;
     const es_engine *engine = linear->engine;
     const es_input *input = es_linear_input(linear, thread);
-    float *dst = es_row(engine, job->out->dst, es_linear_token(linear, job->row));
+    float *dst = es_linear_target(linear, job->out, job->out->dst, job->row);
     const int32_t end = es_piece_begin(job->n_listed, piece + 1, job->n_pieces);
     for (int32_t i = es_piece_begin(job->n_listed, piece, job->n_pieces); i < end;) {
         const int32_t *rows = engine->list + i;
@@ -68,7 +68,7 @@ void es_linear_listed(es_linear_job *linear, int32_t output, int32_t row, int32_
     job.w = es_linear_weight(linear, job.out);
     job.n_pieces = ES_PIECES_PER_THREAD * es_pool_threads(engine->pool);
     job.n_listed = n_listed;
-    memset(es_row(engine, job.out->dst, es_linear_token(linear, row)), 0,
+    memset(es_linear_target(linear, job.out, job.out->dst, row), 0,
            (size_t)job.w->n_rows * sizeof(float));
     es_pool_run(engine->pool, live_piece, &job, job.n_pieces);
     const size_t scale_bytes = job.w->scales != NULL ? sizeof(float) : 0;
@@ -80,7 +80,7 @@ static int32_t list_live(const es_linear_job *linear, const es_output *out, int3
     const es_engine *engine = linear->engine;
     const int32_t n_rows = es_linear_weight(linear, out)->n_rows;
     if (out->live_threshold <= 0.0f) {
-        const float *gate = es_row(engine, out->live, es_linear_token(linear, row));
+        const float *gate = es_linear_target(linear, out, out->live, row);
         return engine->k.list_positive(engine->list, gate, n_rows);
     }
     int32_t n_live = 0;
@@ -147,7 +147,7 @@ void es_linear_listed_tiles(es_linear_job *linear, int32_t output, int32_t n_lis
     sparse_job job = {.linear = linear, .out = &linear->op->outputs[output], .n_listed = n_listed};
     job.w = es_linear_weight(linear, job.out);
     const size_t n_tiles = ((size_t)job.w->n_rows + 7) / 8;
-    memset(es_row(engine, job.out->dst, es_linear_token(linear, 0)), 0,
+    memset(es_linear_target(linear, job.out, job.out->dst, 0), 0,
            (size_t)job.w->n_rows * sizeof(float));
     job.n_pieces = ES_PIECES_PER_THREAD * es_pool_threads(engine->pool);
     es_pool_run(engine->pool, tile_piece, &job, job.n_pieces);

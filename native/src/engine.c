@@ -43,7 +43,8 @@ static size_t max_live_rows(const es_plan *plan) {
     int32_t n_rows = 0;
     for (int32_t i = 0; i < plan->n_ops; i++) {
         const es_op *op = &plan->ops[i];
-        for (int32_t j = 0; op->kind == ES_OP_LINEAR && j < op->n_outputs; j++) {
+        const int is_linear = op->kind == ES_OP_LINEAR || op->kind == ES_OP_EXPERTS;
+        for (int32_t j = 0; is_linear && j < op->n_outputs; j++) {
             if (op->outputs[j].live >= 0 || op->outputs[j].signs >= 0) {
                 n_rows = es_max(n_rows, plan->weights[op->outputs[j].weight].n_rows);
             }
@@ -155,7 +156,7 @@ static int create_scratch(es_engine *engine, int32_t n_threads) {
         engine->unmerged == NULL) {
         return 0;
     }
-    return create_proposal(engine) &&
+    return create_proposal(engine) && es_experts_create(engine) &&
            es_input_create(&engine->input, (size_t)engine->plan.max_tokens, k) &&
            es_slice_input_create(&engine->input, &engine->plan, (size_t)engine->plan.max_tokens);
 }
@@ -226,6 +227,8 @@ void es_engine_destroy(es_engine *engine) {
     es_input_destroy(&engine->proposal);
     free(engine->tile_best);
     free(engine->tiles);
+    free(engine->expert_rows);
+    free(engine->expert_begin);
     free(engine->list);
     free(engine->votes);
     free(engine->scratch);
@@ -258,6 +261,12 @@ static int32_t run_op(es_engine *engine, const es_op *op, const es_step *step) {
         return es_run_glu(engine, op, step);
     case ES_OP_ADD:
         return es_run_add(engine, op, step);
+    case ES_OP_ROUTE:
+        return es_run_route(engine, op, step);
+    case ES_OP_EXPERTS:
+        return es_run_experts(engine, op, step);
+    case ES_OP_COMBINE:
+        return es_run_combine(engine, op, step);
     default:
         return ES_E_ARGUMENT;
     }

@@ -63,17 +63,19 @@ struct es_engine {
     es_kernels k;
     es_pool *pool;
     float **buffers;
-    es_scratch *scratch; /* [n_threads] */
-    es_input input;      /* max_tokens tokens, shared by the threads of one step */
-    int32_t *list;       /* live rows of one token, shared by the threads */
-    int32_t *votes;      /* of sign planes against the rows of one token, shared by the threads */
-    uint64_t moved;      /* bytes of weights that the op in progress has read */
-    float *parts;        /* of one token that all threads work on: [n_heads][chunks of n_ctx] */
-    int32_t *unmerged;   /* [n_kv_heads]: work items whose parts are missing */
-    es_input proposal;   /* the coarse head's input: one token, rotated */
-    float *tile_best;    /* of its tiles of 8 rows, and a copy to select in; NULL without one */
-    int32_t *tiles;      /* those chosen */
-    uint64_t job;        /* counts linears, so that a thread knows a stale input */
+    es_scratch *scratch;   /* [n_threads] */
+    es_input input;        /* max_tokens tokens, shared by the threads of one step */
+    int32_t *list;         /* live rows of one token, shared by the threads */
+    int32_t *votes;        /* of sign planes against the rows of one token, shared by the threads */
+    uint64_t moved;        /* bytes of weights that the op in progress has read */
+    float *parts;          /* of one token that all threads work on: [n_heads][chunks of n_ctx] */
+    int32_t *unmerged;     /* [n_kv_heads]: work items whose parts are missing */
+    es_input proposal;     /* the coarse head's input: one token, rotated */
+    float *tile_best;      /* of its tiles of 8 rows, and a copy to select in; NULL without one */
+    int32_t *tiles;        /* those chosen */
+    int32_t *expert_rows;  /* rows of a step's tokens, expert after expert, */
+    int32_t *expert_begin; /* and where those of each begin */
+    uint64_t job;          /* counts linears, so that a thread knows a stale input */
 };
 
 /* Room for the inputs of the plan's bit slices, in `input` of `capacity` tokens; 0 without memory. */
@@ -93,6 +95,12 @@ int32_t es_run_attention(es_engine *engine, const es_op *op, const es_step *step
 int32_t es_run_norm(es_engine *engine, const es_op *op, const es_step *step);
 int32_t es_run_glu(es_engine *engine, const es_op *op, const es_step *step);
 int32_t es_run_add(es_engine *engine, const es_op *op, const es_step *step);
+int32_t es_run_route(es_engine *engine, const es_op *op, const es_step *step);
+int32_t es_run_experts(es_engine *engine, const es_op *op, const es_step *step);
+int32_t es_run_combine(es_engine *engine, const es_op *op, const es_step *step);
+
+/* Room to sort a step's tokens by expert; 0 without memory. */
+int es_experts_create(es_engine *engine);
 
 /* Ops that are light per token hand out this many at a time: taking a chunk costs a shared cache line. */
 enum { ES_TOKENS_PER_CHUNK = 8 };

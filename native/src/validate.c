@@ -136,6 +136,59 @@ static int linear_is_valid(const es_plan *plan, const es_op *op) {
            (op->glu == ES_GLU_NONE || has_width(plan, op->src2, k));
 }
 
+/* Every expert has the shapes of the first, and a token has n_used rows in every destination. */
+static int expert_is_valid(const es_plan *plan, const es_op *op, int32_t expert) {
+    for (int32_t i = 0; i < op->n_outputs; i++) {
+        const int32_t id = op->experts[(int64_t)expert * op->n_outputs + i];
+        if (id < 0 || id >= plan->n_weights || op->outputs[i].weight < 0 ||
+            op->outputs[i].weight >= plan->n_weights) {
+            return 0;
+        }
+        const es_output *out = &op->outputs[i];
+        const es_weight *w = &plan->weights[id], *first = &plan->weights[out->weight];
+        const int64_t width = (int64_t)op->n_used * w->n_rows;
+        if (w->n_rows != first->n_rows || w->k != plan->weights[op->outputs[0].weight].k ||
+            is_signs(w) || !has_width(plan, out->dst, width) || plan->widths[out->dst] != width ||
+            out->dst == op->src || (op->glu != ES_GLU_NONE && out->dst == op->src2)) {
+            return 0;
+        }
+        if (out->live != -1 &&
+            (!has_width(plan, out->live, width) || plan->widths[out->live] != width ||
+             out->live == out->dst || w->format == ES_FORMAT_T2N || es_is_column(w->format))) {
+            return 0;
+        }
+        if (out->add || out->bias != NULL || out->live_threshold > 0.0f || out->signs != -1) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+static int uses_experts(const es_plan *plan, const es_op *op) {
+    return op->n_used >= 1 && op->n_used <= op->n_experts && op->n_experts <= ES_MAX_EXPERTS &&
+           (int64_t)plan->max_tokens * op->n_used <= INT32_MAX;
+}
+
+static int experts_are_valid(const es_plan *plan, const es_op *op) {
+    if (!uses_experts(plan, op) || op->n_outputs < 1 || op->n_outputs > ES_MAX_OUTPUTS ||
+        op->experts == NULL || !has_width(plan, op->route, 2 * (int64_t)op->n_used) ||
+        op->coarse != NULL || op->threshold > 0.0f || op->outputs_only) {
+        return 0;
+    }
+    for (int32_t e = 0; e < op->n_experts; e++) {
+        if (!expert_is_valid(plan, op, e)) {
+            return 0;
+        }
+    }
+    const int64_t k = plan->weights[op->outputs[0].weight].k;
+    const int64_t width = op->per_slot ? op->n_used * k : k;
+    const int is_gated = op->glu != ES_GLU_NONE;
+    return op->glu >= ES_GLU_NONE && op->glu <= ES_GLU_RELU && has_width(plan, op->src, width) &&
+           (!op->per_slot || plan->widths[op->src] == width) &&
+           (!is_gated || (has_width(plan, op->src2, width) &&
+                          (!op->per_slot || plan->widths[op->src2] == width)));
+}
+
 static int heads_are_valid(const es_plan *plan, const es_op *op) {
     return op->layer >= 0 && op->layer < plan->n_layers && op->n_kv_heads > 0 && op->head_dim > 0 &&
            op->n_heads > 0 && op->n_heads % op->n_kv_heads == 0 &&
@@ -169,6 +222,17 @@ static int op_is_valid(const es_plan *plan, const es_op *op) {
         return op->glu > ES_GLU_NONE && op->glu <= ES_GLU_RELU && has_width(plan, op->src, 1) &&
                has_width(plan, op->src2, plan->widths[op->src]) &&
                has_width(plan, op->dst, plan->widths[op->src]);
+    case ES_OP_ROUTE:
+        return uses_experts(plan, op) && has_width(plan, op->src, op->n_experts) &&
+               has_width(plan, op->dst, 2 * (int64_t)op->n_used) && op->src != op->dst;
+    case ES_OP_EXPERTS:
+        return experts_are_valid(plan, op);
+    case ES_OP_COMBINE:
+        return uses_experts(plan, op) && has_width(plan, op->dst, 1) &&
+               has_width(plan, op->src, (int64_t)op->n_used * plan->widths[op->dst]) &&
+               has_width(plan, op->route, 2 * (int64_t)op->n_used) && op->src != op->dst &&
+               (op->src2 < 0 || has_width(plan, op->src2, plan->widths[op->dst])) &&
+               (op->gate < 0 || has_width(plan, op->gate, 1));
     case ES_OP_ADD:
         return has_width(plan, op->src, 1) && has_width(plan, op->dst, plan->widths[op->src]);
     default:

@@ -18,7 +18,7 @@ from edgesparse.executors.native import NativeExecutor, isa_names
 from edgesparse.executors.portable import PortableExecutor
 from edgesparse.executors.reference import ReferenceExecutor
 from edgesparse.formats import Format
-from edgesparse.plan.op import LOGITS, Embed, Linear, Output
+from edgesparse.plan.op import LOGITS, Embed, Experts, Linear, Output
 from tests.executors.running import EXECUTORS, bits, executor_of, load_tiny, run_in_chunks, step_of
 from tests.models import tiny
 from tests.portable.packing import random_weight
@@ -87,7 +87,7 @@ def test_lockstep_of_sparse_plans(path: str) -> None:
                 assert report.n_ops == len(model.engine.plan.ops) * 14 // chunk
 
 
-@pytest.mark.parametrize("name", [n for n in tiny.NAMES if n.startswith("bitnet")])
+@pytest.mark.parametrize("name", [n for n in tiny.NAMES if n.startswith(("bitnet", "mixtral-tq"))])
 def test_tiny_models(name: str) -> None:
     tokens = list(range(1, 20))
     for fused in (True, False):
@@ -95,7 +95,9 @@ def test_tiny_models(name: str) -> None:
         for sparse, executor in itertools.product(("off", "auto"), EXECUTORS):
             with load_tiny(name, sparse=sparse, executor=executor, fused=fused) as model:
                 skipping = [
-                    op for op in model.engine.plan.ops if isinstance(op, Linear) and op.skip_zeros
+                    op
+                    for op in model.engine.plan.ops
+                    if isinstance(op, (Linear, Experts)) and op.skip_zeros
                 ]
                 assert bool(skipping) == (sparse == "auto")
                 logits.append(bits(model.logits(tokens)))

@@ -43,6 +43,8 @@ class Net:
     window: int = 0
     period: int = 0  # every such layer sees everything
     local_theta: float | None = None
+    used: int = 0  # experts of a token
+    normalize: bool = True
 
     def is_local(self, layer: int) -> bool:
         return bool(self.window) and not (self.period and layer % self.period == self.period - 1)
@@ -63,13 +65,16 @@ def from_gguf(path: Path) -> Net:
 
     a = key("general.architecture")
     tensors = {tensor.name: tensor for tensor in reader.tensors}
+    names = {name.replace("_exps.", ".0.") for name in tensors}
     heads = key(f"{a}.attention.head_count")
     width = key(f"{a}.embedding_length")
     head_dim = key(f"{a}.attention.key_length", width // heads)
 
     def matrix(name: str) -> tuple[np.ndarray, bool]:
-        tensor = tensors[name]
-        values = gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+        stem, number = _expert(name)
+        tensor = tensors[name if number is None else f"{stem}_exps.weight"]
+        data = tensor.data if number is None else tensor.data[number]
+        values = gguf.dequantize(data, tensor.tensor_type).astype(np.float32)
         return values, tensor.tensor_type in TERNARY
 
     rope_dim = key(f"{a}.rope.dimension_count", head_dim)
@@ -88,8 +93,8 @@ def from_gguf(path: Path) -> Net:
         theta=key(f"{a}.rope.freq_base"),
         eps=key(f"{a}.attention.layer_norm_rms_epsilon"),
         neighbours=a == "llama",
-        gate="relu" if key(f"{a}.hidden_activation") == "relu" else GATES.get(a, "silu"),
-        names=frozenset(tensors),
+        gate=key(f"{a}.hidden_activation", GATES.get(a, "silu")),
+        names=frozenset(names),
         matrix=matrix,
         divisors=divisors,
         embed_scale=width**0.5 if a == "gemma3" else 1.0,
@@ -97,7 +102,15 @@ def from_gguf(path: Path) -> Net:
         window=key(f"{a}.attention.sliding_window", 0),
         period=key(f"{a}.attention.sliding_window_pattern", 0),
         local_theta=10_000.0 if a == "gemma3" else None,
+        used=key(f"{a}.expert_used_count", 0),
+        normalize=a != "qwen2moe",
     )
+
+
+def _expert(name: str) -> tuple[str, int | None]:
+    """Split ``blk.0.ffn_up.3.weight`` into ``blk.0.ffn_up`` and 3; other names have no number."""
+    parts = name.split(".")
+    return (".".join(parts[:3]), int(parts[3])) if len(parts) == 5 else (name, None)
 
 
 _MODULES = {
@@ -115,6 +128,22 @@ _MODULES = {
     "attn_q_norm": "self_attn.q_norm",
     "attn_k_norm": "self_attn.k_norm",
 }
+_QWEN_EXPERTS = {
+    "ffn_gate_inp": "mlp.gate",
+    "ffn_gate_inp_shexp": "mlp.shared_expert_gate",
+    "ffn_gate_shexp": "mlp.shared_expert.gate_proj",
+    "ffn_up_shexp": "mlp.shared_expert.up_proj",
+    "ffn_down_shexp": "mlp.shared_expert.down_proj",
+}
+_MIXTRAL = {"ffn_gate_inp": "block_sparse_moe.gate"}
+for _number in range(7):
+    for _stem, _qwen, _mixtral in (
+        ("ffn_gate", "gate_proj", "w1"),
+        ("ffn_up", "up_proj", "w3"),
+        ("ffn_down", "down_proj", "w2"),
+    ):
+        _QWEN_EXPERTS[f"{_stem}.{_number}"] = f"mlp.experts.{_number}.{_qwen}"
+        _MIXTRAL[f"{_stem}.{_number}"] = f"block_sparse_moe.experts.{_number}.{_mixtral}"
 _GEMMA3_MODULES = _MODULES | {
     "post_attention_norm": "post_attention_layernorm",
     "ffn_norm": "pre_feedforward_layernorm",
@@ -132,8 +161,10 @@ def from_folder(folder: Path) -> Net:
     if "lm_head.weight" in raw:
         names["output.weight"] = "lm_head.weight"
     gemma = config["model_type"] == "gemma3_text"
+    modules = _GEMMA3_MODULES if gemma else _MODULES | _QWEN_EXPERTS
+    modules = _MODULES | _MIXTRAL if config["model_type"] == "mixtral" else modules
     for layer in range(config["num_hidden_layers"]):
-        for ours, theirs in (_GEMMA3_MODULES if gemma else _MODULES).items():
+        for ours, theirs in modules.items():
             for kind in ("weight", "bias"):
                 name = f"model.layers.{layer}.{theirs}.{kind}"
                 if name in raw:
@@ -171,6 +202,8 @@ def from_folder(folder: Path) -> Net:
         net.divisors = np.full(head_dim // 2, config["rope_scaling"]["factor"])
     elif "rope_scaling" in config:
         net.divisors = _llama3_divisors(net.inverse_frequencies(), config["rope_scaling"])
+    net.used = config.get("num_experts_per_tok", 0)
+    net.normalize = config.get("norm_topk_prob", True)
     return net
 
 
@@ -228,6 +261,9 @@ def logits(
             mixed = _norm(net, mixed, blk + "attn_sub_norm.weight", dtype)
         x = x + _post(net, _linear(net, mixed, blk + "attn_output", dtype), blk, "attention")
         h = _norm(net, x, blk + "ffn_norm.weight", dtype)
+        if blk + "ffn_gate_inp.weight" in net.names:
+            x = x + _mixture(net, h, blk, dtype)
+            continue
         gate, up = (_linear(net, h, blk + stem, dtype) for stem in ("ffn_gate", "ffn_up"))
         hidden = _activation(net.gate, gate) * up
         if blk + "ffn_sub_norm.weight" in net.names:
@@ -236,6 +272,31 @@ def logits(
     x = _norm(net, x, "output_norm.weight", dtype)
     head = "output" if "output.weight" in net.names else "token_embd"
     return np.split(_linear(net, x, head, dtype), cuts)
+
+
+def _mixture(net: Net, h: np.ndarray, blk: str, dtype: type) -> np.ndarray:
+    """Let each token use its best experts, and the shared one if there is one."""
+
+    def feed_forward(rows: np.ndarray, suffix: str) -> np.ndarray:
+        gate, up = (
+            _linear(net, rows, f"{blk}ffn_{stem}{suffix}", dtype) for stem in ("gate", "up")
+        )
+        return _linear(net, _activation(net.gate, gate) * up, f"{blk}ffn_down{suffix}", dtype)
+
+    scores = _linear(net, h, blk + "ffn_gate_inp", dtype)
+    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+    weights = powers / powers.sum(axis=1, keepdims=True)
+    out = np.zeros_like(h)
+    best = np.argsort(-scores, axis=1)[:, : net.used]
+    for token, row in enumerate(best):
+        total = weights[token, row].sum() if net.normalize else dtype(1)
+        for number in row:
+            y = feed_forward(h[token : token + 1], f".{number}")[0]
+            out[token] += y * (weights[token, number] / total)
+    if blk + "ffn_up_shexp.weight" in net.names:
+        share = 1 / (1 + np.exp(-_linear(net, h, blk + "ffn_gate_inp_shexp", dtype)))
+        out += feed_forward(h, "_shexp") * share.reshape(-1, 1)
+    return out
 
 
 def _activation(kind: str, x: np.ndarray) -> np.ndarray:

@@ -22,10 +22,15 @@ TOLERANCE = {
     "qwen3-bf16": 1e-4,
     "gemma3-f16.gguf": 1e-4,
     "gemma3-bf16": 1e-4,
+    "mixtral-bf16": 1e-4,
+    "qwen2moe-bf16": 1e-4,
+    "qwen3moe-bf16": 1e-4,
     # int16 activations in front of block weights: 2^-16 of a block's largest, per product
     "bitnet-tq1_0.gguf": 4e-4,
     "bitnet-tq2_0.gguf": 4e-4,
     "llama-relu.gguf": 2e-3,
+    "mixtral-tq2_0.gguf": 4e-4,
+    "qwen2moe-blocks.gguf": 2e-3,
     "llama-blocks.gguf": 2e-3,
     "llama-k.gguf": 4e-3,
 }

@@ -22,6 +22,7 @@ from tests.models.rewrite import Tensors, rewrite
 
 T = gguf.GGMLQuantizationType
 BITNET, FLOATS, BLOCKS = (f"{n}.gguf" for n in ("bitnet-tq2_0", "llama-floats", "llama-blocks"))
+MIXTRAL, QWEN = "mixtral-tq2_0.gguf", "qwen2moe-blocks.gguf"
 
 
 def drop(name: str) -> Callable[[Tensors], None]:
@@ -72,6 +73,21 @@ META: list[tuple[str, dict[str, Any], str, str]] = [
     (BLOCKS, {"llama.rope.scaling.type": "llama3"}, "missing", "original_context_length"),
     (BLOCKS, {**YARN, "llama.rope.scaling.original_context_length": 0}, "range", "original"),
     (BLOCKS, {**YARN, "llama.rope.freq_base": 1.0}, "range", "freq_base"),
+    (MIXTRAL, {"llama.expert_count": None}, "missing", "expert_count"),
+    (MIXTRAL, {"llama.expert_count": 0}, "range", "expert_count"),
+    (MIXTRAL, {"llama.expert_count": 5}, "shape", "ffn_gate_inp"),
+    (MIXTRAL, {"llama.expert_count": 3}, "shape", "ffn_gate_inp"),
+    (MIXTRAL, {"llama.expert_count": 1025}, "range", "expert_count"),
+    (MIXTRAL, {"llama.expert_used_count": None}, "missing", "expert_used_count"),
+    (MIXTRAL, {"llama.expert_used_count": 5}, "range", "expert_used_count"),
+    (MIXTRAL, {"llama.expert_used_count": 0}, "range", "expert_used_count"),
+    (MIXTRAL, {"llama.expert_gating_func": 2}, "unsupported", "expert_gating_func"),
+    (MIXTRAL, {"llama.expert_group_count": 4}, "unsupported", "expert_group_count"),
+    (MIXTRAL, {"llama.expert_weights_scale": 2.5}, "unsupported", "expert_weights_scale"),
+    (MIXTRAL, {"llama.expert_weights_norm": 1}, "type", "expert_weights_norm"),
+    (MIXTRAL, {"llama.feed_forward_length": 128}, "shape", "ffn_gate.0"),
+    (QWEN, {"qwen2moe.expert_feed_forward_length": 96}, "shape", "ffn_gate.0"),
+    (QWEN, {"qwen2moe.expert_shared_feed_forward_length": 64}, "shape", "shexp"),
 ]
 TENSORS: list[tuple[str, Callable[[Tensors], None], str, str]] = [
     (BITNET, drop("blk.1.attn_sub_norm.weight"), "missing", "attn_sub_norm"),
@@ -90,6 +106,16 @@ TENSORS: list[tuple[str, Callable[[Tensors], None], str, str]] = [
     (BITNET, poison("blk.0.attn_q.weight", 64, float("inf"), "<f2"), "value", "attn_q"),
     (BLOCKS, poison("token_embd.weight", 0, float("nan"), "<f2"), "value", "token_embd"),
     (FLOATS, poison("output_norm.weight", 4, float("nan"), "<f4"), "value", "output_norm"),
+    (MIXTRAL, drop("blk.0.ffn_up_exps.weight"), "missing", "ffn_up.0"),
+    (MIXTRAL, drop("blk.0.ffn_gate_inp.weight"), "missing", "ffn_gate"),
+    (MIXTRAL, put("blk.0.ffn_up_exps.weight", zeros(4, 256)), "shape", "ffn_up_exps"),
+    (MIXTRAL, put("blk.0.ffn_up_exps.weight", zeros(3, 256, 256)), "missing", "ffn_up.3"),
+    (MIXTRAL, put("blk.0.ffn_up_exps.weight", zeros(4, 128, 256)), "shape", "ffn_up.0"),
+    (MIXTRAL, put("blk.0.ffn_up_exps.weight", zeros(1025, 1, 1)), "shape", "ffn_up_exps"),
+    (MIXTRAL, put("blk.0.ffn_up.3.weight", zeros(256, 256)), "duplicate", "ffn_up.3"),
+    (MIXTRAL, put("blk.0.ffn_gate_inp.weight", zeros(4, 128)), "shape", "ffn_gate_inp"),
+    (QWEN, drop("blk.0.ffn_gate_shexp.weight"), "missing", "ffn_gate_shexp"),
+    (QWEN, put("blk.0.ffn_gate_inp_shexp.weight", zeros(2, 64)), "shape", "inp_shexp"),
 ]
 
 
@@ -120,7 +146,7 @@ def test_tensors(
 
 def test_rewriting_alone_changes_nothing(tmp_path: Path) -> None:
     """So that the refusals above are due to the change."""
-    for name in (BITNET, FLOATS, BLOCKS):
+    for name in (BITNET, FLOATS, BLOCKS, MIXTRAL, QWEN):
         path = rewrite(tiny.path(name), tmp_path / "m.gguf")
         with edgesparse.load(path, threads=1) as a, edgesparse.load(tiny.path(name)) as b:
             np.testing.assert_array_equal(a.logits(tiny.PROMPT), b.logits(tiny.PROMPT))
@@ -163,6 +189,14 @@ FOLDERS: list[tuple[str, dict[str, object], str]] = [
     ("llama-bf16", {"hidden_size": 49}, ""),
     ("llama-bf16", {"num_hidden_layers": 3}, "blk.2."),
     ("llama-bf16", {"rms_norm_eps": ...}, "rms_norm_eps"),
+    ("mixtral-bf16", {"num_local_experts": 7}, "ffn_gate_inp"),
+    ("mixtral-bf16", {"num_local_experts": ...}, "num_local_experts"),
+    ("mixtral-bf16", {"num_experts_per_tok": 7}, "num_experts_per_tok"),
+    ("qwen2moe-bf16", {"moe_intermediate_size": 48}, "ffn_gate.0"),
+    ("qwen2moe-bf16", {"moe_intermediate_size": ...}, "moe_intermediate_size"),
+    ("qwen2moe-bf16", {"shared_expert_intermediate_size": 0}, "shared_expert"),
+    ("qwen3moe-bf16", {"num_experts": 1_000_000}, "num_experts"),
+    ("qwen3moe-bf16", {"num_experts_per_tok": "all"}, "num_experts_per_tok"),
     ("bitnet-packed", {"num_key_value_heads": 4}, "k_proj"),
     ("bitnet-packed", {"intermediate_size": 255}, ""),
     ("bitnet-packed", {"quantization_config": {"quant_method": "awq"}}, "quant"),

@@ -38,4 +38,7 @@ def test_every_family_is_stored() -> None:
         "qwen2",
         "qwen3",
         "gemma3",
+        "mixtral",
+        "qwen2moe",
+        "qwen3moe",
     }

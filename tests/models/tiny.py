@@ -21,6 +21,11 @@ NAMES = (
     "qwen3-bf16",
     "gemma3-f16.gguf",
     "gemma3-bf16",
+    "mixtral-tq2_0.gguf",
+    "mixtral-bf16",
+    "qwen2moe-blocks.gguf",
+    "qwen2moe-bf16",
+    "qwen3moe-bf16",
 )
 N_VOCAB = 300
 PROMPT = [3, 17, 250, 9, 9, 100, 260, 270, 41, 299, 5, 66, 77, 88, 99, 0, 1, 2, 120, 130]

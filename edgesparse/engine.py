@@ -42,9 +42,7 @@ class Engine:
         Positions of a cache, row length of logits, tokens in one step at most.
     """
 
-    def __init__(
-        self, executor: Executor, *, n_threads: int, chunk: int = DEFAULT_CHUNK
-    ) -> None:
+    def __init__(self, executor: Executor, *, n_threads: int, chunk: int = DEFAULT_CHUNK) -> None:
         self.executor = executor
         self.n_threads = n_threads
         self._chunk = chunk

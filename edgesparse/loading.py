@@ -92,12 +92,12 @@ def live_row_names(plan: Plan, predicted: Container[str] = ()) -> set[str]:
     """
     names: dict[bool, set[str]] = {True: set(), False: set()}
     for op in plan.ops:
-        if isinstance(op, Linear):
-            for i, out in enumerate(op.outputs):
-                is_live = out.live is not None or (i == 0 and op.name in predicted)
-                names[is_live].add(out.weight)
-        elif isinstance(op, Embed):
+        if isinstance(op, Embed):
             names[False].add(op.weight)
+        for linear in linears_of(op):
+            for i, out in enumerate(linear.outputs):
+                is_live = out.live is not None or (i == 0 and linear.name in predicted)
+                names[is_live].add(out.weight)
     return names[True] - names[False]
 
 

@@ -30,6 +30,7 @@ __all__ = [
     "load_parameters",
     "load_vectors",
     "neuron_major_names",
+    "rope_tables",
     "tensor_names",
     "vector_names",
     "weight_names",
@@ -177,10 +178,7 @@ def load_parameters(
         overrides={} if override is None else {name: override},
     )
     vectors = load_vectors(checkpoint, plan)
-    tables = {ROPE_TABLE: _rope(checkpoint, config, plan)}
-    if config.rope_theta_local is not None:
-        theta = config.rope_theta_local
-        tables[ROPE_LOCAL_TABLE] = rope_table(plan.n_ctx, config.rope_dim, theta)
+    tables = rope_tables(checkpoint, config, plan)
     coarse = None
     if head == TWO_STAGE:
         use_native = _native.available() if native is None else native
@@ -200,6 +198,15 @@ def load_vectors(checkpoint: Checkpoint, plan: Plan) -> dict[str, Float32]:
             vector + offset if offset and name.endswith("norm.weight") else vector
         )
     return vectors
+
+
+def rope_tables(checkpoint: Checkpoint, config: ModelConfig, plan: Plan) -> dict[str, Float32]:
+    """Make the tables of rotations that a plan names."""
+    tables = {ROPE_TABLE: _rope(checkpoint, config, plan)}
+    if config.rope_theta_local is not None:
+        theta = config.rope_theta_local
+        tables[ROPE_LOCAL_TABLE] = rope_table(plan.n_ctx, config.rope_dim, theta)
+    return tables
 
 
 def _rope(checkpoint: Checkpoint, config: ModelConfig, plan: Plan) -> Float32:

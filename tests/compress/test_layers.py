@@ -1,0 +1,168 @@
+"""Compression layer by layer: what matrices see, in which order, and how a run goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edgesparse
+from edgesparse.architectures import build_plan
+from edgesparse.cancel import CancelToken
+from edgesparse.checkpoint import open_checkpoint
+from edgesparse.compress.layers import Matrix, compress_layers, layer_ops, read_matrix
+from edgesparse.compress.work import Work, fingerprint_of
+from edgesparse.config import read_config
+from edgesparse.errors import Cancelled
+from edgesparse.executors.base import KVCache, Step
+from edgesparse.loading import tensor_names
+from edgesparse.plan.op import Linear
+from edgesparse.sparsity.observed import Observed
+from tests.models import tiny
+
+F32 = np.float32
+MODELS = ("llama-floats.gguf", "qwen3-f16.gguf", "gemma3-f16.gguf", "llama-relu.gguf")
+TOKENS = [
+    np.random.default_rng(i).integers(0, 300, n).astype(np.int32) for i, n in ((1, 40), (2, 9))
+]
+
+
+def opened(name):
+    checkpoint = open_checkpoint(tiny.path(name))
+    config = read_config(checkpoint)
+    plan = build_plan(config, tensor_names(checkpoint), n_ctx=64, max_tokens=64, path=name)
+    return checkpoint, config, plan
+
+
+def seen_by_the_reference(name):
+    """Inputs of every linear op, by another way: the reference executor with hooks."""
+    found = {}
+    with edgesparse.load(tiny.path(name), executor="reference", fused=False, n_ctx=64) as model:
+
+        def hook_of(op):
+            def hook(step, rows):
+                found.setdefault(op.name, []).append(rows.copy())
+
+            return hook
+
+        plan = model.engine.plan
+        hooks = {op.name: hook_of(op) for op in plan.ops if isinstance(op, Linear)}
+        executor = Observed(model.engine.executor, hooks, {})
+        for tokens in TOKENS:
+            n = len(tokens)
+            executor.run(
+                Step(
+                    tokens=tokens,
+                    positions=np.arange(n, dtype=np.int32),
+                    sequences=np.zeros(n, np.int32),
+                    outputs=np.zeros(0, np.int32),
+                    caches=[KVCache(plan, 64)],
+                    logits=np.empty((0, model.engine.n_vocab), F32),
+                )
+            )
+    return {key: np.concatenate(rows) for key, rows in found.items()}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_matrices_see_what_the_model_computes(name):
+    """Hessians against the reference executor's inputs, also behind layers that did not change."""
+    seen, n_matrices = seen_by_the_reference(name), 0
+    checkpoint, config, plan = opened(name)
+    ops = {
+        out.weight: op.name
+        for layer in layer_ops(plan)
+        for op in layer
+        if isinstance(op, Linear)
+        for out in op.outputs
+    }
+
+    def change(matrix: Matrix):
+        nonlocal n_matrices
+        x = seen[ops[matrix.name]].astype(np.float64)
+        expected = x.T @ x
+        assert matrix.n_tokens == 49 == len(x)
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(matrix.hessian, expected, atol=0.02 * scale)
+        np.testing.assert_allclose(
+            matrix.norms, np.linalg.norm(x, axis=0), atol=0.02 * np.sqrt(scale)
+        )
+        np.testing.assert_array_equal(matrix.weight, read_matrix(checkpoint, matrix.name))
+        n_matrices += 1
+        return matrix.weight
+
+    with checkpoint:
+        compress_layers(checkpoint, config, plan, TOKENS, change)
+    assert n_matrices == 7 * config.n_layers
+
+
+def test_later_layers_see_the_change():
+    first, second = [], []
+    for record, factor in ((first, 1.0), (second, 0.0)):
+        checkpoint, config, plan = opened("llama-floats.gguf")
+
+        def change(matrix: Matrix, record=record, factor=factor):
+            record.append(matrix.hessian.copy())
+            return matrix.weight * F32(factor)
+
+        with checkpoint:
+            compress_layers(checkpoint, config, plan, TOKENS, change)
+    for a, b in zip(first[:7], second[:7], strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(first[7], second[7])
+
+
+def test_what_is_known_needs_no_hessian():
+    checkpoint, config, plan = opened("llama-floats.gguf")
+    shapes, done = [], []
+
+    def change(matrix: Matrix):
+        shapes.append(matrix.hessian.shape)
+        return matrix.weight
+
+    with checkpoint:
+        compress_layers(
+            *(checkpoint, config, plan, TOKENS, change),
+            is_done=lambda name: name.startswith("blk.0."),
+            progress=lambda n, of: done.append((n, of)),
+        )
+    assert shapes[:7] == [(0, 0)] * 7
+    assert all(shape != (0, 0) for shape in shapes[7:])
+    assert done == [(i + 1, config.n_layers) for i in range(config.n_layers)]
+
+
+def test_it_can_be_stopped():
+    checkpoint, config, plan = opened("llama-floats.gguf")
+    token, n_matrices = CancelToken(), 0
+
+    def change(matrix: Matrix):
+        nonlocal n_matrices
+        n_matrices += 1
+        token.cancel()
+        return matrix.weight
+
+    with checkpoint, pytest.raises(Cancelled):
+        compress_layers(checkpoint, config, plan, TOKENS, change, cancel=token)
+    assert n_matrices == 1
+
+
+def test_work_is_kept_for_the_same_input_and_options(tmp_path: Path):
+    source = tmp_path / "in.gguf"
+    source.write_bytes(b"x")
+    fingerprint = fingerprint_of(source, {"bits": 4})
+    assert fingerprint != fingerprint_of(source, {"bits": 3})
+    work = Work(tmp_path / "out.gguf", fingerprint)
+    work.put("blk.0.w", {"codes": np.arange(6).reshape(2, 3)})
+    again = Work(tmp_path / "out.gguf", fingerprint)
+    assert again.n_found == 1
+    assert again.has("blk.0.w")
+    assert not again.has("blk.1.w")
+    found = again.get("blk.0.w")
+    assert found is not None
+    np.testing.assert_array_equal(found["codes"], np.arange(6).reshape(2, 3))
+    next(again.folder.glob("*.npz")).write_bytes(b"PK\x03\x04 cut short")
+    assert again.get("blk.0.w") is None
+    other = Work(tmp_path / "out.gguf", fingerprint_of(source, {"bits": 3}))
+    assert other.n_found == 0
+    other.remove()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.gguf"]

@@ -11,6 +11,7 @@ from edgesparse.checkpoint.experts import split_experts
 from edgesparse.checkpoint.gguf_header import GgufHeader, MetadataValue, read_header
 from edgesparse.checkpoint.gguf_types import resolve_types
 from edgesparse.checkpoint.reader import Checkpoint
+from edgesparse.checkpoint.slices import find_slices
 from edgesparse.checkpoint.source import SourceFile, shown
 from edgesparse.checkpoint.types import TensorInfo, TensorType, n_bytes_of
 from edgesparse.checkpoint.verify import verify_cheaply
@@ -41,8 +42,12 @@ def open_gguf(path: str, *, i2s_layout: str = "auto", verify: bool = True) -> Ch
             _add_part(tensors, files[-1], part, n_parts, i2s_layout, warnings)
         _check_total(metadata, tensors, n_parts, path)
         _describe(header, metadata)
+        tensors = find_slices(metadata, tensors, path)
         tensors = split_experts(tensors, path)
-        checkpoint = Checkpoint(path, "gguf", files, metadata, tensors, warnings)
+        checkpoint = Checkpoint(
+            *(path, "gguf", files, metadata, tensors, warnings),
+            tokenizer_json=_tokenizer_json(metadata),
+        )
         if verify:
             verify_cheaply(checkpoint)
         return checkpoint
@@ -50,6 +55,14 @@ def open_gguf(path: str, *, i2s_layout: str = "auto", verify: bool = True) -> Ch
         for file in files:
             file.close()
         raise
+
+
+def _tokenizer_json(metadata: dict[str, MetadataValue]) -> bytes | None:
+    """Return the tokenizer that came from a folder, where the file has no vocabulary of its own."""
+    text = metadata.get("tokenizer.huggingface.json")
+    if "tokenizer.ggml.tokens" in metadata or not isinstance(text, str):
+        return None
+    return text.encode()
 
 
 def _describe(header: GgufHeader, metadata: dict[str, MetadataValue]) -> None:

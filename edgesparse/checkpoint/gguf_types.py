@@ -13,9 +13,9 @@ from typing import NamedTuple
 from edgesparse.checkpoint.gguf_header import GgufHeader, RawTensor
 from edgesparse.checkpoint.source import shown
 from edgesparse.checkpoint.types import MAX_TENSOR_BYTES, TensorType, n_bytes_of
-from edgesparse.errors import ModelFormatError, UnsupportedTensorType
+from edgesparse.errors import ModelFormatError, UnsupportedTensorType, UsageError
 
-__all__ = ["I2S_LAYOUTS", "resolve_types"]
+__all__ = ["I2S_LAYOUTS", "resolve_types", "type_id"]
 
 _T = TensorType
 _PLAIN: dict[int, TensorType] = {
@@ -42,6 +42,22 @@ _PLAIN: dict[int, TensorType] = {
     41: _T.Q1_0,
     143: _T.PTQ1_0,
 }
+
+_NUMBERS = {tensor_type: number for number, tensor_type in _PLAIN.items()}
+
+
+def type_id(tensor_type: TensorType) -> int:
+    """Return GGUF's number of a type that has one number and one meaning.
+
+    Raises
+    ------
+    UsageError
+        Writers of such a type do not agree.
+    """
+    if tensor_type not in _NUMBERS:
+        raise UsageError(f"{tensor_type.name} cannot be written to a GGUF file.")
+    return _NUMBERS[tensor_type]
+
 
 I2S_LAYOUTS = {
     "128x32": TensorType.I2_S_128X32,

@@ -14,7 +14,15 @@ from typing import NamedTuple
 from edgesparse.checkpoint.packed import Packed
 from edgesparse.errors import ModelFormatError
 
-__all__ = ["MAX_TENSOR_BYTES", "Layout", "TensorInfo", "TensorType", "layout_of", "n_bytes_of"]
+__all__ = [
+    "MAX_TENSOR_BYTES",
+    "Layout",
+    "SliceLayout",
+    "TensorInfo",
+    "TensorType",
+    "layout_of",
+    "n_bytes_of",
+]
 
 MAX_TENSOR_BYTES = 1 << 62
 """No tensor may claim more; far above any file, far below a 64-bit wrap."""
@@ -189,6 +197,27 @@ def n_bytes_of(tensor_type: TensorType, shape: tuple[int, ...], *, field: str = 
     return n_bytes
 
 
+class SliceLayout(NamedTuple):
+    """How a tensor of bit planes is stored (`edgesparse.checkpoint.slices`).
+
+    Attributes
+    ----------
+    bits : int
+        Planes, 1 to 4.
+    group : int
+        Columns that share a step: 32, 64, 128, or 0 for all of a row.
+    zeros : int
+        What stands beside a step: 0 nothing, 1 a zero point, 2 an offset.
+    wide : bool
+        Whether steps and offsets are float32 instead of float16.
+    """
+
+    bits: int
+    group: int
+    zeros: int
+    wide: bool
+
+
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
     """One named tensor of a checkpoint.
@@ -213,6 +242,8 @@ class TensorInfo:
         The floats are masters of ternary weights: pass them through `ternarize` when loading.
     packed : Packed or None
         The tensors that GPTQ, AWQ and compressed-tensors matrices consist of.
+    slices : SliceLayout or None
+        For bit planes, whose `type` I8 says nothing about their numbers.
     """
 
     name: str
@@ -224,6 +255,7 @@ class TensorInfo:
     scale: float | None = None
     ternarize: bool = False
     packed: Packed | None = None
+    slices: SliceLayout | None = None
 
     @property
     def n_cols(self) -> int:

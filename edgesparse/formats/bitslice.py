@@ -21,7 +21,14 @@ from edgesparse.formats.weight import (
     storage_bytes,
 )
 
-__all__ = ["SliceParts", "middle", "pack_bitslice", "pack_ternary_slices", "unpack_bitslice"]
+__all__ = [
+    "SliceParts",
+    "middle",
+    "pack_bitslice",
+    "pack_ternary_slices",
+    "unpack_bitslice",
+    "unpack_heads",
+]
 
 U8 = npt.NDArray[np.uint8]
 F32 = npt.NDArray[np.float32]
@@ -183,6 +190,25 @@ def unpack_bitslice(weight: Weight, rows: npt.NDArray[np.intp] | None = None) ->
     relative = beside[tile, :, lane]
     zeros = (relative + 1) * np.float32(0.5) if bits == 1 else relative + np.float32(middle(bits))
     return codes, scales, zeros, None
+
+
+def unpack_heads(weight: Weight) -> tuple[F32, F32]:
+    """Take out the steps of bs1 to bs4, and what stands beside them, as stored.
+
+    Returns
+    -------
+    steps, beside : (n_tiles, n_groups, 64) float32
+        Padding rows included; `beside` is 0 where nothing is stored.
+    """
+    slices = weight.slices
+    if slices is None:
+        raise UsageError(f"{weight.name} has no heads.")
+    tiles = weight.data.reshape(-(-weight.n_rows // SLICE_TILE), -1)
+    heads, at = [], 0
+    for _, blocks in _groups(-(-weight.k // BLOCK), slices):
+        heads.append(tiles[:, at : at + slices.head_bytes])
+        at += slices.head_bytes + blocks * weight.format.planes * 256
+    return _read_heads(np.stack(heads, axis=1), slices)
 
 
 def _checked_codes(codes: U8, limit: int, bits: int) -> tuple[int, int]:

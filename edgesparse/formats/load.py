@@ -43,6 +43,7 @@ from edgesparse.formats.convert import (
 from edgesparse.formats.grouped import store_grouped
 from edgesparse.formats.masters import master_scale
 from edgesparse.formats.memory import allocate, require_bytes
+from edgesparse.formats.stored_slices import read_slices, slices_of
 from edgesparse.formats.weight import NEURON_MAJOR, ROW_BY_ROW, Format, Weight, storage_bytes
 
 __all__ = ["load_vector", "load_weights"]
@@ -194,7 +195,7 @@ class _Loader:
     ) -> tuple[dict[str, Weight], set[str]]:
         """Load tensors in the chosen formats; also name those that turned out not uniform."""
         sizes = [
-            storage_bytes(choices[name].format, info.n_rows, info.n_cols)
+            storage_bytes(choices[name].format, info.n_rows, info.n_cols, slices_of(info))
             for name, info in infos.items()
         ]
         require_bytes(sum(sizes) + self._threads * _CHUNK_BYTES, "loading the model")
@@ -246,6 +247,9 @@ class _Loader:
                         target = piece.target
                         store_grouped(self._checkpoint, target.info, target.format, target.data)
                         continue
+                    if piece.target.info.slices is not None:
+                        read_slices(self._checkpoint, piece.target.info, piece.target.data)
+                        continue
                     self._checkpoint.read_into(name, raw, piece.start)
                     self._convert(piece.target, raw, piece.begin, piece.end)
                 except NotUniform:
@@ -275,7 +279,7 @@ class _Loader:
 
 def _pieces(target: Target) -> Iterable[_Rows]:
     info = target.info
-    if info.packed is not None:  # in several tensors, which decoding reads by itself
+    if info.packed is not None or info.slices is not None:  # read by code of their own
         yield _Rows(target, 0, info.n_rows, 0, 0)
         return
     if info.type is TensorType.HF_T2:
@@ -310,7 +314,8 @@ def _weight(target: Target, choice: Choice) -> Weight:
         info.n_cols,
         target.data,
         target.scales,
-        source=info.type.name,
+        source="slices" if info.slices is not None else info.type.name,
         note=choice.note,
         is_rounded=choice.is_rounded,
+        slices=slices_of(info),
     )

@@ -1,0 +1,183 @@
+"""``edgesparse quantize``: write a model with its matrices in few bits."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from edgesparse.cli import options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from edgesparse.compress.quantize import MatrixReport
+    from edgesparse.model import Model
+
+__all__ = ["add_arguments", "run"]
+
+_WINDOW = 512
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's flags."""
+    parser.add_argument("input", metavar="IN", help="a dense model: a GGUF file or a folder")
+    parser.add_argument("output", metavar="OUT", help="the GGUF file to write")
+    parser.add_argument(
+        "type",
+        metavar="TYPE",
+        help="w1 to w4 with _g32, _g64, _g128 or _row (w4_g128: 4 bits, groups of 128 columns), "
+        "q8_0, q4_0, q4_1, or t2 for a model that was trained ternary",
+    )
+    parser.add_argument(
+        "--method",
+        choices=("rtn", "gptq"),
+        default="rtn",
+        help="round to the nearest, or spread errors by a text, which takes minutes (w1 to w4)",
+    )
+    parser.add_argument(
+        "-f",
+        "--file",
+        metavar="TEXT",
+        help="gptq: text to calibrate on (default: help topics of Python)",
+    )
+    parser.add_argument(
+        "--tokens",
+        type=int,
+        default=16384,
+        metavar="N",
+        help="gptq: tokens of it to use (default: 16384)",
+    )
+    parser.add_argument(
+        "-e",
+        "--evaluate",
+        metavar="TEXT",
+        help="text for the perplexity before and after (default: help topics that are not "
+        "calibrated on)",
+    )
+    parser.add_argument(
+        "--windows",
+        type=int,
+        default=8,
+        metavar="N",
+        help="pieces of 512 tokens of it, 0: no perplexity (default: 8)",
+    )
+    parser.add_argument("-t", "--threads", type=int, metavar="N", help="threads (default: auto)")
+    parser.add_argument(
+        "-y", "--yes", action="store_true", help="overwrite OUT; do what makes little sense"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Quantise, write, print what it cost; return the exit code."""
+    from pathlib import Path
+
+    import edgesparse
+    from edgesparse.cancel import CancelToken
+    from edgesparse.checkpoint import open_checkpoint
+    from edgesparse.cli.interrupt import cancel_on_interrupt
+    from edgesparse.cli.terminal import Terminal
+    from edgesparse.compress.quantize import Target, check_quantizable, quantize_model
+    from edgesparse.compress.work import Work, fingerprint_of
+    from edgesparse.errors import UsageError
+
+    target = Target.parse(args.type)
+    source, output = Path(args.input), Path(args.output)
+    _check_output(output, overwrite=args.yes)
+    if args.tokens < _WINDOW or args.windows < 0:
+        raise UsageError(f"--tokens must be at least {_WINDOW}, --windows not negative.")
+    terminal = Terminal(color=not args.no_color)
+    calibration, evaluation = _texts(args)
+    with edgesparse.load(source, threads=args.threads, fused=False) as model:
+        warning = check_quantizable(model.config, target, args.method, str(source))
+        if warning and not args.yes:
+            raise UsageError(f"{warning}.", advice="Add -y to do it all the same.")
+        before = _perplexity(model, evaluation, args.windows)
+        windows = _windows(model, calibration, args.tokens) if args.method == "gptq" else []
+        config, plan = model.config, model.engine.plan
+    if windows:
+        terminal.note(f"calibrating on {sum(map(len, windows))} tokens")
+    settings = {"type": target.name, "method": args.method, "tokens": args.tokens}
+    work = Work(output, fingerprint_of(source, {**settings, "text": calibration}))
+    if work.n_found:
+        terminal.note(f"going on: {work.n_found} matrices are finished already")
+    token = CancelToken()
+    with open_checkpoint(source) as checkpoint, cancel_on_interrupt(token):
+        reports, n_bytes = quantize_model(
+            *(checkpoint, config, plan, output, target, work),
+            method=args.method,
+            windows=windows,
+            progress=lambda done, of: terminal.progress(f"layer {done} of {of}"),
+            cancel=token,
+        )
+        n_before = checkpoint.n_bytes
+    work.remove()
+    terminal.progress("")
+    terminal.write(_table(reports))
+    terminal.write(f"{output}: {n_bytes / 1e6:.1f} MB, {n_before / 1e6:.1f} MB before\n")
+    if before is not None:
+        with edgesparse.load(output, threads=args.threads) as model:
+            after = _perplexity(model, evaluation, args.windows)
+        terminal.write(f"perplexity {before:.4f} before, {after:.4f} after\n")
+    return 0
+
+
+def _check_output(output: Path, *, overwrite: bool) -> None:
+    from edgesparse.errors import UsageError
+
+    if output.suffix != ".gguf":
+        raise UsageError(f"{output}: what is written is a GGUF file.", advice="Name it *.gguf.")
+    if not output.parent.is_dir():
+        raise UsageError(f"{output.parent} is not a folder.")
+    if output.exists() and not overwrite:
+        raise UsageError(f"{output} exists.", advice="Add -y to overwrite it.")
+
+
+def _texts(args: argparse.Namespace) -> tuple[str, str]:
+    """Return the text to calibrate on and the one to evaluate on."""
+    from edgesparse.compress.sample import sample_text
+
+    calibration = "" if args.file is None else options.read_prompt_file(args.file)
+    evaluation = "" if args.evaluate is None else options.read_prompt_file(args.evaluate)
+    if (args.method == "gptq" and not calibration) or (args.windows and not evaluation):
+        sample = sample_text()
+        half = len(sample) // 2
+        calibration = calibration or sample[:half]
+        evaluation = evaluation or sample[half:]
+    return calibration, evaluation
+
+
+def _windows(model: Model, text: str, n_tokens: int) -> list[npt.NDArray[np.int32]]:
+    from edgesparse.sparsity.passes import windows_of
+
+    ids = model.tokenize(text, add_special=True)
+    found = windows_of(model, ids, max_tokens=n_tokens, least=_WINDOW // 2)
+    return [window.tokens for window in found]
+
+
+def _perplexity(model: Model, text: str, n_windows: int) -> float | None:
+    from edgesparse.perplexity import perplexity
+
+    if n_windows == 0:
+        return None
+    # Four characters and more to a token: so much is enough, and quick to cut into tokens.
+    ids = model.tokenize(text[: n_windows * _WINDOW * 8], add_special=True)
+    n_ctx = min(_WINDOW, model.engine.n_ctx)
+    return perplexity(model, ids, n_ctx, max_windows=n_windows).perplexity
+
+
+def _table(reports: list[MatrixReport]) -> str:
+    """Lay the matrices out by layer."""
+    layers: dict[str, list[MatrixReport]] = {}
+    for report in reports:
+        layers.setdefault(".".join(report.name.split(".")[:2]), []).append(report)
+    lines = [f"{'layer':<10}{'MB':>8}{'mean error':>12}{'largest':>10}"]
+    for layer, found in layers.items():
+        worst = max(found, key=lambda report: report.error)
+        mean = sum(report.error for report in found) / len(found)
+        size = sum(report.n_bytes for report in found) / 1e6
+        name = worst.name.split(".")[2]
+        lines.append(f"{layer:<10}{size:>8.2f}{mean:>12.5f}{worst.error:>10.5f}  {name}")
+    return "\n".join(lines) + "\n"

@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     from edgesparse.cli.terminal import Terminal
     from edgesparse.compress.quantize import Target, check_quantizable, quantize_model
     from edgesparse.compress.work import Work, fingerprint_of
-    from edgesparse.errors import UsageError
+    from edgesparse.errors import ModelFormatError, UsageError
 
     target = Target.parse(args.type)
     source, output = Path(args.input), Path(args.output)
@@ -105,13 +105,17 @@ def run(args: argparse.Namespace) -> int:
         terminal.note(f"going on: {work.n_found} matrices are finished already")
     token = CancelToken()
     with open_checkpoint(source) as checkpoint, cancel_on_interrupt(token):
-        reports, n_bytes = quantize_model(
-            *(checkpoint, config, plan, output, target, work),
-            method=args.method,
-            windows=windows,
-            progress=lambda done, of: terminal.progress(f"layer {done} of {of}"),
-            cancel=token,
-        )
+        try:
+            reports, n_bytes = quantize_model(
+                *(checkpoint, config, plan, output, target, work),
+                method=args.method,
+                windows=windows,
+                progress=lambda done, of: terminal.progress(f"layer {done} of {of}"),
+                cancel=token,
+            )
+        except (ModelFormatError, UsageError):
+            work.remove()  # the next run would end the same way
+            raise
         n_before = checkpoint.n_bytes
     work.remove()
     terminal.progress("")

@@ -307,6 +307,8 @@ def _tensors(
         elif len(info.shape) == 1:
             values = vectors[name] if name in vectors else read_vector(checkpoint, name)
             tensors.append(vector(name, values if order is None else values[order]))
+        elif info.slices is not None:
+            tensors.append(_kept_slices(checkpoint, name, info, slices))
         elif info.type in _FLOATS and info.n_cols % 32 == 0:
             tensors.append(_eight_bits(checkpoint, name, info))
         else:
@@ -342,6 +344,22 @@ def _eight_bits(checkpoint: Checkpoint, name: str, info: TensorInfo) -> NewTenso
 
     n_bytes = info.n_rows * info.n_cols // 32 * 34
     return NewTensor(name, type_id(TensorType.Q8_0), info.shape, n_bytes, data)
+
+
+def _kept_slices(
+    checkpoint: Checkpoint, name: str, info: TensorInfo, slices: dict[str, list[Any]]
+) -> NewTensor:
+    """Take bit slices over as they are, with what says that they are such."""
+    layout = info.slices
+    if layout is None:
+        raise ValueError(f"{name} holds no bit slices")
+    values = (name, info.n_rows, info.n_cols, *layout[:3], int(layout.wide))
+    for key, value in zip(slices, values, strict=True):
+        slices[key].append(value)
+    return NewTensor(
+        *(name, type_id(TensorType.I8), (info.n_bytes,), info.n_bytes),
+        lambda: checkpoint.read(name),
+    )
 
 
 def _matrix(

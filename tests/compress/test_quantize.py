@@ -177,6 +177,47 @@ def test_a_folder_becomes_a_file_that_says_the_same(model, tmp_path: Path):
         assert np.abs(a - b).max() < 0.05 * np.abs(a).max()
 
 
+def test_a_quantised_file_can_be_quantised_again(tmp_path: Path):
+    """Its bit slices are read as numbers, not as the int8 that their tensors are said to hold."""
+    first, second = tmp_path / "first.gguf", tmp_path / "second.gguf"
+    assert quantise(tiny.path("llama-floats.gguf"), first, "w4_g32") == 0
+    assert quantise(first, second, "w2_g64") == 0
+    name = "blk.0.attn_q.weight"
+    with open_checkpoint(str(first)) as before, open_checkpoint(str(second)) as after:
+        old = dequantize(load_weights(before, [name])[name])
+        new = load_weights(after, [name])[name]
+    assert new.format.planes == 2
+    np.testing.assert_array_equal(dequantize(new), round_nearest(old, 2, 64).values)
+
+
+def test_bit_slices_outside_the_layers_are_kept(tmp_path: Path):
+    from edgesparse.compress.gguf_out import write_gguf
+    from edgesparse.compress.quantize import _kept_slices
+
+    write_slices(tmp_path / "a.gguf")
+    slices: dict[str, list] = {
+        key: [] for key in ("names", "rows", "columns", "bits", "group", "zeros", "wide")
+    }
+    with open_checkpoint(str(tmp_path / "a.gguf")) as checkpoint:
+        kept = _kept_slices(checkpoint, "w", checkpoint.info("w"), slices)
+        extra = {f"edgesparse.slices.{key}": values for key, values in slices.items()}
+        write_gguf(
+            tmp_path / "b.gguf", checkpoint, [kept], {**extra, "edgesparse.slices.version": 1}
+        )
+    with (
+        open_checkpoint(str(tmp_path / "a.gguf")) as a,
+        open_checkpoint(str(tmp_path / "b.gguf")) as b,
+    ):
+        assert a.info("w").slices == b.info("w").slices
+        np.testing.assert_array_equal(a.read("w"), b.read("w"))
+
+
+def test_a_type_that_cannot_hold_the_model_leaves_nothing(tmp_path: Path, capsys):
+    assert quantise(tiny.path("llama-floats.gguf"), tmp_path / "out.gguf", "t2", "-y") == 2
+    assert "blocks of 256" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_halves_of_a_head_become_neighbours():
     assert norm_rope_rows(2, 6).tolist() == [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11]
 

@@ -30,9 +30,10 @@ TERNARY_WEIGHTS, HEAD_WEIGHTS = 2_084_044_800, 328_335_360
 """Of the BitNet-b1.58-2B-4T shape."""
 KERNELS = ("t2", "t5", "t2_list", "t2n", "t2n_sums", "bst_lut", "bst_mad", "bs2_lut", "bs2_mad")
 KERNELS += ("q8", "q8m", "q6", "q4", "q4m", "f16", "bf16")
+KERNELS += ("attention_f16", "attention_q8_0")
 BODIES = ("t2", "t5", "bst_lut", "bst_mad")
 HEAD = "q6"
-ONE_TOKEN = ("t2_list", "t2n_sums")
+ONE_TOKEN = ("t2_list", "t5_list", "t2n_sums", "attention_f16", "attention_q8_0")
 TIMES = 2
 LEAST_SHARE = 0.004
 """Runs with a smaller share of the instructions are not modelled; the rest stands for them."""
@@ -66,6 +67,7 @@ class Count:
 
     board: str
     kernel: str
+    variant: str
     tokens: int
     instructions: float
     cycles: float
@@ -181,7 +183,8 @@ def count(
     """Count one kernel; also return the share of instructions that was modelled."""
     few, printed = execute(folder, board, kernel, tokens, TIMES)
     more, _ = execute(folder, board, kernel, tokens, 2 * TIMES)
-    n_weights, n_bytes = (float(word) for word in printed.split())
+    first, second, variant = printed.split()
+    n_weights, n_bytes = float(first), float(second)
     # Differing lengths of start-up (addresses of the stack) leave a few strays below zero.
     runs = merged(
         Counter({key: more[key] - few[key] for key in more if more[key] > few[key]}), code
@@ -194,7 +197,9 @@ def count(
             modelled += n * times
     per = TIMES * n_weights * tokens
     share = modelled / total
-    return Count(board.name, kernel, tokens, total / per, cycles / share / per, n_bytes), share
+    return Count(
+        board.name, kernel, variant, tokens, total / per, cycles / share / per, n_bytes
+    ), share
 
 
 def seconds(board: Board, body: Count, head: Count) -> tuple[float, float]:
@@ -208,8 +213,8 @@ def seconds(board: Board, body: Count, head: Count) -> tuple[float, float]:
 
 
 HEADING = (
-    "| kernel | tokens | instructions / 1,000 weights | cycles / 1,000 | G weights/s "
-    "| reads GB/s |\n|---|---:|---:|---:|---:|---:|"
+    "| kernel | variant | tokens | instructions / 1,000 weights | cycles / 1,000 | G weights/s "
+    "| reads GB/s |\n|---|---|---:|---:|---:|---:|---:|"
 )
 
 
@@ -217,8 +222,8 @@ def row(board: Board, c: Count) -> str:
     """Write a line of the table; rates are those of all cores, products with weights."""
     rate = 1e-9 * board.cores * board.hertz / c.cycles
     return (
-        f"| {c.kernel} | {c.tokens} | {1e3 * c.instructions:.0f} | {1e3 * c.cycles:.0f} "
-        f"| {rate:.1f} | {rate * c.bytes / c.tokens:.1f} |"
+        f"| {c.kernel} | {c.variant} | {c.tokens} | {1e3 * c.instructions:.0f} "
+        f"| {1e3 * c.cycles:.0f} | {rate:.1f} | {rate * c.bytes / c.tokens:.1f} |"
     )
 
 

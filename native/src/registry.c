@@ -59,10 +59,13 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
         es_attention_neon(table);
         es_dense_neon(table);
         es_storing_neon(table);
+        es_predict_neon(table);
+        es_proposal_neon(table);
     }
     if (isa >= ES_ISA_NEONDOT) {
         es_ternary_neondot(table);
         es_dense_neondot(table);
+        es_proposal_neondot(table);
     }
 #else
     (void)isa;

@@ -381,6 +381,7 @@ void es_storing_avx2(es_kernels *table);
 void es_storing_neon(es_kernels *table);
 void es_rows_scalar(es_kernels *table);
 void es_rows_avx2(es_kernels *table);
+void es_rows_neon(es_kernels *table);
 void es_columns_scalar(es_kernels *table);
 void es_columns_avx2(es_kernels *table);
 void es_columns_avxvnni(es_kernels *table);

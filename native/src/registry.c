@@ -59,6 +59,7 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
         es_attention_neon(table);
         es_dense_neon(table);
         es_storing_neon(table);
+        es_rows_neon(table);
         es_predict_neon(table);
         es_proposal_neon(table);
     }

@@ -17,7 +17,7 @@ PIP := $(PY) -m pip -qq --disable-pip-version-check
 BUILD_TOOLS := scikit-build-core cffi cmake ninja
 NATIVE := $(shell find native -name '*.[ch]' -o -name '*.inc' -o -name '*.py' \
                   -o -name '*.cmake' -o -name CMakeLists.txt)
-C_FILES := $(filter %.c %.h %.inc,$(NATIVE))
+C_FILES := $(filter %.c %.h %.inc,$(NATIVE)) $(wildcard bench/arm/*.c)
 CMAKE = $(VENV)/bin/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(VENV)/bin/ninja) \
         -DPython_EXECUTABLE=$(abspath $(PY)) -DCMAKE_BUILD_TYPE=Debug -S native
 

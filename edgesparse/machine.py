@@ -17,6 +17,7 @@ from edgesparse.errors import UsageError
 __all__ = [
     "Bandwidth",
     "Machine",
+    "arm_core",
     "cpu_features",
     "cpu_name",
     "describe",
@@ -38,6 +39,13 @@ _FEATURES = (
     *("amx_int8", "amx_bf16"),
     *("asimd", "asimddp", "asimdhp", "i8mm", "bf16", "sve", "sve2"),
 )
+_ARM_LTD = "0x41"
+_ARM_PARTS = {
+    **{"0xd03": "Cortex-A53", "0xd05": "Cortex-A55", "0xd07": "Cortex-A57", "0xd08": "Cortex-A72"},
+    **{"0xd09": "Cortex-A73", "0xd0a": "Cortex-A75", "0xd0b": "Cortex-A76", "0xd0c": "Neoverse-N1"},
+    **{"0xd40": "Neoverse-V1", "0xd41": "Cortex-A78", "0xd49": "Neoverse-N2"},
+}
+"""Part numbers of Arm's own cores, as /proc/cpuinfo has them (Main ID Register)."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +104,24 @@ def describe() -> Machine:
 
 def cpu_name() -> str:
     """Name the processor, and the board where the system knows it (a Raspberry Pi does)."""
-    name = _cpuinfo("model name") or _cpuinfo("Hardware")
+    name = _cpuinfo("model name") or arm_core() or _cpuinfo("Hardware")
     board = _text(_BOARD).strip("\0\n ")
     if not name and sys.platform == "darwin":
         name = _sysctl("machdep.cpu.brand_string")
     return ", ".join(part for part in (name, board) if part) or platform.machine()
+
+
+def arm_core() -> str:
+    """Name the core that every CPU of this machine has, if it is one of Arm's; else empty."""
+    found = set()
+    implementer = ""
+    for line in _text(_CPUINFO).splitlines():
+        name, _, value = (part.strip() for part in line.partition(":"))
+        if name == "CPU implementer":
+            implementer = value
+        elif name == "CPU part":
+            found.add(_ARM_PARTS.get(value, "") if implementer == _ARM_LTD else "")
+    return found.pop() if len(found) == 1 else ""
 
 
 def cpu_features() -> tuple[str, ...]:

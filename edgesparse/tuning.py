@@ -34,7 +34,16 @@ from edgesparse.formats.weight import Format
 from edgesparse.lookup import SLICE_TOPICS, shown
 from edgesparse.whole_file import replace_file
 
-__all__ = ["Answer", "Value", "cache_file", "forget", "lookup", "preferred_ternary", "remember"]
+__all__ = [
+    "Answer",
+    "Value",
+    "cache_file",
+    "default_of",
+    "forget",
+    "lookup",
+    "preferred_ternary",
+    "remember",
+]
 
 SCHEMA = 1
 MAX_FILE_BYTES = 1 << 18
@@ -45,6 +54,13 @@ Value = str | float
 
 DEFAULTS: dict[str, Value] = {"ternary": "t2", **SLICE_TOPICS}
 """What counts where nothing was measured, by topic."""
+
+PREDICTED: dict[tuple[str, str], dict[str, Value]] = {
+    ("neon", "Cortex-A72"): {"ternary": "t5"},
+    ("neondot", "Cortex-A76"): {"ternary": "t5"},
+}
+"""Defaults by instruction set and core, from counted instructions (bench/arm/README.md): memory is
+so slow beside these cores that the smaller format wins although it takes longer to unpack."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +78,8 @@ class Answer:
         Measured candidates; empty for a default.
     measured_threads : int
         Threads that it was measured with; 0 for a default.
+    predicted_for : str
+        Core whose instructions were counted for this default, or empty.
     """
 
     topic: str
@@ -70,6 +88,7 @@ class Answer:
     value: Value
     seconds: Mapping[str, float] = field(default_factory=dict)
     measured_threads: int = 0
+    predicted_for: str = ""
 
     @property
     def choice(self) -> str:
@@ -79,6 +98,8 @@ class Answer:
     @property
     def reason(self) -> str:
         """Why it is in force, for people."""
+        if not self.measured_threads and self.predicted_for:
+            return f"predicted for {self.predicted_for}; 'edgesparse tune' measures"
         if not self.measured_threads:
             return "default; 'edgesparse tune' measures what is faster here"
         times = ", ".join(f"{name} {1e3 * s:.3g} ms" for name, s in sorted(self.seconds.items()))
@@ -86,7 +107,7 @@ class Answer:
 
 
 def preferred_ternary(isa: str, threads: int) -> Format:
-    """Return `Format.T2` or `Format.T5`, whichever was measured to be faster; T2 if neither was."""
+    """Return `Format.T2` or `Format.T5`, whichever is faster as far as that is known; else T2."""
     return Format.T5 if lookup("ternary", isa, threads).value == "t5" else Format.T2
 
 
@@ -95,7 +116,7 @@ def lookup(topic: str, isa: str, threads: int) -> Answer:
 
     Of several measurements on this instruction set, that with the nearest number of threads counts.
     """
-    default = DEFAULTS[topic]
+    default, core = default_of(topic, isa)
     found: list[tuple[int, int, Answer]] = []
     for key, entry in _choices().get(topic, {}).items():
         name, _, count = key.partition("/")
@@ -105,9 +126,16 @@ def lookup(topic: str, isa: str, threads: int) -> Answer:
         if value is not None:
             answer = Answer(topic, isa, threads, value, seconds, int(count))
             found.append((abs(int(count) - threads), int(count), answer))
-    return (
-        min(found, key=lambda each: each[:2])[2] if found else Answer(topic, isa, threads, default)
-    )
+    if found:
+        return min(found, key=lambda each: each[:2])[2]
+    return Answer(topic, isa, threads, default, predicted_for=core)
+
+
+def default_of(topic: str, isa: str) -> tuple[Value, str]:
+    """Return what counts where nothing was measured, and the core it was predicted for, if any."""
+    core = _core()
+    predicted = PREDICTED.get((isa, core), {})
+    return (predicted[topic], core) if topic in predicted else (DEFAULTS[topic], "")
 
 
 def remember(answers: list[Answer]) -> Path | None:
@@ -143,6 +171,13 @@ def cache_file() -> Path | None:
         return None
     digest = hashlib.sha256(json.dumps(_machine(), sort_keys=True).encode()).hexdigest()[:16]
     return folder / "edgesparse" / f"tuning-{digest}.json"
+
+
+@cache
+def _core() -> str:
+    from edgesparse.machine import arm_core
+
+    return arm_core()
 
 
 @cache

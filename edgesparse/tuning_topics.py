@@ -16,7 +16,7 @@ from edgesparse.benchmark.micro import linear_micro, time_ops
 from edgesparse.executors.native import NativeExecutor
 from edgesparse.formats.weight import Format
 from edgesparse.lookup import SLICE_TOPICS
-from edgesparse.tuning import DEFAULTS, MARGIN, Answer, Value
+from edgesparse.tuning import MARGIN, Answer, Value, default_of
 from edgesparse.tuning_slices import first_mad, measure_slices
 
 __all__ = ["TOPICS", "Topic", "fastest", "tune"]
@@ -107,5 +107,5 @@ def tune(isas: Sequence[str], threads: Sequence[int], budget_s: float) -> Iterat
         for isa in isas:
             for n in threads:
                 seconds = topic.measure(isa, n, budget_s)
-                value = topic.decide(seconds, DEFAULTS[topic.name])
+                value = topic.decide(seconds, default_of(topic.name, isa)[0])
                 yield Answer(topic.name, isa, n, value, seconds, n)

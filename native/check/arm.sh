@@ -1,18 +1,20 @@
 #!/usr/bin/env bash
 # Tries every kernel on emulated ARM CPUs: a Raspberry Pi 4's, a Pi 5's, and all that QEMU knows.
 #
-#   native/check/arm.sh [--quick] [--if-installed]
+#   native/check/arm.sh [--quick] [--if-installed] [--build-only]
 #
-# --quick tries every seventh case; --if-installed leaves missing tools missing and says so.
+# --quick tries every seventh case; --if-installed leaves missing tools missing and says so;
+# --build-only stops when build/arm is there.
 # CMAKE and NINJA name those two programs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-quick="" if_installed=""
+quick="" if_installed="" build_only=""
 for argument in "$@"; do
     case "$argument" in
     --quick) quick=--quick ;;
     --if-installed) if_installed=1 ;;
+    --build-only) build_only=1 ;;
     *) echo "arm.sh: unknown argument $argument" >&2 && exit 2 ;;
     esac
 done
@@ -42,6 +44,9 @@ build=build/arm
     --toolchain aarch64-linux-gnu.cmake -DCMAKE_BUILD_TYPE=Release -DES_MODULE=OFF \
     -DES_WERROR=ON -DCMAKE_EXE_LINKER_FLAGS=-static > /dev/null
 "${CMAKE:-cmake}" --build "$build" --target es_check -- --quiet
+if [ -n "$build_only" ]; then
+    exit 0
+fi
 
 # A CPU of QEMU's and the instruction set that has to be chosen on it.
 for pair in cortex-a72:neon cortex-a76:neondot max:neondot; do

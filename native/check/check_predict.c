@@ -4,7 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { MAX_K = 3000, MAX_ROWS = 40 };
+enum { MAX_K = 12000, MAX_ROWS = 40, MAX_RUNS = 46 };
 enum { RANDOM, ALL_ONES, ALL_ZEROS, N_PATTERNS };
 
 typedef struct bench {
@@ -95,11 +95,15 @@ static void cases(check_count *count, const es_kernels *table, const es_kernels 
     m.expected_bits = check_buffer_new(MAX_K);
     m.votes = check_buffer_new(MAX_ROWS * sizeof(int32_t));
     m.expected = check_buffer_new(MAX_ROWS * sizeof(int32_t));
+    check_case(count,
+               m.truth || (table->sign_bits != scalar->sign_bits &&
+                           table->sign_votes != scalar->sign_votes),
+               "level has kernels of its own", isa, 0, 0);
     for (m.pattern = RANDOM; m.pattern < N_PATTERNS; m.pattern++) {
-        for (int32_t n = 1; n <= 600; n++) {
+        for (int32_t n = 1; n <= 700; n++) {
             bits_case(&m, n, (size_t)(n + 255) / 256 * 32);
         }
-        for (size_t runs = 1; runs <= 11; runs++) {
+        for (size_t runs = 1; runs <= MAX_RUNS; runs += runs < 11 ? 1 : 7) {
             for (int32_t n_rows = 1; n_rows <= MAX_ROWS; n_rows++) {
                 votes_case(&m, n_rows, runs * 32, n_rows & 1);
                 votes_case(&m, n_rows, runs * 32, ~n_rows & 1);

@@ -29,6 +29,34 @@ def test_an_arm_board_is_named(monkeypatch, tmp_path):
     assert machine.cpu_features() == ("asimd", "asimddp", "asimdhp")
 
 
+def cpuinfo(*parts: tuple[str, str]) -> str:
+    return "\n\n".join(
+        f"processor\t: {i}\nCPU implementer\t: {maker}\nCPU part\t: {part}\nCPU revision\t: 1"
+        for i, (maker, part) in enumerate(parts)
+    )
+
+
+@pytest.mark.parametrize(
+    ("parts", "core"),
+    [
+        ([("0x41", "0xd08")] * 4, "Cortex-A72"),
+        ([("0x41", "0xd0b")] * 4, "Cortex-A76"),
+        ([("0x41", "0xd0b"), ("0x41", "0xd05")], ""),  # two kinds of core
+        ([("0x61", "0xd0b")], ""),  # another maker's number
+        ([("0x41", "0xfff")], ""),
+        ([], ""),
+    ],
+)
+def test_arm_cores_are_known_by_their_part_numbers(monkeypatch, tmp_path, parts, core):
+    info = tmp_path / "cpuinfo"
+    info.write_text(cpuinfo(*parts))
+    monkeypatch.setattr(machine, "_CPUINFO", info)
+    monkeypatch.setattr(machine, "_BOARD", tmp_path / "none")
+    assert machine.arm_core() == core
+    if core:
+        assert machine.cpu_name() == core
+
+
 @pytest.mark.parametrize("native", ["", "1"])
 def test_bandwidth_is_measured_with_and_without_native(monkeypatch, native):
     monkeypatch.setenv("EDGESPARSE_NO_NATIVE", native)

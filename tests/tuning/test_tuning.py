@@ -57,6 +57,20 @@ def test_nothing_known() -> None:
     assert preferred_ternary("avx2", 2) is Format.T2
 
 
+@pytest.mark.parametrize(("core", "isa"), [("Cortex-A72", "neon"), ("Cortex-A76", "neondot")])
+def test_a_prediction_counts_until_something_is_measured(
+    monkeypatch: pytest.MonkeyPatch, core: str, isa: str
+) -> None:
+    monkeypatch.setattr(tuning, "_core", lambda: core)
+    found = lookup("ternary", isa, 4)
+    assert (found.value, found.measured_threads) == ("t5", 0)
+    assert f"predicted for {core}" in found.reason
+    assert lookup("ternary", "scalar", 4).value == "t2"
+    assert "predicted" not in lookup("bs2", isa, 4).reason
+    remember([Answer("ternary", isa, 4, "t2", {"t2": 1e-3, "t5": 2e-3}, 4)])
+    assert lookup("ternary", isa, 4).value == "t2"
+
+
 def test_kept_and_found() -> None:
     path = remember([T5, Answer("ternary", "avx2", 8, "t2", {"t2": 1e-3, "t5": 2e-3}, 8)])
     assert path == cache_file()

@@ -1,0 +1,212 @@
+/* Runs one kernel a number of times, for counting its instructions: kernels NAME ISA TOKENS TIMES.
+ * Prints the weights that one call multiplies by each token, the bytes that each takes, and the variant. */
+#include "kernels.h"
+#include "kernels/dense/dense.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Attention: four heads that share one of keys and values, one chunk of the cache. */
+enum { ROWS = 128, K = 2560, MAX_TOKENS = 16, HEADS = 4, HEAD_DIM = 128 };
+
+static void *filled(size_t n_bytes, int byte) {
+    void *p = NULL;
+    if (posix_memalign(&p, 64, n_bytes + 4096) != 0) {
+        exit(2);
+    }
+    return memset(p, byte, n_bytes + 4096);
+}
+
+typedef struct work {
+    const es_kernels *table;
+    const uint8_t *w;
+    int32_t tokens;
+    es_q16 q16;
+    es_q8 q8;
+    es_columns live;
+    float *x, *y, *scratch;
+    int32_t *sums, *list;
+} work;
+
+typedef struct kernel {
+    const char *name, *family; /* of es_kernel_variant */
+    double bytes_per_weight;
+    void (*run)(const work *k);
+} kernel;
+
+#define TERNARY(name, row_bytes)                                                            \
+    static void run_##name(const work *k) {                                                 \
+        k->table->name##_dot(k->sums, ROWS, k->w, row_bytes, ROWS, k->q8.q, k->q8.q_stride, \
+                             k->tokens, K);                                                 \
+    }                                                                                       \
+    static void run_##name##_list(const work *k) {                                          \
+        k->table->name##_list(k->sums, k->w, row_bytes, k->list, ROWS, k->q8.q, K);         \
+    }
+TERNARY(t2, K / 4)
+TERNARY(t5, K / 5)
+
+/* One packed row of ROWS outputs for every input. */
+static void run_t2n(const work *k) {
+    k->table->t2n_dot(k->sums, ROWS, k->w, ROWS / 4, ROWS, k->q8.q, k->q8.q_stride, k->tokens, K);
+}
+
+static void run_t2n_sums(const work *k) {
+    k->table->t2n_sums(k->sums, k->w, K / 4, k->list, ROWS, k->q8.q);
+}
+
+#define SLICES(kind)                                                                     \
+    static void run_bst_##kind(const work *k) {                                          \
+        k->table->bst_##kind(k->sums, ROWS, k->w, ROWS / 64, &k->q8, k->tokens, K / 32); \
+    }                                                                                    \
+    static void run_bs2_##kind(const work *k) {                                          \
+        const es_slices s = {2, K / 32, 4, ES_ZEROS_NONE, 0};                            \
+        k->table->slice_##kind(k->y, ROWS, k->w, &s, ROWS / 64, &k->q8, k->tokens);      \
+    }
+SLICES(lut)
+SLICES(mad)
+
+static void run_bs2_rounded(const work *k) {
+    const es_slices s = {2, K / 32, 4, ES_ZEROS_NONE, 0};
+    k->table->slice_rounded(k->y, ROWS, k->w, &s, ROWS / 64, &k->q8, k->tokens);
+}
+
+static void run_tables(const work *k) {
+    k->table->slice_tables((uint8_t *)(uintptr_t)k->q8.tables, k->q8.q, k->tokens * K / 32);
+}
+
+#define BLOCKS(name)                                                                              \
+    static void run_##name(const work *k) {                                                       \
+        k->table->name##_dot(k->y, ROWS, k->w, ROWS / ES_TILE, &k->q16, k->tokens, K / ES_BLOCK); \
+    }
+BLOCKS(q8)
+BLOCKS(q4)
+BLOCKS(q8m)
+BLOCKS(q4m)
+BLOCKS(q6)
+
+/* All columns, as one tile; `list` takes them for live ones of one token. */
+#define COLUMNS(name, format)                                                       \
+    static void run_##name(const work *k) {                                         \
+        const size_t width = ROWS / es_line_rows(format);                           \
+        const es_column_lines lines = {k->w, width, 0, width};                      \
+        k->table->name##_dot(k->y, ROWS, &lines, &k->q16, k->tokens, K / ES_BLOCK); \
+    }                                                                               \
+    static void run_##name##_list(const work *k) {                                  \
+        const size_t width = ROWS / es_line_rows(format);                           \
+        const es_column_lines lines = {k->w, width, 0, width};                      \
+        k->table->name##_list(k->y, &lines, &k->live, &k->q16, K / ES_BLOCK);       \
+    }
+COLUMNS(q8n, ES_FORMAT_Q8N)
+COLUMNS(q4n, ES_FORMAT_Q4N)
+
+#define FLOATS(name)                                                                   \
+    static void run_##name(const work *k) {                                            \
+        k->table->name##_dot(k->y, ROWS, k->w, ROWS / ES_TILE, k->x, K, k->tokens, K); \
+    }
+FLOATS(f16)
+FLOATS(bf16)
+FLOATS(f32)
+
+static void run_attention(const work *k, int32_t type) {
+    const es_cache_rows rows = {k->w, es_cache_row_bytes(type, HEAD_DIM), type};
+    const es_attention_token token = {k->x, k->y, 0, ES_CACHE_CHUNK};
+    k->table->attention(&token, 1, HEADS, &rows, &rows, HEAD_DIM, 0.1f, k->scratch);
+}
+
+static void run_attention_f16(const work *k) {
+    run_attention(k, ES_CACHE_F16);
+}
+
+static void run_attention_q8_0(const work *k) {
+    run_attention(k, ES_CACHE_Q8_0);
+}
+
+static const kernel KERNELS[] = {
+    {"t2", "t2", 0.25, run_t2},
+    {"t5", "t5", 0.2, run_t5},
+    {"t2_list", "t2", 0.25, run_t2_list},
+    {"t5_list", "t5", 0.2, run_t5_list},
+    {"t2n", "t2n", 0.25, run_t2n},
+    {"t2n_sums", "t2n", 0.25, run_t2n_sums},
+    {"bst_lut", "lut", 0.25, run_bst_lut},
+    {"bst_mad", "mad", 0.25, run_bst_mad},
+    {"bs2_lut", "lut", 0.265625, run_bs2_lut},
+    {"bs2_mad", "mad", 0.265625, run_bs2_mad},
+    {"bs2_rounded", "lut", 0.265625, run_bs2_rounded},
+    {"tables", "lut", 0, run_tables},
+    {"q8", "q8", 272.0 / 256, run_q8},
+    {"q8m", "q8m", 288.0 / 256, run_q8m},
+    {"q6", "q6", 208.0 / 256, run_q6},
+    {"q4", "q4", 144.0 / 256, run_q4},
+    {"q4m", "q4m", 160.0 / 256, run_q4m},
+    {"q8n", "q8n", 272.0 / 256, run_q8n},
+    {"q8n_list", "q8n", 272.0 / 256, run_q8n_list},
+    {"q4n", "q4n", 144.0 / 256, run_q4n},
+    {"q4n_list", "q4n", 144.0 / 256, run_q4n_list},
+    {"f16", "f16", 2, run_f16},
+    {"bf16", "bf16", 2, run_bf16},
+    {"f32", "f32", 4, run_f32},
+    {"attention_f16", "attention", 2, run_attention_f16},
+    {"attention_q8_0", "attention", 34.0 / 32, run_attention_q8_0},
+};
+
+static int32_t isa_named(const char *name) {
+    for (int32_t isa = 0; isa < ES_ISA_COUNT; isa++) {
+        if (strcmp(es_isa_name(isa), name) == 0 && es_isa_supported(isa)) {
+            return isa;
+        }
+    }
+    return -1;
+}
+
+int main(int argc, char **argv) {
+    const kernel *chosen = NULL;
+    for (size_t i = 0; argc == 5 && i < sizeof KERNELS / sizeof KERNELS[0]; i++) {
+        chosen = strcmp(KERNELS[i].name, argv[1]) == 0 ? &KERNELS[i] : chosen;
+    }
+    const int32_t isa = argc == 5 ? isa_named(argv[2]) : -1;
+    const int32_t tokens = argc == 5 ? atoi(argv[3]) : 0;
+    if (chosen == NULL || isa < 0 || tokens < 1 || tokens > MAX_TOKENS) {
+        fprintf(stderr, "usage: kernels NAME ISA TOKENS TIMES\n");
+        return 2;
+    }
+    es_kernels table;
+    es_kernels_fill(&table, isa);
+    const size_t n = (size_t)tokens, blocks = K / 32;
+    work k = {.table = &table, .tokens = tokens};
+    /* 0x21 makes finite halfs and floats, and no ternary code of 3. */
+    k.w = filled((size_t)ROWS * K * 4, 0x21);
+    k.x = filled(n * K * sizeof(float), 0x21);
+    k.y = filled(n * ROWS * sizeof(float), 0);
+    k.scratch = filled(es_attention_scratch(HEADS, HEAD_DIM) * sizeof(float), 0);
+    k.sums = filled((n * ROWS + K) * sizeof(int32_t), 0);
+    k.list = filled(ROWS * sizeof(int32_t), 0);
+    for (int32_t i = 0; i < ROWS; i++) {
+        k.list[i] = i;
+    }
+    k.q16 = (es_q16){filled(n * K * 2, 1), filled(n * blocks * 4, 0), filled(n * blocks * 4, 1),
+                     filled(n * blocks * 4, 0), blocks};
+    k.q8 = (es_q8){.q = filled(n * K, 1),
+                   .d = k.q16.d,
+                   .sum = k.q16.sum,
+                   .xsum = k.q16.xsum,
+                   .tables = filled(n * blocks * ES_TABLE_BYTES, 0),
+                   .q_stride = K,
+                   .stride_blocks = blocks};
+    es_live_pair *pairs = filled(K / 2 * sizeof *pairs, 0);
+    int32_t *begin = filled((blocks + 1) * sizeof *begin, 0);
+    table.list_columns(pairs, begin, k.q16.q, (int32_t)blocks);
+    k.live = (es_columns){pairs, begin};
+    for (int32_t i = atoi(argv[4]); i > 0; i--) {
+        chosen->run(&k);
+    }
+    /* A cached number is a weight that every head of the token multiplies. */
+    const int cached = strncmp(chosen->name, "attention", 9) == 0;
+    const double weights = cached                      ? 2.0 * ES_CACHE_CHUNK * HEAD_DIM
+                           : chosen->run == run_tables ? K
+                                                       : (double)ROWS * K;
+    printf("%.0f %.6f %s\n", weights, chosen->bytes_per_weight,
+           es_kernel_variant(isa, chosen->family));
+    return 0;
+}

@@ -1,0 +1,166 @@
+/* Products with single rows for NEON (ARMv8.0), eight rows at a time: their sums are turned into the
+ * lanes of two registers, where the steps meet them. Integer sums are exact in any order; the float
+ * line per block is that of every other kernel. */
+#include "kernels/prefetch.h"
+#include "kernels/rows/rows.h"
+#include "kernels/vector/vector_neon.h"
+
+/* Adds sixteen codes times the activations at q. */
+ES_INLINE int32x4_t add_codes(int32x4_t sum, uint8x16_t bytes, const int16_t *q) {
+    const int8x16_t codes = vreinterpretq_s8_u8(bytes);
+    const int16x8_t low = vmovl_s8(vget_low_s8(codes)), high = vmovl_high_s8(codes);
+    const int16x8_t x0 = vld1q_s16(q), x1 = vld1q_s16(q + 8);
+    sum = vmlal_high_s16(vmlal_s16(sum, vget_low_s16(low), vget_low_s16(x0)), low, x0);
+    return vmlal_high_s16(vmlal_s16(sum, vget_low_s16(high), vget_low_s16(x1)), high, x1);
+}
+
+/* Four partial sums of a block. */
+ES_INLINE int32x4_t block_sum(const uint8_t *codes, const int16_t *q, int format) {
+    const int32x4_t zero = vdupq_n_s32(0);
+    const uint8x16_t bytes = vld1q_u8(codes);
+    if (es_row_is_nibble(format)) {
+        const int32x4_t first = add_codes(zero, vandq_u8(bytes, vdupq_n_u8(15)), q);
+        return add_codes(first, vshrq_n_u8(bytes, 4), q + 16);
+    }
+    return add_codes(add_codes(zero, bytes, q), vld1q_u8(codes + 16), q + 16);
+}
+
+/* Lane r: the sum of the lanes of s[r]. */
+ES_INLINE int32x4_t lane_sums(const int32x4_t s[4]) {
+    return vpaddq_s32(vpaddq_s32(s[0], s[1]), vpaddq_s32(s[2], s[3]));
+}
+
+/* Halfs of eight rows at the same place. */
+ES_INLINE float32x4x2_t halfs_at(const uint8_t *const rows[ES_GROUP], size_t offset) {
+    uint16_t bits[ES_GROUP];
+    for (int r = 0; r < ES_GROUP; r++) {
+        memcpy(&bits[r], rows[r] + offset, sizeof bits[r]);
+    }
+    return es_widen_halfs(bits);
+}
+
+/* Eight rows; meanwhile the next eight are asked for. */
+ES_INLINE void row_group(float *y, const uint8_t *const rows[ES_GROUP],
+                         const uint8_t *const next[ES_GROUP], const es_q16 *x, size_t n_blocks,
+                         int format) {
+    const size_t code_bytes = es_row_code_bytes(format);
+    float32x4_t total[2] = {vdupq_n_f32(0.0f), vdupq_n_f32(0.0f)};
+    for (size_t b = 0; b < n_blocks; b++) {
+        int32x4_t sums[ES_GROUP];
+        if (b * code_bytes % ES_CACHE_LINE == 0) {
+            for (int r = 0; r < ES_GROUP; r++) {
+                __builtin_prefetch(next[r] + b * code_bytes, 0, 3);
+            }
+        }
+        for (int r = 0; r < ES_GROUP; r++) {
+            sums[r] = block_sum(rows[r] + b * code_bytes, x->q + 32 * b, format);
+        }
+        const size_t at = es_row_step(n_blocks, b, format);
+        const float32x4x2_t d = halfs_at(rows, at);
+        for (int h = 0; h < 2; h++) {
+            int32x4_t sum = lane_sums(sums + 4 * h);
+            if (format == ES_FORMAT_Q4R) {
+                sum = vsubq_s32(sum, vdupq_n_s32(8 * x->sum[b]));
+            }
+            const float32x4_t step = vmulq_n_f32(d.val[h], x->d[b]);
+            total[h] = vaddq_f32(total[h], vmulq_f32(vcvtq_f32_s32(sum), step));
+        }
+        if (es_row_has_minimum(format)) {
+            const float32x4x2_t m = halfs_at(rows, at + 2 * n_blocks);
+            total[0] = vaddq_f32(total[0], vmulq_n_f32(m.val[0], x->xsum[b]));
+            total[1] = vaddq_f32(total[1], vmulq_n_f32(m.val[1], x->xsum[b]));
+        }
+    }
+    vst1q_f32(y, total[0]);
+    vst1q_f32(y + 4, total[1]);
+}
+
+/* Where eight rows of the list begin, from entry i on; the last row stands in for those beyond. */
+ES_INLINE void find_rows(const uint8_t *found[ES_GROUP], const uint8_t *w, size_t row_bytes,
+                         const int32_t *rows, int32_t n_rows, int32_t i) {
+    for (int32_t r = 0; r < ES_GROUP; r++) {
+        const int32_t entry = i + r < n_rows ? i + r : n_rows - 1;
+        found[r] = w + (size_t)rows[entry] * row_bytes;
+    }
+}
+
+ES_INLINE void row_list(float *y, const uint8_t *w, size_t row_bytes, const int32_t *rows,
+                        int32_t n_rows, const es_q16 *x, size_t n_blocks, int format) {
+    const uint8_t *found[ES_GROUP], *next[ES_GROUP];
+    if (n_rows > 0) {
+        find_rows(next, w, row_bytes, rows, n_rows, 0);
+    }
+    for (int32_t i = 0; i < n_rows; i += ES_GROUP) {
+        float totals[ES_GROUP];
+        memcpy(found, next, sizeof found);
+        find_rows(next, w, row_bytes, rows, n_rows, i + ES_GROUP);
+        row_group(totals, found, next, x, n_blocks, format);
+        const int32_t n = n_rows - i < ES_GROUP ? n_rows - i : ES_GROUP;
+        memcpy(y + i, totals, (size_t)n * sizeof *y);
+    }
+}
+
+/* Eight rows of eight words become eight columns of them. */
+ES_INLINE void turn_words(uint8_t *to, size_t stride, uint16x8_t v[8]) {
+    uint16x8_t t[8];
+    for (int pass = 0; pass < 3; pass++) {
+        for (int i = 0; i < 4; i++) {
+            t[2 * i] = vzip1q_u16(v[i], v[i + 4]);
+            t[2 * i + 1] = vzip2q_u16(v[i], v[i + 4]);
+        }
+        memcpy(v, t, sizeof t);
+    }
+    for (size_t i = 0; i < 8; i++) {
+        vst1q_u8(to + i * stride, vreinterpretq_u8_u16(v[i]));
+    }
+}
+
+/* Eight words of each row, from `offset` on; rows that are not there are zeros. */
+ES_INLINE void turn_at(uint8_t *to, size_t stride, const uint8_t *w, size_t row_bytes,
+                       int32_t n_rows, size_t offset) {
+    uint16x8_t v[8];
+    for (int r = 0; r < ES_GROUP; r++) {
+        const uint8_t *from = w + (size_t)r * row_bytes + offset;
+        v[r] = r < n_rows ? vreinterpretq_u16_u8(vld1q_u8(from)) : vdupq_n_u16(0);
+    }
+    turn_words(to, stride, v);
+}
+
+/* Steps, or minima, of all blocks. */
+ES_INLINE void turn_halfs(uint8_t *to, size_t block_bytes, const uint8_t *w, size_t row_bytes,
+                          int32_t n_rows, size_t offset, size_t n_blocks) {
+    size_t b = 0;
+    for (; b + 8 <= n_blocks; b += 8) {
+        turn_at(to + b * block_bytes, block_bytes, w, row_bytes, n_rows, offset + 2 * b);
+    }
+    for (; b < n_blocks; b++) {
+        memset(to + b * block_bytes, 0, 2 * ES_GROUP);
+        for (int32_t r = 0; r < n_rows; r++) {
+            memcpy(to + b * block_bytes + 2 * r, w + (size_t)r * row_bytes + offset + 2 * b, 2);
+        }
+    }
+}
+
+ES_INLINE void row_tile(uint8_t *tile, const uint8_t *w, size_t row_bytes, int32_t n_rows,
+                        size_t n_blocks, int format) {
+    const size_t code_bytes = es_row_code_bytes(format), halfs = es_row_has_minimum(format) ? 2 : 1;
+    const size_t first = 2 * ES_GROUP * halfs, block_bytes = first + ES_GROUP * code_bytes;
+    const size_t steps = es_row_step(n_blocks, 0, format);
+    turn_halfs(tile, block_bytes, w, row_bytes, n_rows, steps, n_blocks);
+    if (es_row_has_minimum(format)) {
+        turn_halfs(tile + 2 * ES_GROUP, block_bytes, w, row_bytes, n_rows, steps + 2 * n_blocks,
+                   n_blocks);
+    }
+    for (size_t b = 0; b < n_blocks; b++) {
+        for (size_t half = 0; half < code_bytes / 16; half++) {
+            turn_at(tile + b * block_bytes + first + 128 * half, 2 * ES_GROUP, w, row_bytes, n_rows,
+                    b * code_bytes + 16 * half);
+        }
+    }
+}
+
+ES_ROW_FORMATS
+
+void es_rows_neon(es_kernels *table) {
+    ES_ROWS_SET(table, "neon");
+}

@@ -21,7 +21,7 @@ C_FILES := $(filter %.c %.h %.inc,$(NATIVE)) $(wildcard bench/arm/*.c)
 CMAKE = $(VENV)/bin/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(VENV)/bin/ninja) \
         -DPython_EXECUTABLE=$(abspath $(PY)) -DCMAKE_BUILD_TYPE=Debug -S native
 
-.PHONY: help setup chat test lint types bench check warnings sanitize check-arm isas goldens format clean
+.PHONY: help setup chat test lint types bench check warnings sanitize check-arm check-arm-package isas goldens format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -87,6 +87,10 @@ check-arm: $(VENV)/.build-tools  ## try every kernel for 64-bit ARM on emulated 
 	@CMAKE=$(VENV)/bin/cmake NINJA=$(abspath $(VENV)/bin/ninja) \
 	    native/check/arm.sh $(ARM_ARGS)
 
+check-arm-package: setup  ## compare logits of the whole package on emulated ARM CPUs with those here
+	@CMAKE=$(VENV)/bin/cmake NINJA=$(abspath $(VENV)/bin/ninja) PYTHON=$(abspath $(PY)) \
+	    native/check/arm_package.sh
+
 # Every instruction set below the best one; the plain test run has covered that one.
 define LOWER_ISAS
 from edgesparse._native import ffi, lib
@@ -125,7 +129,7 @@ goldens: setup $(VENV)/.extra-check  ## make the stored models and references ag
 	$(PY) -c "$$SAME_REFERENCE" tests/fixtures/llama_cpp_reference.json \
 	    build/goldens/llama_cpp_reference.json
 
-check: lint types sanitize check-arm goldens isas  ## everything: the above and the slow tests
+check: lint types sanitize check-arm check-arm-package goldens isas  ## everything: the above and the slow tests
 	$(PY) -m pytest -m 'slow or not slow' $(PYTEST_ARGS)
 
 format: $(VENV)/.package $(VENV)/.extra-dev  ## lay out Python and C as `make lint` wants them

@@ -152,7 +152,7 @@ def _quantile(counts: Float64, centers: Float64, share: float) -> tuple[float, f
     sizes = np.abs(centers)[order]
     below = (np.cumsum(counts[order]) - counts[order] / 2) / counts.sum()  # centers halve bins
     found = float(np.interp(share, below, sizes)) if share > 0 else 0.0
-    return found, float(np.interp(found, sizes, below)) if found > 0 else 0.0
+    return found, float(np.clip(share, below[0], below[-1])) if found > 0 else 0.0
 
 
 def _shares(folder: Path, layer: int, config: ModelConfig, share: float) -> dict[str, float]:

@@ -258,10 +258,12 @@ def load(
     ternary : {"auto", "t2", "t5", "bst"}
         Storage of ternary weights, all exact. auto: what ``edgesparse tune`` found to be faster
         with the native executor, else t2.
-    sparsity : path or Thresholds, optional
+    sparsity : float, path or Thresholds, optional
         A calibration by thresholds (`edgesparse.sparsity`): while tokens are generated, small
         activations count as zero and their weights are not read. Lossy, so off by default;
-        `info.quality` says that it is on.
+        `info.quality` says that it is on. A number in (0, 0.9] is the share to be ignored: uniform
+        thresholds are calibrated on a built-in text, which loads the model twice, and kept in the
+        user's cache for the next time.
     lut : {"exact", "lossy"}
         Tables in which products with bit slices (bs1 to bs4) look sums up. lossy: rounded to 8 bits
         and averaged, as in T-MAC with fast aggregation; native executor only.
@@ -269,7 +271,7 @@ def load(
         False runs norms, gates and additions as ops of their own (for comparisons).
     predict : path, optional
         A file of ``edgesparse calibrate --method sparseinfer``: gates that it predicts to be dead
-        are not computed. Lossy.
+        are not computed. Lossy, and not together with `sparsity`.
     predict_force : bool
         Predict even where that reads more bytes than it saves.
 
@@ -294,6 +296,11 @@ def load(
         raise UsageError(f"sparse must be auto or off, not {sparse!r}.")
     if lut not in ("exact", "lossy"):
         raise UsageError(f"lut must be exact or lossy, not {lut!r}.")
+    if sparsity is not None and predict is not None:
+        raise UsageError(
+            "sparsity and predict exclude each other: both decide what a feed-forward leaves out.",
+            advice="Give one of them.",
+        )
     types = CacheType.parse(cache_type_k), CacheType.parse(cache_type_v)
     parse_head(head)
     n_threads = threads or default_threads()
@@ -319,10 +326,24 @@ def load(
         )
         thresholds: Thresholds | None = None
         factors: dict[str, npt.NDArray[np.float32]] = {}
+        notes: tuple[str, ...] = ()
         if sparsity is not None:
             from edgesparse.sparsity.option import read_sparsity
 
-            thresholds = read_sparsity(sparsity, config, plan, load_vectors(checkpoint, plan))
+            def load_dense() -> Model:
+                return load(
+                    source,
+                    threads=threads,
+                    executor=executor,
+                    isa=isa,
+                    i2s_layout=i2s_layout,
+                    head=head,
+                    fused=False,
+                )
+
+            vectors = load_vectors(checkpoint, plan)
+            thresholds, note = read_sparsity(sparsity, config, plan, vectors, load_dense)
+            notes = (note,) if note else ()
             plan, factors = sparsify(plan, thresholds)
         predictor: SparseInferTable | None = None
         if predict is not None:
@@ -348,7 +369,7 @@ def load(
         )
         parameters = replace(parameters, vectors={**parameters.vectors, **factors})
         recommended = read_recommended(checkpoint)
-        warnings = (*checkpoint.warnings, *tokenizer.warnings, *recommended.warnings)
+        warnings = (*checkpoint.warnings, *tokenizer.warnings, *recommended.warnings, *notes)
         info = _describe(str(source), config, parameters, checkpoint.n_bytes, warnings, recommended)
     if predict is not None and predictor is not None:
         from edgesparse.sparsity.option import with_predictor

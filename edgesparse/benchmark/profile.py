@@ -174,7 +174,7 @@ def profile(model: Model, *, n_prompt: int = 256, n_steps: int = 32) -> Profile:
         prefill=profile_prefill(model, prompt),
         read_bandwidth_gb_per_s=max(before, after),
         barrier_ns=barrier_ns(engine.n_threads),
-        n_phases=len(engine.plan.ops),
+        n_phases=engine.plan.n_phases,
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from edgesparse.checkpoint.experts import split_experts
 from edgesparse.checkpoint.gguf_header import GgufHeader, MetadataValue, read_header
 from edgesparse.checkpoint.gguf_types import resolve_types
+from edgesparse.checkpoint.powerinfer import adapt_powerinfer
 from edgesparse.checkpoint.reader import Checkpoint
 from edgesparse.checkpoint.slices import find_slices
 from edgesparse.checkpoint.source import SourceFile, shown
@@ -41,7 +42,9 @@ def open_gguf(path: str, *, i2s_layout: str = "auto", verify: bool = True) -> Ch
             files.append(SourceFile(_part_path(path, part, n_parts)))
             _add_part(tensors, files[-1], part, n_parts, i2s_layout, warnings)
         _check_total(metadata, tensors, n_parts, path)
-        _describe(header, metadata)
+        _describe(metadata)
+        if header.magic == b"PWRI":
+            tensors = adapt_powerinfer(metadata, tensors, warnings, path)
         tensors = find_slices(metadata, tensors, path)
         tensors = split_experts(tensors, path)
         checkpoint = Checkpoint(
@@ -65,12 +68,10 @@ def _tokenizer_json(metadata: dict[str, MetadataValue]) -> bytes | None:
     return text.encode()
 
 
-def _describe(header: GgufHeader, metadata: dict[str, MetadataValue]) -> None:
+def _describe(metadata: dict[str, MetadataValue]) -> None:
     """Add what the container implies but does not say, under keys of our own."""
     architecture = metadata.get("general.architecture", "")
     metadata.setdefault("edgesparse.rope_style", "norm" if architecture in _NORM_ROPE else "neox")
-    if header.magic == b"PWRI":
-        metadata["edgesparse.container"] = "powerinfer"
 
 
 def _tensors(

@@ -240,6 +240,8 @@ class TensorInfo:
         Ternary scale of the whole tensor when it is stored outside the rows.
     ternarize : bool
         The floats are masters of ternary weights: pass them through `ternarize` when loading.
+    transposed : bool
+        The file holds the matrix by columns.
     packed : Packed or None
         The tensors that GPTQ, AWQ and compressed-tensors matrices consist of.
     slices : SliceLayout or None
@@ -255,6 +257,7 @@ class TensorInfo:
     scale: float | None = None
     ternarize: bool = False
     packed: Packed | None = None
+    transposed: bool = False
     slices: SliceLayout | None = None
 
     @property

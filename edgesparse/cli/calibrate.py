@@ -21,6 +21,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's flags."""
     options.add_model(parser)
     parser.add_argument("-f", "--file", metavar="TEXT", help="text to calibrate on; '-' for stdin")
+    parser.add_argument(
+        "--from",
+        dest="source",
+        metavar="PATH",
+        help="no text: convert thresholds of another project, a folder of TEAL's histograms or the "
+        ".pt file of CHESS (--method chess or cats)",
+    )
     parser.add_argument("-o", "--output", metavar="FILE", help="calibration file to write")
     parser.add_argument(
         "--method",
@@ -32,9 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sparsity",
         type=float,
-        default=0.4,
         metavar="P",
-        help="share to be ignored, for teal, cats and chess (default: 0.4)",
+        help="share to be ignored, for teal, cats and chess (default: 0.4, or what the name of a "
+        "file of CHESS says)",
     )
     parser.add_argument(
         "--allocation",
@@ -75,12 +82,14 @@ def run(args: argparse.Namespace) -> int:
     from edgesparse.cli.terminal import Terminal
     from edgesparse.errors import UsageError
 
-    if args.file is None:
+    if args.file is None and args.source is None:
         raise UsageError("there is no text.", advice="Name one with -f FILE, or -f - for stdin.")
     if args.output is None:
         raise UsageError("there is no file to write.", advice="Name one with -o FILE.")
     if args.predict is not None:
         raise UsageError("--predict and calibrate exclude each other.")
+    if args.source is not None:
+        return _import(args)
     if args.tokens < 1:
         raise UsageError(f"--tokens must be positive, not {args.tokens}.")
     text = options.read_prompt_file(args.file)
@@ -95,6 +104,43 @@ def run(args: argparse.Namespace) -> int:
         terminal.write(_table(made))
         if other is not None:
             terminal.write(_price(model, made, other.removesuffix("\n")))
+    terminal.write(f"{args.output} written\n")
+    return 0
+
+
+def _import(args: argparse.Namespace) -> int:
+    """Convert another project's thresholds; the model's sizes and norms are enough for that."""
+    from edgesparse.architectures import build_plan, check_family
+    from edgesparse.checkpoint import open_checkpoint
+    from edgesparse.cli.terminal import Terminal
+    from edgesparse.config import read_config
+    from edgesparse.default_model import default_model_path
+    from edgesparse.errors import UsageError
+    from edgesparse.loading import load_vectors, tensor_names
+    from edgesparse.sparsity.fingerprint import fingerprint
+    from edgesparse.sparsity.foreign import import_thresholds
+    from edgesparse.sparsity.thresholds import DENSE_TOKENS
+
+    if args.file is not None or args.evaluate is not None:
+        raise UsageError("--from needs no text.", advice="Leave out -f and -e.")
+    path = options.model_path(args) or default_model_path()
+    with open_checkpoint(path, i2s_layout=args.i2s_layout) as checkpoint:
+        check_family(checkpoint.get_str("general.architecture"), str(path))
+        config = read_config(checkpoint)
+        plan = build_plan(config, tensor_names(checkpoint), n_ctx=1, max_tokens=1, path=str(path))
+        print_of = fingerprint(config, load_vectors(checkpoint, plan))
+    made = import_thresholds(
+        args.source,
+        config,
+        print_of,
+        method=args.method,
+        sparsity=args.sparsity,
+        dense_tokens=DENSE_TOKENS if args.dense_tokens is None else args.dense_tokens,
+    )
+    made.check(print_of, plan, args.source)
+    made.save(args.output)
+    terminal = Terminal(color=not args.no_color)
+    terminal.write(_table(made))
     terminal.write(f"{args.output} written\n")
     return 0
 
@@ -114,7 +160,7 @@ def _calibrate(
         model,
         ids,
         method=args.method,
-        sparsity=args.sparsity,
+        sparsity=0.4 if args.sparsity is None else args.sparsity,
         allocation=args.allocation,
         max_tokens=args.tokens,
         dense_tokens=DENSE_TOKENS if args.dense_tokens is None else args.dense_tokens,
@@ -139,7 +185,8 @@ def _table(made: Any) -> str:
     lines = [f"{'op':<20}{'threshold':>12}{'ignored':>9}"]
     for name, entry in made.thresholds.items():
         shown = f"{entry:.5g}" if isinstance(entry, float) else "by channel"
-        lines.append(f"{name:<20}{shown:>12}{made.achieved[name]:>9.1%}")
+        achieved = f"{made.achieved[name]:.1%}" if name in made.achieved else "?"
+        lines.append(f"{name:<20}{shown:>12}{achieved:>9}")
     return "\n".join(lines) + "\n"
 
 

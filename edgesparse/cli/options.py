@@ -117,11 +117,12 @@ def add_sparse(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> Non
 
 
 def add_thresholds(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Add the flag that names a calibration by thresholds."""
+    """Add the flag that names a calibration by thresholds, or the share to be ignored."""
     parser.add_argument(
         "--sparsity",
-        metavar="FILE",
-        help="while generating, ignore activations below the thresholds of this calibration; lossy",
+        metavar="P|FILE",
+        help="while generating, ignore this share of activations (0.4, say) or those below the "
+        "thresholds of this calibration; lossy",
     )
 
 

@@ -44,6 +44,7 @@ from edgesparse.formats.grouped import store_grouped
 from edgesparse.formats.masters import master_scale
 from edgesparse.formats.memory import allocate, require_bytes
 from edgesparse.formats.stored_slices import read_slices, slices_of
+from edgesparse.formats.transposed import store_transposed, transposed_choice
 from edgesparse.formats.weight import NEURON_MAJOR, ROW_BY_ROW, Format, Weight, storage_bytes
 
 __all__ = ["load_vector", "load_weights"]
@@ -131,7 +132,10 @@ def load_weights(
         _check_shape(info)
         uniform = loader.looks_uniform(info)
         rows = Format.T2N if name in neuron_major else ternary
-        choice = choose(info, uniform=uniform, ternary=rows, override=overrides.get(name))
+        if info.transposed:
+            choice = transposed_choice(info)
+        else:
+            choice = choose(info, uniform=uniform, ternary=rows, override=overrides.get(name))
         choices[name] = arranged(name, choice)
     weights, failed = loader.run(infos, choices)
     if failed:
@@ -243,6 +247,9 @@ class _Loader:
                     continue
                 raw = buffer[: piece.stop - piece.start]
                 try:
+                    if piece.target.info.transposed:
+                        store_transposed(self._checkpoint, piece.target, self._convert)
+                        continue
                     if piece.target.info.packed is not None:
                         target = piece.target
                         store_grouped(self._checkpoint, target.info, target.format, target.data)
@@ -279,7 +286,8 @@ class _Loader:
 
 def _pieces(target: Target) -> Iterable[_Rows]:
     info = target.info
-    if info.packed is not None or info.slices is not None:  # read by code of their own
+    if info.packed is not None or info.slices is not None or info.transposed:
+        # Decoding reads by itself.
         yield _Rows(target, 0, info.n_rows, 0, 0)
         return
     if info.type is TensorType.HF_T2:

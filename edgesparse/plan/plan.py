@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgesparse.plan.cache_type import CacheType
-from edgesparse.plan.op import Op
+from edgesparse.plan.op import Experts, Op
 
 __all__ = ["Plan"]
 
@@ -48,6 +48,11 @@ class Plan:
     cache_type_k: CacheType = CacheType.F16
     cache_type_v: CacheType = CacheType.F16
     dense_tokens: int = 0
+
+    @property
+    def n_phases(self) -> int:
+        """Phases between barriers of one token's step; each expert that it uses has its own."""
+        return sum(op.n_used if isinstance(op, Experts) else 1 for op in self.ops)
 
     @property
     def kv_dim(self) -> int:

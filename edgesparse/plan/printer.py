@@ -50,7 +50,7 @@ def plan_summary(
     summary: dict[str, object] = {
         "architecture": plan.architecture,
         "ops": len(plan.ops),
-        "barriers": len(plan.ops),
+        "barriers": plan.n_phases,
         "phases_per_layer": in_layers / plan.n_layers,
         "position": position,
         "bytes_per_token": n_bytes,

@@ -23,7 +23,8 @@ def sparsify(plan: Plan, thresholds: Thresholds) -> tuple[Plan, dict[str, npt.ND
 
     Matrices whose inputs become zero are stored by inputs, so that what is ignored is not read.
     Thresholds on the gate of a feed-forward make outputs of its ``up`` zero, and so inputs of its
-    ``down``.
+    ``down``. Where ``up`` skips the dead rows of a ReLU anyway, gate and up are stored by rows:
+    ignoring their inputs would save nothing, so they keep them.
 
     Parameters
     ----------
@@ -63,7 +64,7 @@ def sparsify(plan: Plan, thresholds: Thresholds) -> tuple[Plan, dict[str, npt.ND
                 factors[name] = np.ascontiguousarray(rule.factors, np.float32)
             if rule.on_gate:
                 op = _prune_up(op, rule.threshold, name)
-            else:
+            elif not any(out.live for out in op.outputs):
                 share = thresholds.achieved.get(op.name, thresholds.sparsity)
                 op = replace(op, threshold=rule.threshold, factors=name)
                 op = replace(op, skip_zeros=True, dead_share=share)

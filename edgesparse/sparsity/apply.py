@@ -43,7 +43,9 @@ def hooks(thresholds: Thresholds, kind: GluKind) -> tuple[dict[str, Hook], dict[
     after: dict[str, Hook] = {}
     for name in thresholds.thresholds:
         rule = thresholds.rule(name)
-        if rule is not None:
+        # As in `sparsify`: a ReLU's up skips rows, and keeps its inputs.
+        keeps = rule is not None and not rule.on_gate and name.endswith(".gate_up")
+        if rule is not None and not (keeps and kind.makes_zeros):
             (after if rule.on_gate else before)[name] = _hook(
                 rule, thresholds.dense_tokens, kind if rule.on_gate else None
             )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +15,14 @@ from edgesparse.errors import UsageError
 from edgesparse.executors.base import Parameters
 from edgesparse.plan.plan import Plan
 from edgesparse.sparsity.alphas import SparseInferTable
+from edgesparse.sparsity.automatic import automatic_thresholds, parse_share
 from edgesparse.sparsity.calibration import load_calibration
 from edgesparse.sparsity.fingerprint import fingerprint
 from edgesparse.sparsity.predictor import add_predictor
 from edgesparse.sparsity.thresholds import Thresholds
+
+if TYPE_CHECKING:
+    from edgesparse.model import Model
 
 __all__ = ["read_predictor", "read_sparsity", "with_predictor"]
 
@@ -27,20 +32,42 @@ def read_sparsity(
     config: ModelConfig,
     plan: Plan,
     vectors: Mapping[str, npt.NDArray[np.float32]],
-) -> Thresholds:
+    load: Callable[[], Model],
+) -> tuple[Thresholds, str]:
     """Give the thresholds that `sparsity` names, after checking that they are for this model.
+
+    Parameters
+    ----------
+    sparsity : float, path or Thresholds
+        A share to be ignored, in (0, 0.9], is calibrated here and kept for the next time.
+    config, plan, vectors
+        Of the model.
+    load : callable
+        Loads the model with fused=False, to calibrate.
+
+    Returns
+    -------
+    thresholds : Thresholds
+    note : str
+        What the user should know about them; may be empty.
 
     Raises
     ------
     UsageError
-        A number without a calibration, or a calibration of another kind.
+        A number that is no share, or a calibration of another kind.
     CalibrationError
         A file that is broken or was made for another model.
     """
-    thresholds = _thresholds(sparsity)
-    path = os.fspath(sparsity) if isinstance(sparsity, (str, os.PathLike)) else ""
-    thresholds.check(fingerprint(config, vectors), plan, path)
-    return thresholds
+    model, note, path = fingerprint(config, vectors), "", ""
+    if isinstance(sparsity, Thresholds):
+        thresholds = sparsity
+    elif isinstance(sparsity, (int, float)) or _is_number(sparsity):
+        share = parse_share(sparsity if isinstance(sparsity, (int, float)) else str(sparsity))
+        thresholds, note = automatic_thresholds(share, model, load)
+    else:
+        thresholds, path = _read(sparsity), os.fspath(sparsity)
+    thresholds.check(model, plan, path)
+    return thresholds, note
 
 
 def read_predictor(path: str | os.PathLike[str]) -> SparseInferTable:
@@ -84,26 +111,20 @@ def with_predictor(
     return add_predictor(plan, parameters, table, force=force)
 
 
-def _thresholds(sparsity: float | str | os.PathLike[str] | Thresholds) -> Thresholds:
-    if isinstance(sparsity, Thresholds):
-        return sparsity
-    if isinstance(sparsity, (int, float)) or (_is_number(sparsity) and not Path(sparsity).exists()):
-        raise UsageError(
-            f"a sparsity of {sparsity} needs thresholds that were calibrated for this model.",
-            advice="Make them with 'edgesparse calibrate' and name the file instead of the number.",
-        )
-    calibration = load_calibration(sparsity)
+def _read(path: str | os.PathLike[str]) -> Thresholds:
+    calibration = load_calibration(path)
     if isinstance(calibration, Thresholds):
         return calibration
     raise UsageError(
-        f"{os.fspath(sparsity)} is a calibration of a predictor, not of thresholds.",
+        f"{os.fspath(path)} is a calibration of a predictor, not of thresholds.",
         advice="'edgesparse calibrate' makes thresholds with the method teal.",
     )
 
 
 def _is_number(text: str | os.PathLike[str]) -> bool:
+    """Whether a text is a number and no file has that name."""
     try:
         float(os.fspath(text))
     except ValueError:
         return False
-    return True
+    return not Path(text).exists()

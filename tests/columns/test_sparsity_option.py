@@ -73,6 +73,25 @@ def test_lockstep_compares_with_thresholds() -> None:
         assert lockstep(left, right, [3, 1, 4, 1, 5, 9, 2, 6], chunk=1).difference is None
 
 
+def test_a_relu_keeps_the_inputs_of_gate_and_up() -> None:
+    """Its up waits for the gate and is stored by rows; the other ops ignore small inputs."""
+    found = []
+    name = "bitnet-tq1_0.gguf"
+    for executor in EXECUTORS:
+        with load_tiny(name, sparsity=thresholds_for(name), executor=executor) as model:
+            plan, engine, cache = model.engine.plan, model.engine, model.engine.new_cache(16)
+            ops = {op.name: op for op in plan.ops if isinstance(op, Linear)}
+            assert not ops["blk.0.gate_up"].threshold
+            assert ops["blk.0.qkv"].threshold > 0
+            assert ops["blk.0.attn_output"].threshold > 0
+            rows = [
+                engine.forward(cache, [token], i, thresholds=True)
+                for i, token in enumerate([5, 9, 2, 7, 1, 3, 8, 4])
+            ]
+            found.append(bits(np.concatenate(rows)))
+    assert all(np.array_equal(found[0], other) for other in found[1:])
+
+
 def test_costs_follow_what_the_calibration_expects() -> None:
     with load_tiny(MODEL) as dense, load_tiny(MODEL, sparsity=thresholds_for(MODEL)) as model:
         sparse, plain = (
@@ -103,10 +122,44 @@ def test_a_file_works_as_well_and_a_foreign_one_is_refused(tmp_path: Path) -> No
         load_tiny("bitnet-tq1_0.gguf", sparsity=file)
 
 
-def test_a_number_alone_is_refused() -> None:
-    for number in (0.4, "0.4"):
-        with pytest.raises(UsageError, match="needs thresholds that were calibrated"):
-            load_tiny(MODEL, sparsity=number)
+def test_a_number_alone_calibrates_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    found = []
+    for number, just_now in ((0.4, True), ("0.4", False), (0.25, True)):
+        with load_tiny(MODEL, sparsity=number, executor="native", threads=2) as model:
+            ops = [op for op in model.engine.plan.ops if isinstance(op, Linear) and op.threshold]
+            assert len(ops) == 4 * model.engine.plan.n_layers
+            assert all(abs(op.dead_share - float(number)) < 0.02 for op in ops)
+            assert model.engine.plan.dense_tokens == 16
+            (note,) = model.info.warnings
+            assert ("just now" in note) == just_now
+            assert "ignored by teal thresholds" in model.info.quality
+            found.append([op.threshold for op in ops])
+    assert found[0] == found[1]
+    assert all(a > b for a, b in zip(found[0], found[2], strict=True))
+    assert len(list(tmp_path.rglob("sparsity-*.json"))) == 2
+    for file in tmp_path.rglob("sparsity-*.json"):
+        file.write_text("{")  # a broken cache counts as none
+    with load_tiny(MODEL, sparsity=0.4, executor="native", threads=2) as model:
+        assert "just now" in model.info.warnings[0]
+
+
+@pytest.mark.parametrize(
+    "number", [0, -1, 1, 1.5, 40, float("nan"), float("inf"), True, "nan", "-0.4"]
+)
+def test_numbers_that_are_no_share_are_refused(number: float | str) -> None:
+    with pytest.raises(UsageError, match=r"above 0 and at most 0\.9"):
+        load_tiny(MODEL, sparsity=number)
+
+
+def test_a_mixture_of_experts_is_refused() -> None:
+    with pytest.raises(UsageError, match="choosing experts"):
+        load_tiny("mixtral-bf16", sparsity=0.4)
+
+
+def test_sparsity_and_predict_exclude_each_other(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="exclude each other"):
+        load_tiny(MODEL, sparsity=0.4, predict=tmp_path / "none.json")
 
 
 # ---- thresholds on the gate (CATS, CHESS) ------------------------------------------------------

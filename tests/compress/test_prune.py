@@ -204,6 +204,17 @@ def test_the_report_names_the_price(tmp_path, capsys):
     assert len([line for line in text.splitlines() if line.strip()[:1].isdigit()]) == 2
 
 
+def test_folders_are_scored_too(tmp_path, capsys):
+    found = []
+    for out in (tmp_path / "out", tmp_path / "out.gguf"):
+        flags = ["--windows", "2", "--json", "--store", "bf16"]
+        assert run(["prune", str(tiny.path("qwen3-bf16")), str(out), *flags]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert found[0]["perplexity_after"] == found[1]["perplexity_after"]
+    assert found[0]["perplexity_before"] != found[0]["perplexity_after"]
+    assert not list(tmp_path.glob(".*"))
+
+
 @pytest.mark.parametrize(
     ("source", "flags", "words"),
     [

@@ -221,6 +221,7 @@ def load(
     sparse: str = "auto",
     cache_type_k: str = "f16",
     cache_type_v: str = "f16",
+    kv_sparsity: float = 0.0,
     head: str = "auto",
     ternary: str = "auto",
     sparsity: float | str | os.PathLike[str] | Thresholds | None = None,
@@ -249,6 +250,9 @@ def load(
         the instruction set has kernels for it. off: compute everything (for comparisons).
     cache_type_k, cache_type_v : {"f16", "q8_0"}
         Storage of keys and of values. q8_0 takes 53 % of the memory and is lossy.
+    kv_sparsity : float
+        Share of each key and value that is dropped, its smallest elements, beyond the latest 32 to
+        95 positions; 0: none. Lossy, so off by default; `info.quality` says that it is on.
     head : {"auto", "exact", "q8", "q6", "q4", "two-stage"}
         Storage of the matrix that makes the logits (in a tied model of the embedding, too).
         ``exact``: as the file has it. ``auto``: rounded to 8.5 bits per weight if it is larger.
@@ -324,6 +328,8 @@ def load(
             sparse=sparse == "auto" and (not native or _has_vectors(isa, b"t2", b"t2n")),
             path=str(source),
         )
+        if kv_sparsity:
+            plan = plan.with_sparse_cache(kv_sparsity)
         thresholds: Thresholds | None = None
         factors: dict[str, npt.NDArray[np.float32]] = {}
         notes: tuple[str, ...] = ()

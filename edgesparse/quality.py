@@ -9,6 +9,7 @@ from edgesparse.formats.weight import Weight
 from edgesparse.plan.cache_type import CacheType
 from edgesparse.plan.op import Linear
 from edgesparse.plan.plan import Plan
+from edgesparse.plan.sparse_rows import GROUP
 
 if TYPE_CHECKING:
     from edgesparse.sparsity.thresholds import Thresholds
@@ -56,6 +57,12 @@ def describe_quality(
     types = (plan.cache_type_k, plan.cache_type_v)
     if any(kind is not CacheType.F16 for kind in types):
         parts.append(f"keys and values as {' and '.join(kind.name.lower() for kind in types)}")
+    if plan.sparse_rows is not None:
+        rows = plan.sparse_rows
+        parts.append(
+            f"{1 - rows.n_kept / rows.head_dim:.0%} of keys and values dropped beyond the latest "
+            f"{rows.window} to {rows.window + GROUP - 1} positions"
+        )
     if thresholds is not None:
         parts.append(
             f"{thresholds.sparsity:.0%} of activations ignored by {thresholds.method} thresholds "

@@ -158,6 +158,7 @@ class CachedSequence:
                 n_ctx=self.capacity,
             )
         n_reused = min(_common_prefix(self.tokens, prompt), len(prompt) - 1)
+        n_reused = self._cache.reusable(len(self.tokens), n_reused)
         del self.tokens[n_reused:]
         n_new = len(prompt) - n_reused
         chunk = min(_FIRST_CHUNK, self.engine.max_tokens)

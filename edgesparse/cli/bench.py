@@ -170,6 +170,7 @@ def _record(model: Model, row: Row) -> dict[str, Any]:
         "n_threads": row.n_threads,
         "type_k": engine.plan.cache_type_k.name.lower(),
         "type_v": engine.plan.cache_type_v.name.lower(),
+        "kv_sparsity": 0.0 if engine.plan.sparse_rows is None else engine.plan.sparse_rows.sparsity,
         "n_prompt": row.n_prompt,
         "n_gen": row.n_gen,
         "n_depth": row.n_depth,

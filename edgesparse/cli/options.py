@@ -164,6 +164,14 @@ def add_cache_types(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -
             default="f16",
             help=f"storage of the cache's {what} (default: f16; q8_0 is half the size and lossy)",
         )
+    parser.add_argument(
+        "--kv-sparsity",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="drop this share of each key and value beyond the latest positions; lossy "
+        "(default: 0; 0.5 takes 56 %% of the memory)",
+    )
 
 
 def add_head(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
@@ -298,6 +306,7 @@ def load_for_measuring(args: argparse.Namespace, threads: int) -> Model:
         sparsity=args.sparsity,
         cache_type_k=args.cache_type_k,
         cache_type_v=args.cache_type_v,
+        kv_sparsity=args.kv_sparsity,
         head=args.head,
         ternary=args.ternary,
         lut=args.lut,
@@ -335,6 +344,7 @@ def load_model(args: argparse.Namespace, terminal: Terminal | None = None) -> Mo
             sparsity=getattr(args, "sparsity", None),
             cache_type_k=getattr(args, "cache_type_k", "f16"),
             cache_type_v=getattr(args, "cache_type_v", "f16"),
+            kv_sparsity=getattr(args, "kv_sparsity", 0.0),
             head=getattr(args, "head", "auto"),
             ternary=getattr(args, "ternary", "auto"),
             lut=getattr(args, "lut", "exact"),

@@ -47,18 +47,61 @@ def run(args: argparse.Namespace) -> int:
     with model:
         estimate, seconds = _score(model, text, args)
         found = _misses(model, text) if model.parameters.coarse is not None else None
+        price = _price(model, text, args, estimate) if args.kv_sparsity else None
     terminal = Terminal(color=not args.no_color)
     if args.output == "json":
-        terminal.write(_json(model, estimate, seconds, found) + "\n")
+        terminal.write(_json(model, estimate, seconds, found, price) + "\n")
     else:
         final = f"PPL = {estimate.perplexity:.4f} +/- {estimate.uncertainty:.5f}"
         terminal.write(f"Final estimate: {final}\n")
+        if price is not None:
+            terminal.write(_describe_price(price))
         if found is not None:
             terminal.write(
                 f"Two-stage head: the best token was no candidate at {found[0]} of {found[1]} "
                 f"positions ({found[0] / found[1]:.2%}); the estimate is that of the whole head\n"
             )
     return 0
+
+
+def _price(
+    model: Model, text: str, args: argparse.Namespace, estimate: Estimate
+) -> dict[str, float]:
+    """Score the text once more with whole keys and values; compare quality and memory."""
+    from dataclasses import replace
+
+    from edgesparse.engine import Engine
+    from edgesparse.executors import make_executor
+    from edgesparse.model import Model
+
+    plan = model.engine.plan
+    whole = replace(plan, sparse_rows=None)
+    lossy = args.lut == "lossy"
+    threads = model.engine.n_threads
+    made = make_executor(
+        args.executor, whole, model.parameters, threads=threads, isa=args.isa, lossy=lossy
+    )
+    engine = Engine(made, n_threads=threads)
+    with Model(engine, model.tokenizer, model.config, model.parameters, model.info) as other:
+        before, _ = _score(other, text, args)
+    return {
+        "kv_sparsity": args.kv_sparsity,
+        "whole_kv_perplexity": before.perplexity,
+        "perplexity_change": estimate.perplexity / before.perplexity - 1,
+        "n_ctx": plan.n_ctx,
+        "kv_bytes": plan.cache_bytes(plan.n_ctx),
+        "whole_kv_bytes": whole.cache_bytes(plan.n_ctx),
+    }
+
+
+def _describe_price(price: dict[str, float]) -> str:
+    ratio = price["kv_bytes"] / price["whole_kv_bytes"]
+    return (
+        f"Keys and values pruned by {price['kv_sparsity']:.0%}: perplexity "
+        f"{price['whole_kv_perplexity']:.4f} without, {price['perplexity_change']:+.2%} with; "
+        f"the cache of {price['n_ctx']} positions takes {price['kv_bytes'] / 1e6:.1f} MB instead "
+        f"of {price['whole_kv_bytes'] / 1e6:.1f} ({ratio:.0%})\n"
+    )
 
 
 def _score(model: Model, text: str, args: argparse.Namespace) -> tuple[Estimate, float]:
@@ -88,7 +131,13 @@ def _misses(model: Model, text: str) -> tuple[int, int]:
     return candidate_misses(model, model.tokenize(text, add_special=True), model.engine.n_ctx)
 
 
-def _json(model: Model, estimate: Estimate, seconds: float, found: tuple[int, int] | None) -> str:
+def _json(
+    model: Model,
+    estimate: Estimate,
+    seconds: float,
+    found: tuple[int, int] | None,
+    price: dict[str, float] | None,
+) -> str:
     import json
     from dataclasses import asdict
 
@@ -102,6 +151,7 @@ def _json(model: Model, estimate: Estimate, seconds: float, found: tuple[int, in
             "quality": model.info.quality,
             **asdict(estimate),
             "seconds": seconds,
+            **(price or {}),
             **(
                 {}
                 if found is None

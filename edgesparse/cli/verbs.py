@@ -29,6 +29,7 @@ VERBS = (
     Verb("sparsity", "show how many activations are zero, layer by layer, and what that saves"),
     Verb("calibrate", "choose thresholds or a predictor for approximate sparsity, from a text"),
     Verb("quantize", "write a model with its matrices in 1 to 8 bits"),
+    Verb("prune", "set weights of a dense model to zero, and say what that costs"),
     Verb("perplexity", "measure how well a model predicts a text", ("ppl",)),
     Verb("doctor", "show what this machine and this build can do"),
     Verb("tokenize", "show the tokens of a text, or the text of tokens", ("detokenize",)),

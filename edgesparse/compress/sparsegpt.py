@@ -9,8 +9,8 @@ that have been changed already.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,8 +29,15 @@ DAMPING = 0.01
 """Added to the diagonal, as a share of its mean."""
 _MOST_DAMPING = 10.0
 
-Rounding = Callable[[int, Float32, Mask], Float32]
-"""rounding(j, column, mask) → column j as it will be stored."""
+
+class Rounding(Protocol):
+    """Rounds columns to what will be stored; zeros must stay zeros."""
+
+    def begin(self, j: int, weight: Float32, mask: Mask) -> None:
+        """Look at the whole matrix as it is before column j."""
+
+    def round(self, j: int, column: Float32) -> Float32:
+        """Return column j as it will be read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,9 +115,8 @@ def sparsegpt(
         Columns whose mask is chosen at one time, a multiple of the pattern's m.
     update : bool
         False: choose the same way, but leave survivors alone (to see what correcting them gains).
-    rounding : callable, optional
-        Round each column to what will be stored, so that later columns make up for that, too. Zeros
-        must stay zeros.
+    rounding : Rounding, optional
+        Rounds each column, so that later ones make up for that, too.
 
     Returns
     -------
@@ -141,7 +147,8 @@ def sparsegpt(
                 mask[:, group] = pattern.group_mask((w[:, group] / diagonal[group]) ** 2)
             column = np.where(mask[:, j], np.float32(0), w[:, j])
             if rounding is not None:
-                column = rounding(j, column, mask[:, j])
+                rounding.begin(j, w, mask)
+                column = rounding.round(j, column)
             if update:
                 error = (w[:, j] - column) / diagonal[j]
                 w[:, j + 1 : end] -= error[:, None] * u[j, j + 1 : end]

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from edgesparse.plan.cache_type import CHUNK, CacheType
 from edgesparse.plan.plan import Plan
+from edgesparse.plan.sparse_rows import SparseRows
 
 __all__ = ["CacheRows", "KVCache"]
 
@@ -26,11 +27,15 @@ class CacheRows:
     Attributes
     ----------
     data : uint8 ndarray, shape (n_layers * n_kv_heads * capacity * row_bytes,)
-    kind : CacheType
+    kind : CacheType or SparseRows
     """
 
     def __init__(
-        self, data: npt.NDArray[np.uint8], plan: Plan, kind: CacheType, capacity: int
+        self,
+        data: npt.NDArray[np.uint8],
+        plan: Plan,
+        kind: CacheType | SparseRows,
+        capacity: int,
     ) -> None:
         self.data, self.kind = data, kind
         self._planes = (plan.n_layers, plan.n_kv_heads)
@@ -69,6 +74,8 @@ class KVCache:
     ----------
     keys, values : CacheRows
         Zero pages until written, so an unused context costs no memory.
+    recent_keys, recent_values : CacheRows, optional
+        Where those are pruned: the latest rows as they were, position p in row p mod their number.
     raw : uint8 ndarray
         All their bytes.
     capacity : int
@@ -76,33 +83,49 @@ class KVCache:
     """
 
     def __init__(self, plan: Plan, capacity: int) -> None:
-        kinds = (plan.cache_type_k, plan.cache_type_v)
-        n_rows = plan.n_layers * plan.n_kv_heads * capacity
-        sizes = [n_rows * kind.row_bytes(plan.head_dim) for kind in kinds]
-        n_first = n_rows // max(capacity, 1) * min(capacity, CHUNK)
+        kinds = _kinds(plan)
+        n_planes = plan.n_layers * plan.n_kv_heads
+        sizes = [n_planes * capacity * kind.row_bytes(plan.head_dim) for kind in kinds]
+        n_first = n_planes * min(capacity, CHUNK)
+        sparse = plan.sparse_rows
+        n_recent = 0 if sparse is None else sparse.n_recent
+        types = (plan.cache_type_k, plan.cache_type_v)
+        recent = [n_planes * n_recent * kind.row_bytes(plan.head_dim) for kind in types]
         # Private: shared anonymous memory gets no huge pages.
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        memory = mmap.mmap(-1, max(1, sum(sizes)), flags=flags)
+        memory = mmap.mmap(-1, max(1, sum(sizes) + sum(recent)), flags=flags)
         for kind, begin, size in zip(kinds, (0, sizes[0]), sizes, strict=True):
             # The first chunk goes without: short conversations should not pay for huge pages.
             _use_huge_pages(memory, begin + n_first * kind.row_bytes(plan.head_dim), begin + size)
         self.raw: npt.NDArray[np.uint8] = np.frombuffer(memory, np.uint8)
-        split = np.split(self.raw[: sum(sizes)], [sizes[0]])
+        split = np.split(self.raw[: sum(sizes) + sum(recent)], np.cumsum([*sizes, *recent])[:-1])
         self.keys, self.values = (
-            CacheRows(part, plan, kind, capacity) for part, kind in zip(split, kinds, strict=True)
+            CacheRows(part, plan, kind, capacity)
+            for part, kind in zip(split[:2], kinds, strict=True)
+        )
+        self.recent_keys, self.recent_values = (
+            CacheRows(part, plan, kind, n_recent) if n_recent else None
+            for part, kind in zip(split[2:], types, strict=True)
         )
         self.capacity = capacity
+        self._sparse = sparse
 
     def fits(self, plan: Plan) -> bool:
         """Whether rows and their number are those of a plan."""
         n_rows = plan.n_layers * plan.n_kv_heads * self.capacity
         return all(
-            rows.kind is kind and rows.data.nbytes == n_rows * kind.row_bytes(plan.head_dim)
-            for rows, kind in (
-                (self.keys, plan.cache_type_k),
-                (self.values, plan.cache_type_v),
-            )
+            rows.kind == kind and rows.data.nbytes == n_rows * kind.row_bytes(plan.head_dim)
+            for rows, kind in zip((self.keys, self.values), _kinds(plan), strict=True)
         )
+
+    def reusable(self, n_held: int, n_wanted: int) -> int:
+        """How many of the first `n_wanted` of `n_held` tokens need not be computed again."""
+        return n_wanted if self._sparse is None else self._sparse.reusable(n_held, n_wanted)
+
+
+def _kinds(plan: Plan) -> list[CacheType | SparseRows]:
+    """How a plan's keys and values are stored."""
+    return [plan.sparse_rows or kind for kind in (plan.cache_type_k, plan.cache_type_v)]
 
 
 def _use_huge_pages(memory: mmap.mmap, begin: int, end: int) -> None:

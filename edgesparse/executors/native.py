@@ -190,6 +190,7 @@ class NativeExecutor:
                 "kv_dim": plan.kv_dim,
                 "cache_type_k": int(plan.cache_type_k),
                 "cache_type_v": int(plan.cache_type_v),
+                **_pruning(plan),
                 "ops": ops,
                 "widths": widths,
                 "weights": weights,
@@ -338,6 +339,10 @@ class NativeExecutor:
             c_cache.keys = ffi.cast("uint8_t *", cache.keys.data.ctypes.data)
             c_cache.values = ffi.cast("uint8_t *", cache.values.data.ctypes.data)
             c_cache.capacity = cache.capacity
+            if cache.recent_keys is not None and cache.recent_values is not None:
+                recent = cache.recent_keys.data, cache.recent_values.data
+                c_cache.recent_keys = ffi.cast("uint8_t *", recent[0].ctypes.data)
+                c_cache.recent_values = ffi.cast("uint8_t *", recent[1].ctypes.data)
         null = ffi.NULL
         flag, op_ns, moved = step.cancel, step.op_ns, step.op_bytes
         c_step = ffi.new(
@@ -360,3 +365,11 @@ class NativeExecutor:
             },
         )
         return c_step, [arrays, caches, step]
+
+
+def _pruning(plan: Plan) -> dict[str, int]:
+    """Fields of the C plan that say how keys and values are pruned."""
+    rows = plan.sparse_rows
+    if rows is None:
+        return {}
+    return {"kv_kept": rows.n_kept, "kv_window": rows.window, "kv_recent": rows.n_recent}

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from edgesparse.errors import Cancelled, UsageError
 from edgesparse.executors.base import Parameters, Step
 from edgesparse.executors.checks import check_step
+from edgesparse.executors.sparse_cache import n_sparse_of, widen_cache
 from edgesparse.formats.weight import TILE
 from edgesparse.ops.add import add
 from edgesparse.ops.attention import attention
@@ -212,10 +213,20 @@ class ReferenceExecutor:
         vectors = self._parameters.vectors
         rotate(q, table, op.style, vectors[op.norm_q] if op.norm_q else None, op.eps)
         rotate(k, table, op.style, vectors[op.norm_k] if op.norm_k else None, op.eps)
+        types = (self.plan.cache_type_k, self.plan.cache_type_v)
         for index, cache in enumerate(step.caches):
             mine = step.sequences == index
-            for rows, x in ((cache.keys, k), (cache.values, v)):
-                rows.write(op.layer, step.positions[mine], cache_rows(x[mine], rows.kind))
+            positions = step.positions[mine]
+            pairs = ((cache.keys, cache.recent_keys), (cache.values, cache.recent_values))
+            for (rows, recent), x, kind in zip(pairs, (k, v), types, strict=True):
+                whole = cache_rows(x[mine], kind)
+                if recent is None:
+                    rows.write(op.layer, positions, whole)
+                else:
+                    sparse = self.plan.sparse_rows
+                    assert sparse is not None
+                    recent.write(op.layer, positions % sparse.n_recent, whole)
+                    rows.write(op.layer, positions, sparse.prune(whole))
 
     def _run_attention(self, op: Attention, step: Step) -> None:
         n = len(step.tokens)
@@ -225,11 +236,14 @@ class ReferenceExecutor:
             mine = step.sequences == index
             if not mine.any():
                 continue
-            # Only rows that can be read are widened.
-            n = int(step.positions[mine].max()) + 1
-            keys = self.plan.cache_type_k.widen(cache.keys.read(op.layer, 0, n), op.head_dim)
-            values = self.plan.cache_type_v.widen(cache.values.read(op.layer, 0, n), op.head_dim)
-            out[mine] = attention(q[mine], keys, values, step.positions[mine], op.scale, op.window)
+            # Tokens to which the same rows are sparse.
+            for n_sparse in np.unique(n_sparse_of(self.plan.sparse_rows, step.positions[mine])):
+                those = mine & (n_sparse_of(self.plan.sparse_rows, step.positions) == n_sparse)
+                positions = step.positions[those]
+                # Only rows that can be read are widened.
+                end = int(positions.max()) + 1
+                keys, values = widen_cache(self.plan, cache, op.layer, int(n_sparse), end)
+                out[those] = attention(q[those], keys, values, positions, op.scale, op.window)
 
     def _heads(self, name: str, n_tokens: int, n_heads: int, head_dim: int) -> Float32:
         rows = self.buffer(name, n_tokens)[:, : n_heads * head_dim]

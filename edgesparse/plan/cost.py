@@ -57,10 +57,8 @@ def op_bytes(op: Op, parameters: Parameters, plan: Plan, position: int) -> int:
         case RopeKV():
             return plan.kv_bytes
         case Attention():
-            n_rows = position + 1
-            if op.window:
-                n_rows = min(n_rows, op.window)
-            return n_rows * plan.kv_bytes
+            first = max(0, position + 1 - op.window) if op.window else 0
+            return plan.attention_bytes(first, position + 1)
         case _:
             return 0
 

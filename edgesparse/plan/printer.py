@@ -58,8 +58,9 @@ def plan_summary(
         "activation_bytes_per_token": 4 * sum(width for _, width in plan.buffers),
         "cache_type_k": plan.cache_type_k.name.lower(),
         "cache_type_v": plan.cache_type_v.name.lower(),
+        **({} if plan.sparse_rows is None else {"kv_sparsity": plan.sparse_rows.sparsity}),
         "cache_bytes_per_position": plan.n_layers * plan.kv_bytes,
-        "cache_bytes_at_most": plan.n_ctx * plan.n_layers * plan.kv_bytes,
+        "cache_bytes_at_most": plan.cache_bytes(plan.n_ctx),
     }
     if bandwidth:
         summary["read_bandwidth_gb_per_s"] = round(bandwidth, 2)

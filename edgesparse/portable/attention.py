@@ -10,6 +10,7 @@ import numpy as np
 from edgesparse.executors.base import Step
 from edgesparse.plan.cache_type import CHUNK, CacheType
 from edgesparse.plan.op import Attention
+from edgesparse.plan.sparse_rows import GROUP
 from edgesparse.portable.bind import (
     Bindings,
     Bytes,
@@ -17,12 +18,14 @@ from edgesparse.portable.bind import (
     Int32,
     Runner,
     plane_of,
+    recent_of,
     require,
     require_cache,
     tokens_of,
 )
 from edgesparse.portable.jit import njit
 from edgesparse.portable.numerics import ONE, ZERO, dot16, exp, fold16, halfs_in_bytes, widen_q8_0
+from edgesparse.portable.sparse_rows import widen_sparse
 
 __all__ = ["bind"]
 
@@ -44,6 +47,9 @@ def attend_chunk(
     q: Float32,
     keys: Bytes,
     values: Bytes,
+    sparse_keys: Bytes,
+    sparse_values: Bytes,
+    n_sparse: int,
     type_k: int,
     type_v: int,
     scale: np.float32,
@@ -61,6 +67,8 @@ def attend_chunk(
     q : (group, head_dim) float32
     keys, values : (n_rows, row_bytes) uint8
         The chunk's rows up to the last one to attend to.
+    sparse_keys, sparse_values : (>= n_sparse, row_bytes) uint8
+        Rows to read instead of the first `n_sparse`.
     type_k, type_v : int
         Their `CacheType`.
     scores, wide, lanes : (group, CHUNK), (head_dim,), (16,) float32
@@ -69,7 +77,10 @@ def attend_chunk(
     n_rows = keys.shape[0]
     group, head_dim = q.shape
     for j in range(first, n_rows):
-        widen(wide, keys[j], type_k)
+        if j < n_sparse:
+            widen_sparse(wide, sparse_keys[j])
+        else:
+            widen(wide, keys[j], type_k)
         for g in range(group):
             scores[g, j] = dot16(q[g], wide, lanes) * scale
     for g in range(group):
@@ -85,7 +96,10 @@ def attend_chunk(
         part[g, 1] = fold16(lanes)
         part[g, 2:] = ZERO
     for j in range(first, n_rows):
-        widen(wide, values[j], type_v)
+        if j < n_sparse:
+            widen_sparse(wide, sparse_values[j])
+        else:
+            widen(wide, values[j], type_v)
         for g in range(group):
             e = scores[g, j]
             acc = part[g, 2:]
@@ -113,6 +127,10 @@ def attention_items(
     values: Bytes,
     indices: Int32,
     positions: Int32,
+    recent_keys: Bytes,
+    recent_values: Bytes,
+    n_recent: int,
+    sparse_window: int,
     type_k: int,
     type_v: int,
     n_heads: int,
@@ -136,6 +154,11 @@ def attention_items(
         `CacheRows.data` of one sequence: `n_planes` times `capacity` rows.
     indices : (n,) int32
         That sequence's tokens.
+    recent_keys, recent_values : uint8
+        Whole rows of the latest `n_recent` positions, where those of `keys` and `values` are
+        pruned; n_recent = 0: they are not.
+    sparse_window : int
+        `SparseRows.window`.
     """
     group = n_heads // n_kv_heads
     width = group * head_dim
@@ -150,15 +173,26 @@ def attention_items(
         last = positions[t] + 1
         first = max(0, last - window) if window > 0 else 0
         opening = first // CHUNK * CHUNK
+        n_sparse = max(0, last - sparse_window) // GROUP * GROUP if n_recent > 0 else 0
         for start in range(opening, last, CHUNK):
             n_rows = min(last - start, CHUNK)
             chunk = start // CHUNK
             plane = layer * n_kv_heads + h
+            k = plane_of(keys, n_planes, capacity, plane, chunk)
+            v = plane_of(values, n_planes, capacity, plane, chunk)
+            whole_k, whole_v = k, v
+            if n_recent > 0:
+                recent = start % n_recent // CHUNK
+                whole_k = plane_of(recent_keys, n_planes, n_recent, plane, recent)
+                whole_v = plane_of(recent_values, n_planes, n_recent, plane, recent)
             attend_chunk(
                 total if start == opening else part,
                 q[t, h * width : (h + 1) * width].reshape((group, head_dim)),
-                plane_of(keys, n_planes, capacity, plane, chunk)[:n_rows],
-                plane_of(values, n_planes, capacity, plane, chunk)[:n_rows],
+                whole_k[:n_rows],
+                whole_v[:n_rows],
+                k,
+                v,
+                max(0, n_sparse - start),
                 type_k,
                 type_v,
                 scale,
@@ -185,12 +219,15 @@ def bind(op: Attention, bindings: Bindings) -> Runner:
     require(n_heads == group * op.n_kv_heads, op.name, "n_heads is no multiple of n_kv_heads")
     width = n_heads * op.head_dim
     n_planes = bindings.plan.n_layers * op.n_kv_heads
+    rows = bindings.plan.sparse_rows
+    sparse = (0, 0) if rows is None else (rows.n_recent, rows.window)
     require_cache(op, bindings.plan)
     require(min(q.shape[1], dst.shape[1]) >= width, op.name, "q or dst is narrower than its heads")
 
     def run(step: Step) -> None:
         for indices, cache in tokens_of(step):
             keys, values, capacity = cache.keys.data, cache.values.data, cache.capacity
+            recent = recent_of(cache)
 
             def work(
                 begin: int,
@@ -200,8 +237,9 @@ def bind(op: Attention, bindings: Bindings) -> Runner:
                 values: Bytes = values,
                 indices: Int32 = indices,
                 capacity: int = capacity,
+                recent: tuple[Bytes, Bytes] = recent,
             ) -> None:
-                data = (dst, q, keys, values, indices, step.positions)
+                data = (dst, q, keys, values, indices, step.positions, *recent, *sparse)
                 heads = (n_heads, op.n_kv_heads, op.head_dim)
                 where = (op.layer, n_planes, capacity)
                 attention_items(*data, *types, *heads, *where, scale, window, begin, end)

@@ -27,6 +27,7 @@ __all__ = [
     "Int32",
     "Runner",
     "plane_of",
+    "recent_of",
     "require",
     "require_bytes",
     "require_cache",
@@ -113,6 +114,13 @@ def plane_of(
     n_rows = min(CHUNK, capacity - chunk * CHUNK)
     begin = (chunk * CHUNK * n_planes + plane * n_rows) * row_bytes
     return data[begin : begin + n_rows * row_bytes].reshape((n_rows, row_bytes))
+
+
+def recent_of(cache: KVCache) -> tuple[Bytes, Bytes]:
+    """Return the bytes of the latest whole rows of a pruned cache; those of the cache otherwise."""
+    if cache.recent_keys is None or cache.recent_values is None:
+        return cache.keys.data, cache.values.data
+    return cache.recent_keys.data, cache.recent_values.data
 
 
 def tokens_of(step: Step) -> list[tuple[Int32, KVCache]]:

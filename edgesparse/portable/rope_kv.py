@@ -14,6 +14,7 @@ from edgesparse.portable.bind import (
     Int32,
     Runner,
     plane_of,
+    recent_of,
     require,
     require_cache,
     tokens_of,
@@ -21,6 +22,7 @@ from edgesparse.portable.bind import (
 from edgesparse.portable.jit import njit
 from edgesparse.portable.norm import norm_row
 from edgesparse.portable.numerics import put_half, store_q8_0
+from edgesparse.portable.sparse_rows import prune_row
 
 __all__ = ["bind"]
 
@@ -62,6 +64,10 @@ def rope_kv_tokens(
     values: Bytes,
     indices: Int32,
     positions: Int32,
+    recent_keys: Bytes,
+    recent_values: Bytes,
+    n_recent: int,
+    n_kept: int,
     type_k: int,
     type_v: int,
     table: Float32,
@@ -86,6 +92,9 @@ def rope_kv_tokens(
         q and k are normed and rotated in place.
     keys, values : uint8
         `CacheRows.data`: `n_planes` times `capacity` rows.
+    recent_keys, recent_values : uint8
+        Likewise for `n_recent` positions, the latest: where rows are pruned to `n_kept` elements.
+        Unused, with n_recent = 0, where they are not.
     type_k, type_v : int
         Their `CacheType`.
     table : (n_ctx, rope_dim) float32
@@ -108,9 +117,19 @@ def rope_kv_tokens(
                 norm_row(head, head, norm_k, eps, lanes)
             rotate(head, table[position], style)
             plane, chunk, row = layer * n_kv_heads + h, position // CHUNK, position % CHUNK
-            store_row(plane_of(keys, n_planes, capacity, plane, chunk)[row], head, type_k)
-            plane_of_values = plane_of(values, n_planes, capacity, plane, chunk)
-            store_row(plane_of_values[row], v[t, h * head_dim : (h + 1) * head_dim], type_v)
+            key = plane_of(keys, n_planes, capacity, plane, chunk)[row]
+            value = plane_of(values, n_planes, capacity, plane, chunk)[row]
+            if n_recent == 0:
+                store_row(key, head, type_k)
+                store_row(value, v[t, h * head_dim : (h + 1) * head_dim], type_v)
+                continue
+            chunk = position % n_recent // CHUNK
+            whole = plane_of(recent_keys, n_planes, n_recent, plane, chunk)[row]
+            store_row(whole, head, type_k)
+            prune_row(key, whole, head_dim, n_kept)
+            whole = plane_of(recent_values, n_planes, n_recent, plane, chunk)[row]
+            store_row(whole, v[t, h * head_dim : (h + 1) * head_dim], type_v)
+            prune_row(value, whole, head_dim, n_kept)
 
 
 def bind(op: RopeKV, bindings: Bindings) -> Runner:
@@ -125,6 +144,8 @@ def bind(op: RopeKV, bindings: Bindings) -> Runner:
     types = int(bindings.plan.cache_type_k), int(bindings.plan.cache_type_v)
     n_planes = bindings.plan.n_layers * op.n_kv_heads
     kv_dim = op.n_kv_heads * op.head_dim
+    rows = bindings.plan.sparse_rows
+    n_recent, n_kept = (0, 0) if rows is None else (rows.n_recent, rows.n_kept)
     require_cache(op, bindings.plan)
     require(q.shape[1] >= n_heads * op.head_dim, op.name, "q is narrower than its heads")
     require(min(k.shape[1], v.shape[1]) >= kv_dim, op.name, "k or v is narrower than its heads")
@@ -140,6 +161,7 @@ def bind(op: RopeKV, bindings: Bindings) -> Runner:
     def run(step: Step) -> None:
         for indices, cache in tokens_of(step):
             keys, values, capacity = cache.keys.data, cache.values.data, cache.capacity
+            recent = recent_of(cache)
 
             def work(
                 begin: int,
@@ -149,11 +171,16 @@ def bind(op: RopeKV, bindings: Bindings) -> Runner:
                 values: Bytes = values,
                 indices: Int32 = indices,
                 capacity: int = capacity,
+                recent: tuple[Bytes, Bytes] = recent,
             ) -> None:
-                data = (q, k, v, keys, values, indices, step.positions, *types, table, style)
+                data = (q, k, v, keys, values, indices, step.positions)
+                pruning = (*recent, n_recent, n_kept)
+                how = (*types, table, style)
                 heads = (n_heads, op.n_kv_heads, op.head_dim)
                 where = (op.layer, n_planes, capacity)
-                rope_kv_tokens(*data, norm_q, norm_k, eps, *heads, *where, begin, end)
+                rope_kv_tokens(
+                    *data, *pruning, *how, norm_q, norm_k, eps, *heads, *where, begin, end
+                )
 
             bindings.pool.run(work, len(indices))
 

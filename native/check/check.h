@@ -22,6 +22,7 @@ int check_rows(void);     /* block formats by rows */
 int check_bitslice(void); /* bit slices, looked up and multiplied */
 int check_vector(void);   /* norms, quantisers, activations, rotations, halfs */
 int check_attention(void);
+int check_kvsparse(void); /* pruned rows of the cache */
 int check_storing(void);  /* what loading rounds, weaves and turns */
 int check_proposal(void); /* the first pass of a two-stage head */
 int check_repack(void);   /* file tensors into storage formats */

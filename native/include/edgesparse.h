@@ -173,6 +173,14 @@ typedef struct es_plan {
     int32_t kv_dim;       /* n_kv_heads * head_dim */
     int32_t cache_type_k; /* ES_CACHE_* */
     int32_t cache_type_v;
+    /* Elements that a key or value keeps in the cache, pruned rows of halfs; 0: all. To a token at position
+     * p the rows [0, n) are pruned with n = max(0, p + 1 - kv_window) rounded down to ES_KV_GROUP; it reads
+     * the others whole from es_cache.recent_*, rings of kv_recent positions. */
+    int32_t kv_kept;
+    int32_t kv_window;
+    int32_t
+        kv_recent; /* a multiple of ES_CACHE_CHUNK, at least max_tokens + kv_window + ES_KV_GROUP */
+    int32_t reserved;
     const es_op *ops;
     const int32_t *widths; /* floats per token of every buffer */
     const es_weight *weights;
@@ -180,6 +188,7 @@ typedef struct es_plan {
 
 /* Positions that lie together in a cache and are attended to together. */
 enum { ES_CACHE_CHUNK = 256 };
+enum { ES_KV_GROUP = 64 };
 
 /* One sequence's keys and values: chunk after chunk of ES_CACHE_CHUNK positions, the last one maybe shorter,
  * each [n_layers][n_kv_heads][positions] rows of the plan's cache types. */
@@ -188,6 +197,9 @@ typedef struct es_cache {
     uint8_t *values;
     int32_t capacity;
     int32_t reserved;
+    uint8_t
+        *recent_keys; /* of a plan with kv_kept: caches of kv_recent positions, position p in row */
+    uint8_t *recent_values; /* p mod kv_recent, whole; else NULL */
 } es_cache;
 
 typedef struct es_step {
@@ -229,7 +241,7 @@ const char *es_isa_name(int32_t isa);
 
 /* Name of the kernel variant ("scalar", "avx2", …) that `isa` uses for an activation-weight family
  * ("t2", "t2n", "t5", "signs", "q8", "q4", "q8m", "q4m", "q6", "q8n", "q4n", "q8mn", "q4mn", "q8r",
- * "q4r", "q8mr", "q4mr", "f16", "bf16", "f32", "lut", "mad", "vector", "attention"); NULL if unknown. */
+ * "q4r", "q8mr", "q4mr", "f16", "bf16", "f32", "lut", "mad", "vector", "attention", "kvsparse"); NULL if unknown. */
 const char *es_kernel_variant(int32_t isa, const char *family);
 
 /* Sequential read bandwidth in GB/s of `n_threads` threads over `n_bytes` each, best of `repeats`. */

@@ -32,6 +32,22 @@ static int32_t first_row(const es_op *op, int32_t position) {
     return op->window > 0 ? es_max(0, position + 1 - op->window) : 0;
 }
 
+/* Rows [low, high) of the chunk that begins at row `begin`, to tokens that read n_sparse rows pruned. */
+typedef struct chunk_rows {
+    int32_t begin, low, high, n_sparse;
+} chunk_rows;
+
+static es_cache_rows rows_of(const es_engine *engine, const es_op *op, const es_cache *cache,
+                             int values, int32_t kv_head, const chunk_rows *rows,
+                             const es_scratch *scratch) {
+    if (engine->plan.kv_kept == 0) {
+        return es_cache_plane(engine, op, cache, values, kv_head, rows->begin);
+    }
+    const size_t half = (size_t)ES_CACHE_CHUNK * (size_t)op->head_dim;
+    return es_sparse_chunk(engine, op, cache, values, kv_head, rows->begin, rows->low, rows->high,
+                           rows->n_sparse, scratch->whole + (values ? half : 0));
+}
+
 /* ---- several tokens -----------------------------------------------------------------------------
  * One work item is a block of tokens of one sequence times heads of one kv head, so that a row of keys or values is
  * read and widened once for all of them. */
@@ -81,8 +97,10 @@ static void attend_tokens(const attention_job *job, int32_t begin, int32_t n, in
         if (n_attending == 0) {
             continue; /* windows of tokens that do not follow one another */
         }
-        const es_cache_rows keys = es_cache_plane(engine, op, cache, 0, kv_head, row);
-        const es_cache_rows values = es_cache_plane(engine, op, cache, 1, kv_head, row);
+        const chunk_rows rows = {row, es_max(0, low - row), es_min(high - row, ES_CACHE_CHUNK),
+                                 es_sparse_rows(&engine->plan, positions[0])};
+        const es_cache_rows keys = rows_of(engine, op, cache, 0, kv_head, &rows, scratch);
+        const es_cache_rows values = rows_of(engine, op, cache, 1, kv_head, &rows, scratch);
         engine->k.attention(tokens, n_attending, n_heads, &keys, &values, op->head_dim, op->scale,
                             scratch->attention);
         for (int32_t i = 0; i < n_attending; i++) {
@@ -112,12 +130,15 @@ static void attend(void *context, int32_t item, int32_t thread) {
     const int32_t kv_head = item % per_block / job->n_runs;
     const int32_t skipped = item % job->n_runs * job->n_heads;
     const int32_t n_heads = es_min(job->n_heads, group - skipped);
-    const int32_t *sequences = job->step->sequences;
+    const int32_t *sequences = job->step->sequences, *positions = job->step->positions;
+    const es_plan *plan = &job->engine->plan;
     int32_t begin = block * job->n_tokens;
     const int32_t end = es_min(begin + job->n_tokens, job->step->n_tokens);
     while (begin < end) {
         int32_t n = 1;
-        while (begin + n < end && sequences[begin + n] == sequences[begin]) {
+        while (begin + n < end && sequences[begin + n] == sequences[begin] &&
+               es_sparse_rows(plan, positions[begin + n]) ==
+                   es_sparse_rows(plan, positions[begin])) {
             n++;
         }
         attend_tokens(job, begin, n, kv_head, kv_head * group + skipped, n_heads,
@@ -169,10 +190,13 @@ static void attend_chunk(void *context, int32_t item, int32_t thread) {
         .first = es_max(0, job->first - row),
         .end = es_min(job->end - row, ES_CACHE_CHUNK),
     };
-    const es_cache_rows keys = es_cache_plane(engine, op, job->cache, 0, kv_head, row);
-    const es_cache_rows values = es_cache_plane(engine, op, job->cache, 1, kv_head, row);
+    const es_scratch *scratch = &engine->scratch[thread];
+    const chunk_rows rows = {row, token.first, token.end,
+                             es_sparse_rows(&engine->plan, job->end - 1)};
+    const es_cache_rows keys = rows_of(engine, op, job->cache, 0, kv_head, &rows, scratch);
+    const es_cache_rows values = rows_of(engine, op, job->cache, 1, kv_head, &rows, scratch);
     engine->k.attention(&token, 1, n_heads, &keys, &values, op->head_dim, op->scale,
-                        engine->scratch[thread].attention);
+                        scratch->attention);
     /* Whoever completes a kv head's parts merges them. */
     if (__atomic_sub_fetch(&engine->unmerged[kv_head], 1, __ATOMIC_ACQ_REL) == 0) {
         for (int32_t h = kv_head * group; h < (kv_head + 1) * group; h++) {

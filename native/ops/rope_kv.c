@@ -26,6 +26,10 @@ static void rotate_heads(const rope_job *job, float *x, int32_t n_heads, const f
 
 static void store_row(const rope_job *job, const es_cache *cache, int values, int32_t kv_head,
                       int32_t position, const float *x) {
+    if (job->engine->plan.kv_kept > 0) {
+        es_sparse_store(job->engine, job->op, cache, values, kv_head, position, x);
+        return;
+    }
     const es_cache_rows row =
         es_cache_plane(job->engine, job->op, cache, values, kv_head, position);
     void *to = (void *)row.data;

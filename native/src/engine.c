@@ -131,6 +131,9 @@ static int create_scratch(es_engine *engine, int32_t n_threads) {
         scratch->attention =
             es_aligned(es_attention_scratch(ES_ATTENTION_QUERIES, head_dim) * sizeof(float));
         scratch->parts = es_aligned(2 * ES_ATTENTION_QUERIES * part_floats * sizeof(float));
+        if (engine->plan.kv_kept > 0) {
+            scratch->whole = es_aligned(2 * ES_CACHE_CHUNK * head_dim * sizeof(uint16_t));
+        }
         scratch->sums = es_aligned(sums_bytes(engine));
         scratch->tile = es_aligned(row_tile_bytes(&engine->plan));
         scratch->list = es_aligned((k + ES_LIST_SLACK) * sizeof(int32_t));
@@ -142,7 +145,8 @@ static int create_scratch(es_engine *engine, int32_t n_threads) {
             !es_slice_input_create(&scratch->input, &engine->plan, 1) || scratch->pairs == NULL ||
             scratch->begin == NULL || scratch->attention == NULL || scratch->parts == NULL ||
             scratch->bits == NULL || scratch->sums == NULL || scratch->list == NULL ||
-            scratch->neurons == NULL || scratch->tile == NULL) {
+            scratch->neurons == NULL || scratch->tile == NULL ||
+            (engine->plan.kv_kept > 0 && scratch->whole == NULL)) {
             return 0;
         }
     }
@@ -207,6 +211,7 @@ void es_engine_destroy(es_engine *engine) {
             es_input_destroy(&engine->scratch[i].input);
             free(engine->scratch[i].attention);
             free(engine->scratch[i].parts);
+            free(engine->scratch[i].whole);
             free(engine->scratch[i].list);
             free(engine->scratch[i].neurons);
             free(engine->scratch[i].tile);

@@ -45,7 +45,8 @@ typedef struct es_scratch {
     uint64_t input_job; /* the linear whose input it holds */
     float *attention;   /* es_attention_scratch of the plan's largest attention */
     float *parts;       /* two of each of ES_ATTENTION_QUERIES queries */
-    int32_t *list;      /* live inputs of one token */
+    uint16_t *whole; /* a chunk of keys and one of values, expanded; NULL where nothing is pruned */
+    int32_t *list;   /* live inputs of one token */
     int32_t n_listed;
     int32_t *neurons;    /* its share of a neuron-major product: one sum per stored output */
     uint64_t list_job;   /* the product that list and neurons belong to */
@@ -109,22 +110,39 @@ static inline int32_t es_token_chunks(int32_t n_tokens) {
     return (n_tokens + ES_TOKENS_PER_CHUNK - 1) / ES_TOKENS_PER_CHUNK;
 }
 
+/* Which row of all the cache's is that of one kv head of the op's layer at a position. */
+static inline size_t es_cache_row(const es_engine *engine, const es_op *op, int32_t capacity,
+                                  int32_t kv_head, int32_t position) {
+    const int32_t begin = position / ES_CACHE_CHUNK * ES_CACHE_CHUNK;
+    const int32_t n_rows = capacity - begin < ES_CACHE_CHUNK ? capacity - begin : ES_CACHE_CHUNK;
+    const size_t n_planes = (size_t)engine->plan.n_layers * (size_t)op->n_kv_heads;
+    const size_t plane = (size_t)op->layer * (size_t)op->n_kv_heads + (size_t)kv_head;
+    return (size_t)begin * n_planes + plane * (size_t)n_rows + (size_t)(position - begin);
+}
+
 /* Keys or values of one kv head of the op's layer from a position on, to the end of its chunk. */
 static inline es_cache_rows es_cache_plane(const es_engine *engine, const es_op *op,
                                            const es_cache *cache, int values, int32_t kv_head,
                                            int32_t position) {
     const int32_t type = values ? engine->plan.cache_type_v : engine->plan.cache_type_k;
     const size_t row_bytes = es_cache_row_bytes(type, op->head_dim);
-    const int32_t begin = position / ES_CACHE_CHUNK * ES_CACHE_CHUNK;
-    const int32_t n_rows =
-        cache->capacity - begin < ES_CACHE_CHUNK ? cache->capacity - begin : ES_CACHE_CHUNK;
-    const size_t n_planes = (size_t)engine->plan.n_layers * (size_t)op->n_kv_heads;
-    const size_t plane = (size_t)op->layer * (size_t)op->n_kv_heads + (size_t)kv_head;
-    const size_t row =
-        (size_t)begin * n_planes + plane * (size_t)n_rows + (size_t)(position - begin);
+    const size_t row = es_cache_row(engine, op, cache->capacity, kv_head, position);
     return (es_cache_rows){(values ? cache->values : cache->keys) + row * row_bytes, row_bytes,
                            type};
 }
+
+/* Of a plan that prunes keys and values (ops/sparse_cache.c): stores a head's n floats at a position; */
+void es_sparse_store(const es_engine *engine, const es_op *op, const es_cache *cache, int values,
+                     int32_t kv_head, int32_t position, const float *x);
+
+/* rows [0, n) that a token at `position` reads pruned; */
+int32_t es_sparse_rows(const es_plan *plan, int32_t position);
+
+/* and rows [low, high) of the chunk that begins at `begin`, whole, where n_sparse rows of the sequence are
+ * pruned. `scratch` may come to hold them: es_sparse_scratch bytes for keys and values each. */
+es_cache_rows es_sparse_chunk(const es_engine *engine, const es_op *op, const es_cache *cache,
+                              int values, int32_t kv_head, int32_t begin, int32_t low, int32_t high,
+                              int32_t n_sparse, uint16_t *scratch);
 
 /* Chunks of n_rows rows. */
 static inline int32_t es_attention_chunks(int32_t n_rows) {

@@ -82,6 +82,15 @@ typedef struct es_attention_token {
     int32_t end;
 } es_attention_token;
 
+/* Bytes of the bitmap of a pruned row of head_dim elements, and of the row. */
+static inline size_t es_sparse_bitmap_bytes(int32_t head_dim) {
+    return ((size_t)head_dim + 63) / 64 * 8;
+}
+
+static inline size_t es_sparse_row_bytes(int32_t head_dim, int32_t n_kept) {
+    return es_sparse_bitmap_bytes(head_dim) + (size_t)n_kept * sizeof(uint16_t);
+}
+
 /* Rows of one kv head of one layer's cache: row j lies at data + j * row_bytes. */
 typedef struct es_cache_rows {
     const uint8_t *data;
@@ -327,6 +336,12 @@ typedef struct es_kernels {
                       const es_cache_rows *k, const es_cache_rows *v, int32_t head_dim, float scale,
                       float *scratch);
 
+    /* A pruned row (edgesparse/plan/sparse_rows.py) of the n_kept largest of n halfs. */
+    void (*prune_row)(uint8_t *row, const uint16_t *halfs, int32_t n, int32_t n_kept);
+    /* Pruned rows as n halfs each, 0 where one was dropped. */
+    void (*expand_rows)(uint16_t *to, const uint8_t *rows, size_t row_bytes, int32_t n_rows,
+                        int32_t n);
+
     /* The two-stage head's first pass: sums[r] = sum of code * q over a row of blocks of 128 two-bit codes,
      * in t2's order but with all four codes; q is zero beyond k and k at most 2^20. */
     void (*proposal_dot)(int32_t *sums, const uint8_t *w, size_t row_bytes, int32_t n_rows,
@@ -345,7 +360,8 @@ typedef struct es_kernels {
     const char *t2_variant, *t2n_variant, *t5_variant, *q8_variant, *q4_variant, *q8m_variant,
         *q4m_variant, *q6_variant, *columns_variant, *rows_variant;
     const char *lut_variant, *mad_variant;
-    const char *f16_variant, *bf16_variant, *f32_variant, *vector_variant, *attention_variant;
+    const char *f16_variant, *bf16_variant, *f32_variant, *vector_variant, *attention_variant,
+        *kvsparse_variant;
 } es_kernels;
 
 /* Fills `table` for `isa`: scalar, then every level up to `isa` that this build holds. */
@@ -398,6 +414,9 @@ void es_bitslice_neondot(es_kernels *table);
 void es_vector_scalar(es_kernels *table);
 void es_vector_avx2(es_kernels *table);
 void es_vector_neon(es_kernels *table);
+void es_kvsparse_scalar(es_kernels *table);
+void es_kvsparse_avx2(es_kernels *table);
+void es_kvsparse_avx512vnni(es_kernels *table);
 void es_attention_scalar(es_kernels *table);
 void es_attention_avx2(es_kernels *table);
 void es_attention_avx512vnni(es_kernels *table);

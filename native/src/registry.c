@@ -18,6 +18,7 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
     es_storing_scalar(table);
     es_proposal_scalar(table);
     es_attention_scalar(table);
+    es_kvsparse_scalar(table);
 #if defined(__x86_64__)
     /* AVX-512 machines are not required to have the 256-bit AVX-VNNI, so its level may sit between. */
     if (isa >= ES_ISA_AVX2) {
@@ -32,6 +33,7 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
         es_storing_avx2(table);
         es_proposal_avx2(table);
         es_attention_avx2(table);
+        es_kvsparse_avx2(table);
     }
     if (isa == ES_ISA_AVXVNNI) {
         es_ternary_avxvnni(table);
@@ -47,6 +49,7 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
         es_columns_avx512vnni(table);
         es_bitslice_avx512vnni(table);
         es_attention_avx512vnni(table);
+        es_kvsparse_avx512vnni(table);
         es_proposal_avx512vnni(table);
     }
     if (isa >= ES_ISA_AMX) {
@@ -85,18 +88,31 @@ const char *es_kernel_variant(int32_t isa, const char *family) {
         const char *family;
         const char *variant;
     } rows[] = {
-        {"t2", table.t2_variant},         {"t2n", table.t2n_variant},
-        {"t5", table.t5_variant},         {"signs", table.signs_variant},
-        {"q8", table.q8_variant},         {"q4", table.q4_variant},
-        {"q8m", table.q8m_variant},       {"q4m", table.q4m_variant},
-        {"q6", table.q6_variant},         {"q8n", table.columns_variant},
-        {"q4n", table.columns_variant},   {"q8mn", table.columns_variant},
-        {"q4mn", table.columns_variant},  {"f16", table.f16_variant},
-        {"q8r", table.rows_variant},      {"q4r", table.rows_variant},
-        {"q8mr", table.rows_variant},     {"q4mr", table.rows_variant},
-        {"bf16", table.bf16_variant},     {"f32", table.f32_variant},
-        {"lut", table.lut_variant},       {"mad", table.mad_variant},
-        {"vector", table.vector_variant}, {"attention", table.attention_variant},
+        {"t2", table.t2_variant},
+        {"t2n", table.t2n_variant},
+        {"t5", table.t5_variant},
+        {"signs", table.signs_variant},
+        {"q8", table.q8_variant},
+        {"q4", table.q4_variant},
+        {"q8m", table.q8m_variant},
+        {"q4m", table.q4m_variant},
+        {"q6", table.q6_variant},
+        {"q8n", table.columns_variant},
+        {"q4n", table.columns_variant},
+        {"q8mn", table.columns_variant},
+        {"q4mn", table.columns_variant},
+        {"f16", table.f16_variant},
+        {"q8r", table.rows_variant},
+        {"q4r", table.rows_variant},
+        {"q8mr", table.rows_variant},
+        {"q4mr", table.rows_variant},
+        {"bf16", table.bf16_variant},
+        {"f32", table.f32_variant},
+        {"lut", table.lut_variant},
+        {"mad", table.mad_variant},
+        {"vector", table.vector_variant},
+        {"attention", table.attention_variant},
+        {"kvsparse", table.kvsparse_variant},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         if (strcmp(rows[i].family, family) == 0) {

@@ -191,7 +191,7 @@ static int experts_are_valid(const es_plan *plan, const es_op *op) {
 
 static int heads_are_valid(const es_plan *plan, const es_op *op) {
     return op->layer >= 0 && op->layer < plan->n_layers && op->n_kv_heads > 0 && op->head_dim > 0 &&
-           op->n_heads > 0 && op->n_heads % op->n_kv_heads == 0 &&
+           op->n_heads > 0 && op->n_heads % op->n_kv_heads == 0 && op->head_dim >= plan->kv_kept &&
            (int64_t)op->n_kv_heads * op->head_dim == plan->kv_dim &&
            has_width(plan, op->src, (int64_t)op->n_heads * op->head_dim);
 }
@@ -244,11 +244,22 @@ static int cache_type_is_valid(int32_t type) {
     return type == ES_CACHE_F16 || type == ES_CACHE_Q8_0;
 }
 
+/* Pruned rows have room for heads at least as long as what they keep; see edgesparse.h for the ring. */
+static int pruning_is_valid(const es_plan *plan) {
+    if (plan->kv_kept == 0) {
+        return 1;
+    }
+    return plan->kv_kept > 0 && plan->kv_kept <= plan->kv_dim &&
+           plan->cache_type_k == ES_CACHE_F16 && plan->cache_type_v == ES_CACHE_F16 &&
+           plan->kv_window > 0 && plan->kv_recent > 0 && plan->kv_recent % ES_CACHE_CHUNK == 0 &&
+           (int64_t)plan->max_tokens + plan->kv_window + ES_KV_GROUP <= plan->kv_recent;
+}
+
 int es_plan_is_valid(const es_plan *plan) {
     if (plan == NULL || plan->n_ops < 1 || plan->n_buffers < 1 || plan->n_weights < 1 ||
         plan->n_layers < 1 || plan->n_ctx < 1 || plan->n_vocab < 1 || plan->max_tokens < 1 ||
         plan->kv_dim < 1 || !cache_type_is_valid(plan->cache_type_k) ||
-        !cache_type_is_valid(plan->cache_type_v)) {
+        !cache_type_is_valid(plan->cache_type_v) || !pruning_is_valid(plan)) {
         return 0;
     }
     for (int32_t i = 0; i < plan->n_weights; i++) {

@@ -9,8 +9,10 @@ import sys
 import numpy as np
 import pytest
 
+from edgesparse.cli import main
 from edgesparse.perplexity import perplexity, windows
 from tests.bench_verbs.real_model import (
+    EXECUTOR,
     SCRIPT,
     TEXT,
     model_path,
@@ -90,3 +92,14 @@ def test_llama_cpp_agrees_live():
     ours = perplexity(smollm2(), text_ids(), live["n_ctx"]).perplexity
     assert live["tokens_sha256"] == stored_reference()["tokens_sha256"]
     assert abs(ours / live["float32"]["perplexity"] - 1) < 0.005
+
+
+def test_pruned_keys_and_values_name_their_price(capsys):
+    arguments = ["perplexity", str(model_path()), "-f", str(TEXT), "--chunks", "1", "-q"]
+    assert main([*arguments, "--kv-sparsity", "0.5", "--executor", EXECUTOR, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert abs(found["perplexity_change"]) < 0.1
+    assert found["perplexity"] != found["whole_kv_perplexity"]
+    # 0.5625, and a ring of half the window's whole rows.
+    assert found["kv_bytes"] == found["whole_kv_bytes"] * 1.0625
+    assert "50% of keys and values dropped" in found["quality"]

@@ -9,6 +9,7 @@ from edgesparse.compress.magnitude import magnitude_mask
 from edgesparse.compress.owl import outlier_share, owl_sparsities
 from edgesparse.compress.patterns import Pattern, n_zeros, smallest
 from edgesparse.compress.sparsegpt import BLOCK, inverse_factor, layer_error, sparsegpt
+from edgesparse.compress.store import STORES, Rounder
 from edgesparse.compress.wanda import wanda_mask
 
 Float32 = np.ndarray
@@ -175,14 +176,15 @@ def test_damping_rises_until_the_factor_exists() -> None:
 def test_rounding_is_made_up_for() -> None:
     w, x = weights(), outlier_inputs()
     h = x.T @ x
-    step = np.float32(0.25)
-    pruned = sparsegpt(
-        w, h, Pattern(0.5), rounding=lambda j, column, mask: np.rint(column / step) * step
-    )
-    assert np.array_equal(pruned.weight, np.rint(pruned.weight / step) * step)
-    assert not pruned.weight[pruned.mask].any()
-    after = np.rint(sparsegpt(w, h, Pattern(0.5)).weight / step) * step
-    assert layer_error(w, pruned.weight, h) < layer_error(w, after, h)
+    for name, pattern in itertools.product(("int8", "int4"), PATTERNS):
+        rounder = Rounder(STORES[name], w.shape)
+        pruned = sparsegpt(w, h, pattern, rounding=rounder)
+        assert not pruned.weight[pruned.mask].any()
+        _, stored = STORES[name].encode(pruned.weight, rounder.steps)
+        assert np.array_equal(stored, pruned.weight)
+        if name == "int4":
+            _, after = STORES[name].encode(sparsegpt(w, h, pattern).weight)
+            assert layer_error(w, pruned.weight, h) < layer_error(w, after, h)
 
 
 def test_owl_keeps_the_mean_and_its_range() -> None:

@@ -68,7 +68,10 @@ class FakeEngine:
         self.steps: list[tuple[int, int]] = []
 
     def new_cache(self, capacity=None):
-        return SimpleNamespace(capacity=capacity or self.n_ctx, seen={})
+        def reusable(n_held, n_wanted):
+            return n_wanted
+
+        return SimpleNamespace(capacity=capacity or self.n_ctx, seen={}, reusable=reusable)
 
     def forward(self, cache, tokens, start, *, outputs="last", cancel=None, chunk=None, **_):
         assert 0 < len(tokens) <= self.max_tokens

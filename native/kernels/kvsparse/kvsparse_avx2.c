@@ -1,0 +1,98 @@
+/* Rows of a pruned cache for AVX2: eight halfs at a time through a table of byte shuffles, indexed by
+ * eight bits of the bitmap. */
+#include "kernels.h"
+#include "kernels/prefetch.h"
+
+#include <immintrin.h>
+#include <string.h>
+
+/* shuffle[b] puts the first popcount(b) halfs of a register where the bits of b are set, zeros elsewhere. */
+static uint8_t shuffle[256][16] __attribute__((aligned(64)));
+
+static void __attribute__((constructor)) fill_shuffle(void) {
+    for (int b = 0; b < 256; b++) {
+        uint8_t next = 0;
+        for (int i = 0; i < 8; i++) {
+            const int set = b >> i & 1;
+            shuffle[b][2 * i] = set ? next : 0x80;
+            shuffle[b][2 * i + 1] = set ? (uint8_t)(next + 1) : 0x80;
+            next = (uint8_t)(next + 2 * set);
+        }
+    }
+}
+
+/* Up to the last kept half of a row: a load of eight may not pass the end of what is there. */
+static void expand_end(uint16_t *to, const uint8_t *row, const uint8_t *kept, int32_t i,
+                       int32_t n) {
+    for (; i < n; i++) {
+        to[i] = 0;
+        if (row[i / 8] >> i % 8 & 1) {
+            memcpy(&to[i], kept, sizeof to[i]);
+            kept += sizeof to[i];
+        }
+    }
+}
+
+static void expand_rows(uint16_t *to, const uint8_t *rows, size_t row_bytes, int32_t n_rows,
+                        int32_t n) {
+    const size_t bitmap = es_sparse_bitmap_bytes(n);
+    const uint8_t *end = rows + (size_t)n_rows * row_bytes;
+    for (int32_t r = 0; r < n_rows; r++, rows += row_bytes, to += n) {
+        es_prefetch_ahead(rows, row_bytes);
+        const uint8_t *kept = rows + bitmap;
+        int32_t i = 0;
+        for (; i + 8 <= n && kept + 16 <= end; i += 8) {
+            const uint8_t bits = rows[i / 8];
+            const __m128i packed = _mm_loadu_si128((const __m128i *)(const void *)kept);
+            const __m128i order = _mm_load_si128((const __m128i *)(const void *)shuffle[bits]);
+            _mm_storeu_si128((__m128i *)(void *)(to + i), _mm_shuffle_epi8(packed, order));
+            kept += 2 * __builtin_popcount(bits);
+        }
+        expand_end(to, rows, kept, i, n);
+    }
+}
+
+/* Halfs whose magnitude is below `bound`, of n. */
+static int32_t count_below(const uint16_t *halfs, int32_t n, uint16_t bound) {
+    const __m256i limit = _mm256_set1_epi16((short)bound), low = _mm256_set1_epi16(0x7fff);
+    int32_t count = 0, i = 0;
+    for (; i + 16 <= n; i += 16) {
+        const __m256i x = _mm256_loadu_si256((const __m256i *)(const void *)(halfs + i));
+        const __m256i below = _mm256_cmpgt_epi16(limit, _mm256_and_si256(x, low));
+        count += __builtin_popcount((unsigned)_mm256_movemask_epi8(below));
+    }
+    count /= 2;
+    for (; i < n; i++) {
+        count += (halfs[i] & 0x7fff) < bound;
+    }
+    return count;
+}
+
+static void prune_row(uint8_t *row, const uint16_t *halfs, int32_t n, int32_t n_kept) {
+    const int32_t n_dropped = n - n_kept;
+    uint16_t bound = 0;
+    for (uint16_t bit = 0x4000; bit != 0; bit >>= 1) {
+        const uint16_t middle = (uint16_t)(bound + bit);
+        bound = count_below(halfs, n, middle) <= n_dropped ? middle : bound;
+    }
+    int32_t n_equal = n_dropped - count_below(halfs, n, bound);
+    const size_t bitmap = es_sparse_bitmap_bytes(n);
+    memset(row, 0, bitmap);
+    uint8_t *kept = row + bitmap;
+    const uint8_t *last = kept + 2 * (size_t)n_kept;
+    for (int32_t i = 0; i < n && kept < last; i++) {
+        const int32_t magnitude = halfs[i] & 0x7fff;
+        const int32_t equal = magnitude == bound && n_equal > 0;
+        const int32_t keeps = magnitude >= bound && !equal;
+        n_equal -= equal;
+        row[i / 8] = (uint8_t)(row[i / 8] | (unsigned)keeps << i % 8);
+        memcpy(kept, &halfs[i], sizeof halfs[i]);
+        kept += 2 * keeps;
+    }
+}
+
+void es_kvsparse_avx2(es_kernels *table) {
+    table->prune_row = prune_row;
+    table->expand_rows = expand_rows;
+    table->kvsparse_variant = "avx2";
+}

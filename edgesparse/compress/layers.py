@@ -85,7 +85,7 @@ def read_matrix(checkpoint: Checkpoint, name: str) -> Float32:
         ``missing``, ``truncated``, or ``value`` for numbers that are not finite.
     """
     info = checkpoint.info(name)
-    if info.packed is not None or info.slices is not None or info.ternarize:
+    if info.packed is not None or info.slices is not None or info.ternarize or info.transposed:
         return dequantize_weight(load_weights(checkpoint, [name])[name])
     raw, shape = checkpoint.read(name), (info.n_rows, info.n_cols)
     check_scales(info.type, raw, shape, name=name)

@@ -22,6 +22,9 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
     /* AVX-512 machines are not required to have the 256-bit AVX-VNNI, so its level may sit between. */
     if (isa >= ES_ISA_AVX2) {
         es_ternary_avx2(table);
+        if (isa < ES_ISA_AVX512VNNI) {
+            es_lookup_avx2(table);
+        }
         es_sparse_avx2(table);
         es_predict_avx2(table);
         es_dense_avx2(table);

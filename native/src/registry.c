@@ -22,9 +22,6 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
     /* AVX-512 machines are not required to have the 256-bit AVX-VNNI, so its level may sit between. */
     if (isa >= ES_ISA_AVX2) {
         es_ternary_avx2(table);
-        if (isa < ES_ISA_AVX512VNNI) {
-            es_lookup_avx2(table);
-        }
         es_sparse_avx2(table);
         es_predict_avx2(table);
         es_dense_avx2(table);
@@ -35,6 +32,9 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
         es_storing_avx2(table);
         es_proposal_avx2(table);
         es_attention_avx2(table);
+    }
+    if (isa == ES_ISA_AVX2) {
+        es_lookup_avx2(table); /* later levels multiply faster */
     }
     if (isa == ES_ISA_AVXVNNI) {
         es_ternary_avxvnni(table);

@@ -345,4 +345,7 @@ void es_lookup_avx2(es_kernels *table) {
     table->t2_lookup = t2_lookup;
     table->t2n_lookup = t2n_lookup;
     table->turn_sums = turn_sums;
+    /* Few tokens are multiplied. */
+    table->t2_variant = "avx2+lookup";
+    table->t2n_variant = "avx2+lookup";
 }

@@ -28,7 +28,8 @@ OnPrefill = Callable[[int, int], None]
 _FIRST_CHUNK = 64
 _CHUNK_S = 1.0
 """Chunks grow until one takes this long, which is what a progress report may wait for and what a
-stop may throw away; the stop itself waits for one op only. Large chunks unpack weights less often."""
+stop may throw away; the stop itself waits for one op only. Large chunks unpack weights less
+often."""
 
 
 class EngineLike(Protocol):

@@ -30,14 +30,15 @@ static void apply_threshold(const es_linear_job *job, float *restrict h, int32_t
     }
 }
 
-/* Fills row `slot` of `input` for row `row` of the product. */
-static void prepare_input(const es_linear_job *job, es_input *input, int32_t slot, int32_t row) {
+/* Fills row `slot` of `input` for row `row` of the product; the floats go to h, where a later step wants
+ * them in the input that is their own row. */
+static void prepare_input(const es_linear_job *job, es_input *input, float *h, int32_t slot,
+                          int32_t row) {
     const es_engine *engine = job->engine;
     const es_op *op = job->op;
     const int32_t token = es_linear_token(job, row);
     const int32_t k = job->k;
     const size_t at = (size_t)slot;
-    float *h = input->h + at * input->h_stride;
     const float *x = es_linear_source(job, op->src, row);
     const float *up = op->glu == ES_GLU_NONE ? NULL : es_linear_source(job, op->src2, row);
     if (op->glu == ES_GLU_RELU2) {
@@ -75,11 +76,14 @@ static void prepare_input(const es_linear_job *job, es_input *input, int32_t slo
 
 static void prepare_chunk(void *context, int32_t chunk, int32_t thread) {
     const es_linear_job *job = context;
-    (void)thread;
+    es_input *input = &job->engine->input;
+    /* Floats that nobody reads again stay in a row that is in the cache. */
+    float *h = job->engine->scratch[thread].input.h;
     const int32_t begin = chunk * job->tokens_per_chunk;
     const int32_t end = es_min(begin + job->tokens_per_chunk, job->n_tokens);
     for (int32_t row = begin; row < end; row++) {
-        prepare_input(job, &job->engine->input, row, row);
+        float *own = input->h + (size_t)row * input->h_stride;
+        prepare_input(job, input, job->keeps_floats ? own : h, row, row);
     }
 }
 
@@ -276,7 +280,7 @@ const es_input *es_linear_input(const es_linear_job *job, int32_t thread) {
         return &engine->input;
     }
     if (scratch->input_job != job->id) {
-        prepare_input(job, &scratch->input, 0, 0);
+        prepare_input(job, &scratch->input, scratch->input.h, 0, 0);
         scratch->input_job = job->id;
     }
     return &scratch->input;
@@ -381,6 +385,7 @@ int32_t es_linear_run(es_linear_job *job) {
                       : is_block(w)     ? ES_NEEDS_INT16
                       : es_is_sliced(w) ? es_slice_forms(job, w)
                                         : 0;
+        job->keeps_floats |= !(is_ternary(w) || is_block(w)) || op->outputs[i].signs >= 0;
         n_plain += n_plain == i && !es_linear_skips(job, &op->outputs[i]);
     }
     if (op->coarse != NULL && job->step->n_tiles > 0 && job->n_tokens == 1) {

@@ -26,7 +26,8 @@ typedef struct es_linear_job {
     int32_t unit_rows;        /* rows per chunk, a multiple of 8 */
     int32_t n_chunks;         /* of all its outputs together */
     int32_t tokens_per_chunk;
-    int32_t forms; /* ES_NEEDS_* */
+    int32_t forms;        /* ES_NEEDS_* */
+    int32_t keeps_floats; /* whether the input's floats are read once its forms are made */
     /* Of an expert: the rows of the destinations that its tokens have, and how many each row of the
      * sources stands for. Rows are as long as the product is wide. NULL: any other linear. */
     const int32_t *rows;

@@ -26,9 +26,10 @@ OnPrefill = Callable[[int, int], None]
 """Called with (tokens computed, tokens to compute) while a prompt is read."""
 
 _FIRST_CHUNK = 64
-_CHUNK_S = 0.2
-"""Chunks grow until one takes this long: a stop and a progress report never wait for more than
-a few of them, and large chunks read the weights less often."""
+_CHUNK_S = 1.0
+"""Chunks grow until one takes this long, which is what a progress report may wait for and what a
+stop may throw away; the stop itself waits for one op only. Large chunks unpack weights less
+often."""
 
 
 class EngineLike(Protocol):

@@ -14,6 +14,7 @@
 
 int check_pool(void);     /* every chunk of every job runs once */
 int check_ternary(void);  /* t2 and t5 products */
+int check_lookup(void);   /* ternary products that are looked up */
 int check_sparse(void);   /* lists of live neurons and their products */
 int check_predict(void);  /* signs and their votes */
 int check_dense(void);    /* block and float formats */

@@ -219,6 +219,50 @@ static void add_case(bench *m) {
     compare(m, y, expected, bytes, good, "add");
 }
 
+/* Two tokens of n_rows sums, as they are or added, with a scale each or one for all. */
+static void scale_case(bench *m, int32_t n_rows, int32_t stride, int shared, es_store_kind kind) {
+    enum { TOKENS = 2 };
+    const size_t n_floats = (size_t)(TOKENS * stride), bytes = n_floats * sizeof(float);
+    int32_t *sums = check_tail(&m->x, bytes);
+    float *scales = check_tail(&m->w, (size_t)n_rows * sizeof *scales);
+    float *y = check_tail(&m->y, bytes), *expected = check_tail(&m->expected, bytes);
+    for (size_t i = 0; i < n_floats; i++) {
+        sums[i] = check_range(&m->random, -2000000, 2000000);
+        y[i] = expected[i] = check_uniform(&m->random);
+    }
+    for (int32_t r = 0; r < n_rows; r++) {
+        scales[r] = shared && r > 0 ? scales[0] : 1.0f + check_uniform(&m->random);
+    }
+    const float s[TOKENS] = {0.37f, 1234.5f};
+    const int32_t qsum[TOKENS] = {check_range(&m->random, -90000, 90000), 0};
+    const es_scaling by = {scales, shared, s, stride % 3 == 0 ? NULL : qsum};
+    m->table->scale_sums(y, (size_t)stride, sums, (size_t)stride, &by, n_rows, TOKENS, kind);
+    float *start = expected;
+    for (int32_t t = 0; m->truth && t < TOKENS; t++, start += stride) {
+        for (int32_t r = 0; r < n_rows; r++) {
+            const int32_t offset = by.qsum != NULL ? qsum[t] : 0;
+            const float value = (float)(sums[t * stride + r] - offset) * (scales[r] / s[t]);
+            start[r] = kind == ES_STORE_ADD ? start[r] + value : value;
+        }
+    }
+    if (!m->truth) {
+        m->scalar->scale_sums(expected, (size_t)stride, sums, (size_t)stride, &by, n_rows, TOKENS,
+                              kind);
+    }
+    check_case(m->count, memcmp(y, expected, bytes) == 0, "scale_sums", n_rows, stride, kind);
+}
+
+static void scale_cases(bench *m) {
+    for (int32_t n_rows = 1; n_rows <= 130; n_rows++) {
+        for (int kind = ES_STORE; kind <= ES_STORE_ADD; kind++) {
+            for (int shared = 0; shared < 2; shared++) {
+                scale_case(m, n_rows, n_rows, shared, (es_store_kind)kind);
+                scale_case(m, n_rows, (n_rows + 15) / 16 * 16, shared, (es_store_kind)kind);
+            }
+        }
+    }
+}
+
 static void rope_case(bench *m, int neox) {
     const int32_t n = m->n / 2 * 2, half = n / 2;
     const size_t bytes = (size_t)n * sizeof(float);
@@ -297,6 +341,7 @@ static void vector_cases(check_count *count, const es_kernels *table, const es_k
     check_case(count, isa == ES_ISA_SCALAR || table->rmsnorm != scalar->rmsnorm,
                "level has kernels of its own", isa, 0, 0);
     tie_case(&m);
+    scale_cases(&m);
     for (int32_t n = 1; n <= 70; n++) {
         size_cases(&m, n);
     }

@@ -30,14 +30,15 @@ static void apply_threshold(const es_linear_job *job, float *restrict h, int32_t
     }
 }
 
-/* Fills row `slot` of `input` for row `row` of the product. */
-static void prepare_input(const es_linear_job *job, es_input *input, int32_t slot, int32_t row) {
+/* Fills row `slot` of `input` for row `row` of the product; the floats go to h, where a later step wants
+ * them in the input that is their own row. */
+static void prepare_input(const es_linear_job *job, es_input *input, float *h, int32_t slot,
+                          int32_t row) {
     const es_engine *engine = job->engine;
     const es_op *op = job->op;
     const int32_t token = es_linear_token(job, row);
     const int32_t k = job->k;
     const size_t at = (size_t)slot;
-    float *h = input->h + at * input->h_stride;
     const float *x = es_linear_source(job, op->src, row);
     const float *up = op->glu == ES_GLU_NONE ? NULL : es_linear_source(job, op->src2, row);
     if (op->glu == ES_GLU_RELU2) {
@@ -75,11 +76,14 @@ static void prepare_input(const es_linear_job *job, es_input *input, int32_t slo
 
 static void prepare_chunk(void *context, int32_t chunk, int32_t thread) {
     const es_linear_job *job = context;
-    (void)thread;
+    es_input *input = &job->engine->input;
+    /* Floats that nobody reads again stay in a row that is in the cache. */
+    float *h = job->engine->scratch[thread].input.h;
     const int32_t begin = chunk * job->tokens_per_chunk;
     const int32_t end = es_min(begin + job->tokens_per_chunk, job->n_tokens);
     for (int32_t row = begin; row < end; row++) {
-        prepare_input(job, &job->engine->input, row, row);
+        float *own = input->h + (size_t)row * input->h_stride;
+        prepare_input(job, input, job->keeps_floats ? own : h, row, row);
     }
 }
 
@@ -145,17 +149,31 @@ static int share_scale(const float *scales, int32_t n_rows) {
     return differ == 0;
 }
 
-void es_linear_scale(float *restrict y, const int32_t *restrict sum, int32_t qsum,
-                     const float *restrict scales, float s, int32_t n_rows) {
-    if (share_scale(scales, n_rows)) {
-        const float factor = scales[0] / s;
-        for (int32_t r = 0; r < n_rows; r++) {
-            y[r] = (float)(sum[r] - qsum) * factor;
-        }
-    } else {
-        for (int32_t r = 0; r < n_rows; r++) {
-            y[r] = (float)(sum[r] - qsum) * (scales[r] / s);
-        }
+void es_linear_finish(const es_linear_job *job, const es_output *out, const es_input *input,
+                      int32_t row, int32_t n_tokens, const int32_t *sums, size_t sums_stride,
+                      es_sums kind, int32_t first, int32_t n_rows) {
+    enum { FAR_BYTES = 4 << 20 }; /* more than second-level caches hold beside weights and inputs */
+    const es_engine *engine = job->engine;
+    const es_weight *w = es_linear_weight(job, out);
+    const size_t stride =
+        (size_t)(out->dst < 0 ? engine->plan.n_vocab : engine->plan.widths[out->dst]);
+    const int is_far = (size_t)job->n_tokens * stride * sizeof(float) >= FAR_BYTES;
+    const float *scales = w->scales + first;
+    es_scaling by = {scales, share_scale(scales, n_rows), input->s + row,
+                     kind == ES_SUMS_OF_CODES ? input->sum + row : NULL};
+    if (out->bias == NULL && out->live < 0 && job->rows == NULL) {
+        engine->k.scale_sums(destination(job, out, row) + first, stride, sums, sums_stride, &by,
+                             n_rows, n_tokens,
+                             out->add ? ES_STORE_ADD
+                             : is_far ? ES_STORE_FAR
+                                      : ES_STORE);
+        return;
+    }
+    float y[ES_NEURON_ROWS];
+    for (int32_t t = row; t < row + n_tokens; t++, sums += sums_stride, by.s++) {
+        engine->k.scale_sums(y, 0, sums, 0, &by, n_rows, 1, ES_STORE);
+        by.qsum = by.qsum != NULL ? by.qsum + 1 : NULL;
+        es_linear_store(job, out, t, first, n_rows, y);
     }
 }
 
@@ -168,18 +186,14 @@ static void ternary_rows(const es_linear_job *job, const es_output *out, const e
     es_ternary_dot *few = t2 ? kernels->t2_dot : kernels->t5_dot;
     es_ternary_dot *many = t2 ? kernels->t2_many : kernels->t5_many;
     int32_t *sums = (int32_t *)(void *)scratch->sums;
-    float y[ES_ROW_BLOCK];
     const int32_t block = es_linear_token_block(job, w->k);
     for (int32_t t0 = 0; t0 < job->n_tokens; t0 += block) {
         const int32_t n_tokens = es_min(block, job->n_tokens - t0);
         es_ternary_dot *dot = n_tokens >= kernels->many_tokens ? many : few;
         dot(sums, ES_ROW_BLOCK, w->data + (size_t)first * row_bytes, row_bytes, n_rows,
             input->q8 + (size_t)t0 * input->q8_stride, input->q8_stride, n_tokens, w->k);
-        for (int32_t t = 0; t < n_tokens; t++) {
-            es_linear_scale(y, sums + t * ES_ROW_BLOCK, input->sum[t0 + t], w->scales + first,
-                            input->s[t0 + t], n_rows);
-            es_linear_store(job, out, t0 + t, first, n_rows, y);
-        }
+        es_linear_finish(job, out, input, t0, n_tokens, sums, ES_ROW_BLOCK, ES_SUMS_OF_CODES, first,
+                         n_rows);
     }
 }
 
@@ -266,7 +280,7 @@ const es_input *es_linear_input(const es_linear_job *job, int32_t thread) {
         return &engine->input;
     }
     if (scratch->input_job != job->id) {
-        prepare_input(job, &scratch->input, 0, 0);
+        prepare_input(job, &scratch->input, scratch->input.h, 0, 0);
         scratch->input_job = job->id;
     }
     return &scratch->input;
@@ -311,6 +325,12 @@ static int32_t choose_unit(int64_t n_rows, int32_t n_threads, int32_t k, int32_t
 }
 
 void es_linear_products(es_linear_job *job, int32_t first, int32_t n_outputs) {
+    if (es_linear_looks_up(job, first, n_outputs)) {
+        for (int32_t i = first; i < first + n_outputs; i++) {
+            es_linear_lookup(job, i);
+        }
+        return;
+    }
     const int32_t n_threads = es_pool_threads(job->engine->pool);
     int64_t all_rows = 0;
     int32_t panel = 32;
@@ -365,6 +385,7 @@ int32_t es_linear_run(es_linear_job *job) {
                       : is_block(w)     ? ES_NEEDS_INT16
                       : es_is_sliced(w) ? es_slice_forms(job, w)
                                         : 0;
+        job->keeps_floats |= !(is_ternary(w) || is_block(w)) || op->outputs[i].signs >= 0;
         n_plain += n_plain == i && !es_linear_skips(job, &op->outputs[i]);
     }
     if (op->coarse != NULL && job->step->n_tiles > 0 && job->n_tokens == 1) {
@@ -372,6 +393,8 @@ int32_t es_linear_run(es_linear_job *job) {
         return ES_OK;
     }
     if (job->n_tokens > 1) {
+        /* Close together: what lies between them takes room in caches and translation buffers. */
+        engine->input.q8_stride = es_q8_stride((size_t)job->k);
         job->tokens_per_chunk = es_max(1, job->n_tokens / (4 * n_threads));
         es_pool_run(engine->pool, prepare_chunk, job,
                     (job->n_tokens + job->tokens_per_chunk - 1) / job->tokens_per_chunk);

@@ -26,7 +26,8 @@ typedef struct es_linear_job {
     int32_t unit_rows;        /* rows per chunk, a multiple of 8 */
     int32_t n_chunks;         /* of all its outputs together */
     int32_t tokens_per_chunk;
-    int32_t forms; /* ES_NEEDS_* */
+    int32_t forms;        /* ES_NEEDS_* */
+    int32_t keeps_floats; /* whether the input's floats are read once its forms are made */
     /* Of an expert: the rows of the destinations that its tokens have, and how many each row of the
      * sources stands for. Rows are as long as the product is wide. NULL: any other linear. */
     const int32_t *rows;
@@ -178,9 +179,18 @@ void es_linear_column_rows(const es_linear_job *job, const es_output *out, const
                            es_scratch *scratch, int32_t begin, int32_t end);
 uint64_t es_linear_column_bytes(const es_linear_job *job, const es_weight *w);
 
-/* y[r] = (sum[r] - qsum) * (scale[r] / s). A shared scale is divided once: same bits, fewer divisions. */
-void es_linear_scale(float *restrict y, const int32_t *restrict sum, int32_t qsum,
-                     const float *restrict scales, float s, int32_t n_rows);
+/* Ternary sums of codes 0, 1 and 2, or of -1, 0 and 1. */
+typedef enum es_sums { ES_SUMS_OF_CODES, ES_SUMS_OF_SIGNS } es_sums;
+
+/* Sums of rows [row, row + n_tokens) of the product, from column `first` on, are scaled and join their
+ * destination; n_rows is ES_NEURON_ROWS at most, and ES_ROW_BLOCK for outputs with `live`. */
+void es_linear_finish(const es_linear_job *job, const es_output *out, const es_input *input,
+                      int32_t row, int32_t n_tokens, const int32_t *sums, size_t sums_stride,
+                      es_sums kind, int32_t first, int32_t n_rows);
+
+/* Whether outputs are ternary products that are looked up (linear_lookup.c), and one that is. */
+int es_linear_looks_up(const es_linear_job *job, int32_t first, int32_t n_outputs);
+void es_linear_lookup(es_linear_job *job, int32_t output);
 
 /* y[0..n_rows) of one row of the product joins its destination, from column `first` on. */
 void es_linear_store(const es_linear_job *job, const es_output *out, int32_t row, int32_t first,

@@ -112,7 +112,6 @@ static void ternary_tile(const es_linear_job *job, const es_output *out, const e
     const int32_t n_blocks = (w->k + 31) / 32;
     const uint8_t *data = w->data + (size_t)(first / 64) * (size_t)n_blocks * 2 * 256;
     int32_t *sums = (int32_t *)(void *)scratch->sums;
-    float y[ES_ROW_BLOCK];
     for (int32_t t0 = 0; t0 < job->n_tokens; t0 += ES_TOKEN_BLOCK) {
         const int32_t n_tokens = es_min(ES_TOKEN_BLOCK, job->n_tokens - t0);
         const size_t at = (size_t)t0;
@@ -127,11 +126,8 @@ static void ternary_tile(const es_linear_job *job, const es_output *out, const e
         } else {
             kernels->bst_mad(sums, ES_ROW_BLOCK, data, 1, &x, n_tokens, n_blocks);
         }
-        for (int32_t t = 0; t < n_tokens; t++) {
-            es_linear_scale(y, sums + t * ES_ROW_BLOCK, input->sum[t0 + t], w->scales + first,
-                            input->s[t0 + t], n_rows);
-            es_linear_store(job, out, t0 + t, first, n_rows, y);
-        }
+        es_linear_finish(job, out, input, t0, n_tokens, sums, ES_ROW_BLOCK, ES_SUMS_OF_CODES, first,
+                         n_rows);
     }
 }
 

@@ -200,9 +200,7 @@ static void merge_neurons(const sparse_job *job) {
     const es_linear_job *linear = job->linear;
     const es_engine *engine = linear->engine;
     const int32_t n_threads = es_pool_threads(engine->pool);
-    const size_t at = linear->n_tokens > 1 ? (size_t)job->row : 0;
     const es_input *input = es_linear_input(linear, 0);
-    float y[ES_ROW_BLOCK];
     for (int32_t first = 0; first < job->w->n_rows; first += ES_ROW_BLOCK) {
         const int32_t n = es_min(ES_ROW_BLOCK, job->w->n_rows - first);
         int32_t sums[ES_ROW_BLOCK] = {0};
@@ -214,8 +212,7 @@ static void merge_neurons(const sparse_job *job) {
                 }
             }
         }
-        es_linear_scale(y, sums, input->sum[at], job->w->scales + first, input->s[at], n);
-        es_linear_store(linear, job->out, job->row, first, n, y);
+        es_linear_finish(linear, job->out, input, job->row, 1, sums, 0, ES_SUMS_OF_CODES, first, n);
     }
 }
 
@@ -258,12 +255,8 @@ static void neuron_block(void *context, int32_t block, int32_t thread) {
         n_tokens >= engine->k.many_tokens ? engine->k.t2n_many : engine->k.t2n_dot;
     dot(sums, ES_NEURON_ROWS, w->data + first / 4, w->n_bytes / (size_t)w->k, n_rows,
         input->q8 + (size_t)t0 * input->q8_stride, input->q8_stride, n_tokens, w->k);
-    float y[ES_NEURON_ROWS];
-    for (int32_t t = 0; t < n_tokens; t++) {
-        es_linear_scale(y, sums + (size_t)t * ES_NEURON_ROWS, input->sum[t0 + t], w->scales + first,
-                        input->s[t0 + t], n_rows);
-        es_linear_store(linear, job->out, t0 + t, first, n_rows, y);
-    }
+    es_linear_finish(linear, job->out, input, t0, n_tokens, sums, ES_NEURON_ROWS, ES_SUMS_OF_CODES,
+                     first, n_rows);
 }
 
 static void neuron_blocks(es_linear_job *linear, int32_t output) {
@@ -282,7 +275,11 @@ void es_linear_sparse(es_linear_job *linear, int32_t output) {
     if (out->signs >= 0) {
         es_linear_predicted(linear, output);
     } else if (format == ES_FORMAT_T2N) {
-        (linear->n_tokens > ES_LISTED_TOKENS ? neuron_blocks : live_inputs)(linear, output);
+        if (es_linear_looks_up(linear, output, 1)) {
+            es_linear_lookup(linear, output);
+        } else {
+            (linear->n_tokens > ES_LISTED_TOKENS ? neuron_blocks : live_inputs)(linear, output);
+        }
     } else if (is_listed(linear, out)) {
         live_rows(linear, output);
     } else if (linear->n_tokens > 1 || !es_has_tiles(es_linear_weight(linear, out)) ||

@@ -141,6 +141,15 @@ static int create_scratch(es_engine *engine, int32_t n_threads) {
         scratch->neurons = es_aligned(max_neuron_rows(&engine->plan) * sizeof(int32_t));
         scratch->pairs = es_aligned(16 * n_blocks * sizeof *scratch->pairs);
         scratch->begin = es_aligned((n_blocks + 1) * sizeof(int32_t));
+        if (engine->k.t2_lookup != NULL) {
+            const size_t n_sums = ES_LOOKUP_ROWS * ES_LOOKUP_TOKENS;
+            scratch->index = es_aligned(ES_LOOKUP_INDEX_BYTES);
+            scratch->wide = es_aligned(n_sums * sizeof(int32_t));
+            scratch->narrow = es_aligned(n_sums * sizeof(int16_t));
+            if (scratch->index == NULL || scratch->wide == NULL || scratch->narrow == NULL) {
+                return 0;
+            }
+        }
         if (!es_input_create(&scratch->input, 1, k) ||
             !es_slice_input_create(&scratch->input, &engine->plan, 1) || scratch->pairs == NULL ||
             scratch->begin == NULL || scratch->attention == NULL || scratch->parts == NULL ||
@@ -219,6 +228,9 @@ void es_engine_destroy(es_engine *engine) {
             free(engine->scratch[i].begin);
             free(engine->scratch[i].bits);
             free(engine->scratch[i].sums);
+            free(engine->scratch[i].index);
+            free(engine->scratch[i].wide);
+            free(engine->scratch[i].narrow);
         }
     }
     es_pool_destroy(engine->pool);

@@ -29,7 +29,8 @@ typedef struct es_input {
     float *d;     /* [capacity][n_blocks] */
     int32_t *sum16;
     float *xsum;
-    size_t h_stride, q8_stride, n_blocks;
+    size_t h_stride, n_blocks;
+    size_t q8_stride; /* of the engine's input: that of the op in progress */
     es_slice_input slices;
 } es_input;
 
@@ -38,6 +39,9 @@ enum { ES_ROW_BLOCK = 64, ES_NEURON_ROWS = 128, ES_TOKEN_BLOCK = 64 };
 
 /* A kernel for many tokens takes larger blocks of them. */
 enum { ES_MANY_TOKENS = 512 };
+
+/* Rows that share a table of sums, and room for their numbers, which bounds rows that are very long. */
+enum { ES_LOOKUP_ROWS = 1280, ES_LOOKUP_INDEX_BYTES = 2560 * 1024 };
 
 /* What one thread alone uses. */
 typedef struct es_scratch {
@@ -57,6 +61,9 @@ typedef struct es_scratch {
     uint64_t columns_job; /* the linear whose columns they are */
     float *sums;          /* a block of sums, float or int32 */
     uint8_t *tile;        /* eight rows of a row format in a tile */
+    uint8_t *index; /* ES_LOOKUP_INDEX_BYTES, and sums of ES_LOOKUP_ROWS rows, for looking up; */
+    int32_t *wide;  /* NULL where no kernel does */
+    int16_t *narrow;
 } es_scratch;
 
 struct es_engine {
@@ -147,6 +154,13 @@ es_cache_rows es_sparse_chunk(const es_engine *engine, const es_op *op, const es
 /* Chunks of n_rows rows. */
 static inline int32_t es_attention_chunks(int32_t n_rows) {
     return n_rows / ES_CACHE_CHUNK + (n_rows % ES_CACHE_CHUNK != 0);
+}
+
+/* From one int8 row to the next: padded for both ternary groups, 128 and 160, and to an odd number of
+ * lines, so that tokens side by side spread over all sets of a cache. */
+static inline size_t es_q8_stride(size_t k) {
+    const size_t t2 = (k + 127) / 128 * 128, t5 = (k + 159) / 160 * 160;
+    return (((t2 > t5 ? t2 : t5) + 63) / 64 | 1) * 64;
 }
 
 /* Row `token` of buffer `id`. */

@@ -16,6 +16,38 @@ typedef void es_ternary_dot(int32_t *sums, size_t sums_stride, const uint8_t *w,
                             int32_t n_rows, const int8_t *q, size_t q_stride, int32_t n_tokens,
                             int32_t k);
 
+/* Many tokens by looking up, in two steps. First weights become the numbers below 81 of their groups of
+ * four: index[pass][row][ES_LOOKUP_GROUPS], es_lookup_bytes(n_rows, k) in all. For t2n, w and row_bytes
+ * are as for t2n_dot. Then, for n_tokens <= ES_LOOKUP_TOKENS tokens,
+ *   wide[row][token] = sum over i < k of (code[row][i] - 1) * q[token * q_stride + i];
+ * `wide` and `narrow` have room for es_lookup_rows(n_rows) rows of ES_LOOKUP_TOKENS, 64-byte aligned;
+ * q is readable to the end of the last block of 128 columns. */
+enum { ES_LOOKUP_TOKENS = 32, ES_LOOKUP_GROUPS = 4 };
+typedef void es_ternary_index(uint8_t *index, const uint8_t *w, size_t row_bytes, int32_t n_rows,
+                              int32_t k);
+typedef void es_ternary_lookup(int32_t *wide, int16_t *narrow, const uint8_t *index, int32_t n_rows,
+                               const int8_t *q, size_t q_stride, int32_t n_tokens, int32_t k);
+
+/* What ternary sums are multiplied with. */
+typedef struct es_scaling {
+    const float *scales; /* [n_rows] */
+    int32_t shared;      /* all of them are the first, which is divided once */
+    const float *s;      /* [n_tokens] */
+    const int32_t *qsum; /* [n_tokens]; NULL: zeros */
+} es_scaling;
+
+/* Far: results that will have left the caches before they are read need not pass through them. */
+typedef enum es_store_kind { ES_STORE, ES_STORE_FAR, ES_STORE_ADD } es_store_kind;
+
+/* Rows are worked on in whole packed blocks of t2n. */
+static inline size_t es_lookup_rows(int32_t n_rows) {
+    return ((size_t)n_rows + 127) / 128 * 128;
+}
+
+static inline size_t es_lookup_bytes(int32_t n_rows, int32_t k) {
+    return es_lookup_rows(n_rows) * (((size_t)k + 127) / 128 * 32);
+}
+
 /* The same for one token and the rows of an ascending list; sums[i] belongs to row rows[i]. */
 typedef void es_ternary_list(int32_t *sums, const uint8_t *w, size_t row_bytes, const int32_t *rows,
                              int32_t n_rows, const int8_t *q, int32_t k);
@@ -270,6 +302,12 @@ typedef struct es_kernels {
      * exists; many_tokens is INT32_MAX where not. q is readable up to a multiple of 64 columns. */
     es_ternary_dot *t2_many, *t5_many, *t2n_many;
     int32_t many_tokens;
+    /* Looking up, where it is faster for ES_LOOKUP_TOKENS tokens than the above; NULL where not.
+     * turn_sums: sums[t * sums_stride + r] = wide[r][t] for a multiple of 8 rows. */
+    es_ternary_index *t2_index, *t2n_index;
+    es_ternary_lookup *t2_lookup, *t2n_lookup;
+    void (*turn_sums)(int32_t *sums, size_t sums_stride, const int32_t *wide, int32_t n_rows,
+                      int32_t n_tokens);
     es_neuron_sums *t2n_sums;
     /* Ascending indices i < n with x[i] > 0, or q[i] != 0; `list` has room for n + ES_LIST_SLACK. */
     int32_t (*list_positive)(int32_t *list, const float *x, int32_t n);
@@ -320,6 +358,10 @@ typedef struct es_kernels {
     void (*glu_gelu)(float *y, const float *gate, const float *up, int32_t n);
     /* y += x */
     void (*add)(float *y, const float *x, int32_t n);
+    /* y[t * y_stride + r] = (sums[t * sums_stride + r] - qsum[t]) * (scales[r] / s[t]) for r < n_rows and
+     * t < n_tokens, or that is added. */
+    void (*scale_sums)(float *y, size_t y_stride, const int32_t *sums, size_t sums_stride,
+                       const es_scaling *by, int32_t n_rows, int32_t n_tokens, es_store_kind kind);
     /* Rotates one head in place: n_rot/2 cosines then n_rot/2 sines; pairs (i, i + n_rot/2) or (2i, 2i+1). */
     void (*rope_neox)(float *x, const float *table, int32_t n_rot);
     void (*rope_norm)(float *x, const float *table, int32_t n_rot);
@@ -369,6 +411,7 @@ void es_kernels_fill(es_kernels *table, int32_t isa);
 
 void es_ternary_scalar(es_kernels *table);
 void es_ternary_avx2(es_kernels *table);
+void es_lookup_avx2(es_kernels *table);
 void es_ternary_avxvnni(es_kernels *table);
 void es_ternary_avx512vnni(es_kernels *table);
 void es_ternary_amx(es_kernels *table);

@@ -10,12 +10,8 @@ void *es_aligned(size_t n_bytes) {
 }
 
 int es_input_create(es_input *input, size_t capacity, size_t max_k) {
-    /* int8 rows are padded for both ternary groups, 128 and 160, and to whole 64-byte lines. */
-    const size_t padded = es_round_up(max_k, 128) > es_round_up(max_k, 160)
-                              ? es_round_up(max_k, 128)
-                              : es_round_up(max_k, 160);
     input->h_stride = es_round_up(max_k, 16);
-    input->q8_stride = es_round_up(padded, 64);
+    input->q8_stride = es_q8_stride(max_k);
     input->n_blocks = es_round_up(es_round_up(max_k, 32) / 32, 2);
     input->h = es_aligned(capacity * input->h_stride * sizeof(float));
     input->q8 = es_aligned(capacity * input->q8_stride);

@@ -35,6 +35,9 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
         es_attention_avx2(table);
         es_kvsparse_avx2(table);
     }
+    if (isa == ES_ISA_AVX2) {
+        es_lookup_avx2(table); /* later levels multiply faster */
+    }
     if (isa == ES_ISA_AVXVNNI) {
         es_ternary_avxvnni(table);
         es_dense_avxvnni(table);

@@ -229,6 +229,63 @@ static void add(float *y, const float *x, int32_t n) {
     EACH(sum, y, y, x, n);
 }
 
+ES_INLINE_AVX2 __m256 scaled(const int32_t *sums, int32_t offset, __m256 factor) {
+    const __m256i sum = _mm256_loadu_si256((const __m256i *)(const void *)sums);
+    return _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_sub_epi32(sum, _mm256_set1_epi32(offset))),
+                         factor);
+}
+
+/* One token; far stores want whole lines of 64 bytes. */
+ES_INLINE_AVX2 void scale_token(float *y, const int32_t *sums, int32_t offset, const float *scales,
+                                const int shared, float s, int32_t n_rows,
+                                const es_store_kind kind) {
+    const __m256 first = _mm256_set1_ps(scales[0] / s), divisor = _mm256_set1_ps(s);
+    int32_t r = 0;
+    for (; r + 8 <= n_rows; r += 8) {
+        const __m256 factor = shared ? first : _mm256_div_ps(_mm256_loadu_ps(scales + r), divisor);
+        const __m256 value = scaled(sums + r, offset, factor);
+        if (kind == ES_STORE_FAR) {
+            _mm256_stream_ps(y + r, value);
+        } else if (kind == ES_STORE_ADD) {
+            _mm256_storeu_ps(y + r, _mm256_add_ps(_mm256_loadu_ps(y + r), value));
+        } else {
+            _mm256_storeu_ps(y + r, value);
+        }
+    }
+    for (; r < n_rows; r++) {
+        const float value = (float)(sums[r] - offset) * ((shared ? scales[0] : scales[r]) / s);
+        y[r] = kind == ES_STORE_ADD ? y[r] + value : value;
+    }
+}
+
+ES_INLINE_AVX2 void scale_tokens(float *y, size_t y_stride, const int32_t *sums, size_t sums_stride,
+                                 const es_scaling *by, const int shared, int32_t n_rows,
+                                 int32_t n_tokens, const es_store_kind kind) {
+    for (int32_t t = 0; t < n_tokens; t++, y += y_stride, sums += sums_stride) {
+        const int32_t offset = by->qsum != NULL ? by->qsum[t] : 0;
+        scale_token(y, sums, offset, by->scales, shared, by->s[t], n_rows, kind);
+    }
+}
+
+static void scale_sums(float *y, size_t y_stride, const int32_t *sums, size_t sums_stride,
+                       const es_scaling *by, int32_t n_rows, int32_t n_tokens, es_store_kind kind) {
+    const int whole_lines = (uintptr_t)y % 64 == 0 && y_stride % 16 == 0 && n_rows % 16 == 0;
+    if (!by->shared) {
+        if (kind == ES_STORE_ADD) {
+            scale_tokens(y, y_stride, sums, sums_stride, by, 0, n_rows, n_tokens, ES_STORE_ADD);
+        } else {
+            scale_tokens(y, y_stride, sums, sums_stride, by, 0, n_rows, n_tokens, ES_STORE);
+        }
+    } else if (kind == ES_STORE_ADD) {
+        scale_tokens(y, y_stride, sums, sums_stride, by, 1, n_rows, n_tokens, ES_STORE_ADD);
+    } else if (kind == ES_STORE_FAR && whole_lines) {
+        scale_tokens(y, y_stride, sums, sums_stride, by, 1, n_rows, n_tokens, ES_STORE_FAR);
+        _mm_sfence(); /* far stores are not ordered: other threads read them after this job */
+    } else {
+        scale_tokens(y, y_stride, sums, sums_stride, by, 1, n_rows, n_tokens, ES_STORE);
+    }
+}
+
 static void rope_neox(float *x, const float *table, int32_t n_rot) {
     const int32_t half = n_rot / 2;
     for (int32_t i = 0; i < half; i += 8) {
@@ -288,6 +345,7 @@ void es_vector_avx2(es_kernels *table) {
     table->glu_silu = glu_silu;
     table->glu_gelu = glu_gelu;
     table->add = add;
+    table->scale_sums = scale_sums;
     table->rope_neox = rope_neox;
     table->rope_norm = rope_norm;
     table->f32_to_f16 = f32_to_f16;

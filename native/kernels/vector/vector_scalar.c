@@ -131,6 +131,19 @@ static void add(float *y, const float *x, int32_t n) {
     }
 }
 
+static void scale_sums(float *y, size_t y_stride, const int32_t *sums, size_t sums_stride,
+                       const es_scaling *by, int32_t n_rows, int32_t n_tokens, es_store_kind kind) {
+    for (int32_t t = 0; t < n_tokens; t++, y += y_stride, sums += sums_stride) {
+        const int32_t offset = by->qsum != NULL ? by->qsum[t] : 0;
+        const float first = by->scales[0] / by->s[t];
+        for (int32_t r = 0; r < n_rows; r++) {
+            const float factor = by->shared ? first : by->scales[r] / by->s[t];
+            const float value = (float)(sums[r] - offset) * factor;
+            y[r] = kind == ES_STORE_ADD ? y[r] + value : value;
+        }
+    }
+}
+
 static void rope_neox(float *x, const float *table, int32_t n_rot) {
     const int32_t half = n_rot / 2;
     for (int32_t i = 0; i < half; i++) {
@@ -173,6 +186,7 @@ void es_vector_scalar(es_kernels *table) {
     table->glu_silu = glu_silu;
     table->glu_gelu = glu_gelu;
     table->add = add;
+    table->scale_sums = scale_sums;
     table->rope_neox = rope_neox;
     table->rope_norm = rope_norm;
     table->f32_to_f16 = f32_to_f16;

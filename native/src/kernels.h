@@ -361,6 +361,8 @@ void es_ternary_neondot(es_kernels *table);
 void es_sparse_scalar(es_kernels *table);
 void es_sparse_avx2(es_kernels *table);
 void es_sparse_avx512vnni(es_kernels *table);
+void es_sparse_neon(es_kernels *table);
+void es_sparse_neondot(es_kernels *table);
 void es_predict_scalar(es_kernels *table);
 void es_predict_avx2(es_kernels *table);
 void es_predict_avx512vnni(es_kernels *table);

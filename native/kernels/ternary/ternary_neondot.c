@@ -53,6 +53,7 @@ ES_INLINE int32x4_t es_dot_sums(const es_dot_acc *acc) {
 #include "ternary_dot.inc"
 #define ES_FORMAT t5
 #include "ternary_list.inc"
+#include "t2n_128.h"
 
 #define ES_VARIANT neondot
 #define ES_T2_PANEL_BLOCKS 8

@@ -306,7 +306,7 @@ static void bitslice_cases(check_count *count, const es_kernels *table, const es
     m.scalar_d = check_buffer_new(blocks * 4);
     m.rounded_y = check_buffer_new(MAX_TOKENS * rows * 4);
     m.scalar_y = check_buffer_new(MAX_TOKENS * rows * 4);
-#if defined(__x86_64__)
+#if defined(__x86_64__) || defined(__aarch64__)
     check_case(count,
                m.truth || (table->slice_lut != scalar->slice_lut &&
                            table->slice_mad != scalar->slice_mad &&

@@ -392,6 +392,8 @@ void es_bitslice_scalar(es_kernels *table);
 void es_bitslice_avx2(es_kernels *table);
 void es_bitslice_avxvnni(es_kernels *table);
 void es_bitslice_avx512vnni(es_kernels *table);
+void es_bitslice_neon(es_kernels *table);
+void es_bitslice_neondot(es_kernels *table);
 void es_vector_scalar(es_kernels *table);
 void es_vector_avx2(es_kernels *table);
 void es_vector_neon(es_kernels *table);

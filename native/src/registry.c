@@ -56,6 +56,7 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
     if (isa >= ES_ISA_NEON) {
         es_ternary_neon(table);
         es_sparse_neon(table);
+        es_bitslice_neon(table);
         es_vector_neon(table);
         es_attention_neon(table);
         es_dense_neon(table);
@@ -67,6 +68,7 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
     if (isa >= ES_ISA_NEONDOT) {
         es_ternary_neondot(table);
         es_sparse_neondot(table);
+        es_bitslice_neondot(table);
         es_dense_neondot(table);
         es_proposal_neondot(table);
     }

@@ -74,4 +74,13 @@ ES_INLINE int32_t es_slice_middle(int planes) {
     return planes == 1 ? 1 : 1 << (planes - 1);
 }
 
+/* Tables for byte shuffles. A sum of four activations has 10 bits; it is looked up in two tables of 16
+ * bytes, its lower 5 bits and its upper 5 bits plus 16. Both are within 0 ... 31, so that byte additions
+ * hold the 8 quads of a block (248), and only then 16-bit lanes are needed:
+ *   sum of stored codes * q = sum over planes of 2^plane * (lower + 32 * upper - 8 * 16 * 32).
+ * This is what the 16s make sums too large by. */
+ES_INLINE int32_t es_excess(const int planes) {
+    return es_slice_factor(planes) * ((1 << planes) - 1) * 8 * 16 * 32;
+}
+
 #endif

@@ -1,9 +1,4 @@
-/* Tables and unpacking with vectors of 32 bytes, shared by the AVX2, AVX-VNNI and AVX-512 variants.
- *
- * A sum of four activations has 10 bits. It is looked up in two tables of 16 bytes, its lower 5 bits and
- * its upper 5 bits plus 16: both are within 0 ... 31, so that byte additions hold the 8 quads of a
- * block (248), and only then 16-bit lanes are needed:
- *   sum of stored codes * q = sum over planes of 2^plane * (lower + 32 * upper - 8 * 16 * 32). */
+/* Tables and unpacking with vectors of 32 bytes, shared by the AVX2, AVX-VNNI and AVX-512 variants. */
 #ifndef ES_SLICE_256_H
 #define ES_SLICE_256_H
 
@@ -40,11 +35,6 @@ static void slice_tables(uint8_t *table, const int8_t *q, int32_t n_blocks) {
         const __m256i both = _mm256_permute4x64_epi64(_mm256_packus_epi16(lower, upper), 0xd8);
         _mm256_store_si256((__m256i *)table, both);
     }
-}
-
-/* What the 16s in the tables of upper bits make sums too large by. */
-ES_INLINE int32_t es_excess(const int planes) {
-    return es_slice_factor(planes) * ((1 << planes) - 1) * 8 * 16 * 32;
 }
 
 /* Largest sum of four magnitudes among the quads of a block. */

@@ -172,7 +172,7 @@ static void cases(check_count *count, const es_kernels *table, const es_kernels 
     m.xsum = check_buffer_new(MAX_TOKENS * (MAX_BLOCKS + 3) * 4);
     m.pairs = check_buffer_new(16 * MAX_BLOCKS * sizeof(es_live_pair));
     m.begin = check_buffer_new((MAX_BLOCKS + 1) * sizeof(int32_t));
-#if defined(__x86_64__)
+#if defined(__x86_64__) || defined(__aarch64__)
     const int kept = table->q8n_list == scalar->q8n_list || table->q4n_list == scalar->q4n_list ||
                      table->q8mn_list == scalar->q8mn_list ||
                      table->q4mn_list == scalar->q4mn_list || table->q8n_dot == scalar->q8n_dot ||

@@ -388,6 +388,7 @@ void es_columns_scalar(es_kernels *table);
 void es_columns_avx2(es_kernels *table);
 void es_columns_avxvnni(es_kernels *table);
 void es_columns_avx512vnni(es_kernels *table);
+void es_columns_neon(es_kernels *table);
 void es_bitslice_scalar(es_kernels *table);
 void es_bitslice_avx2(es_kernels *table);
 void es_bitslice_avxvnni(es_kernels *table);

@@ -56,6 +56,7 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
     if (isa >= ES_ISA_NEON) {
         es_ternary_neon(table);
         es_sparse_neon(table);
+        es_columns_neon(table);
         es_bitslice_neon(table);
         es_vector_neon(table);
         es_attention_neon(table);

@@ -109,26 +109,21 @@ ES_INLINE uint8x16_t es_two_planes128(const uint8_t *w, int high_quad, int plane
     return codes;
 }
 
-/* v moved to the right by n bits, or to the left by -n, and masked. */
-ES_INLINE uint8x16_t es_field128(uint8x16_t v, const int n, const uint8_t mask) {
-    return vandq_u8(vshlq_u8(v, vdupq_n_s8((int8_t)-n)), vdupq_n_u8(mask));
-}
-
 /* panel[quad][row][column in the quad] */
 ES_INLINE void unpack_block(uint8_t *panel, const uint8_t *w, const int planes) {
+    const uint8x16_t three = vdupq_n_u8(3), twelve = vdupq_n_u8(12);
     for (int quad = 0; quad < 8; quad++) {
         const uint8_t *pair = w + quad / 2 * planes * ES_SLICE_PLANE_BYTES;
         for (int j = 0; j < ES_SLICE_VECS; j++, pair += 16) {
             const uint8x16_t low = es_two_planes128(pair, quad & 1, 0, planes);
-            uint8x16_t c[4];
-            for (int n = 0; n < 4; n++) {
-                c[n] = es_field128(low, 2 * n, 3);
-            }
+            uint8x16_t c[4] = {vandq_u8(low, three), vandq_u8(vshrq_n_u8(low, 2), three),
+                               vandq_u8(vshrq_n_u8(low, 4), three), vshrq_n_u8(low, 6)};
             if (planes > 2) {
                 const uint8x16_t high = es_two_planes128(pair, quad & 1, 2, planes);
-                for (int n = 0; n < 4; n++) {
-                    c[n] = vorrq_u8(c[n], es_field128(high, 2 * n - 2, 12));
-                }
+                c[0] = vorrq_u8(c[0], vandq_u8(vshlq_n_u8(high, 2), twelve));
+                c[1] = vorrq_u8(c[1], vandq_u8(high, twelve));
+                c[2] = vorrq_u8(c[2], vandq_u8(vshrq_n_u8(high, 2), twelve));
+                c[3] = vorrq_u8(c[3], vandq_u8(vshrq_n_u8(high, 4), twelve));
             }
             const uint16x8_t a = vreinterpretq_u16_u8(vzip1q_u8(c[0], c[1]));
             const uint16x8_t b = vreinterpretq_u16_u8(vzip1q_u8(c[2], c[3]));

@@ -8,9 +8,13 @@
 
 typedef __m256i vec;
 typedef __m256 vecf;
+typedef vec vacc;
 
 #define VEC_BYTES 32
+#define LIST_PARTS 2
 #define v_zero() _mm256_setzero_si256()
+#define v_none() v_zero()
+#define v_total(acc) (acc)
 #define v_load(p) _mm256_loadu_si256((const __m256i *)(p))
 #define v_unpacklo8(a, b) _mm256_unpacklo_epi8(a, b)
 #define v_unpackhi8(a, b) _mm256_unpackhi_epi8(a, b)

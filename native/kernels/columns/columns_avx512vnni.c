@@ -5,9 +5,13 @@
 
 typedef __m512i vec;
 typedef __m512 vecf;
+typedef vec vacc;
 
 #define VEC_BYTES 64
+#define LIST_PARTS 1
 #define v_zero() _mm512_setzero_si512()
+#define v_none() v_zero()
+#define v_total(acc) (acc)
 #define v_load(p) _mm512_loadu_si512(p)
 #define v_unpacklo8(a, b) _mm512_unpacklo_epi8(a, b)
 #define v_unpackhi8(a, b) _mm512_unpackhi_epi8(a, b)

@@ -1,7 +1,7 @@
 /* Products with column formats in vector registers of any width.
  *
- * The including file defines the types `vec` (integers) and `vecf` (floats), VEC_BYTES and the v_*
- * operations. A lane of 32 bits is a row. Two columns' bytes are interleaved and then widened by
+ * The including file defines the types `vec` (integers), `vecf` (floats) and `vacc` (sums of
+ * products, v_total of them a vec), VEC_BYTES, LIST_PARTS and the v_* operations. A lane of 32 bits is a row. Two columns' bytes are interleaved and then widened by
  * interleaving with zeros, which leaves pairs of int16 for v_madd: six shuffles for 128 codes. Stored
  * numbers are unsigned; what that adds is taken off once per block: |sums| <= 32 * 255 * 32767 < 2^31.
  * Nibbles in a byte's upper half are multiplied where they are, as 16 times their value, and the sums
@@ -15,8 +15,7 @@
 
 enum {
     LANES = VEC_BYTES / 4,
-    PARTS = 64 / VEC_BYTES, /* registers that a column takes */
-    MOST_PARTS = 2
+    PARTS = 64 / VEC_BYTES /* registers that a column takes; LIST_PARTS of them at once */
 };
 
 /* The four registers of row-wise pairs from a register of each of two columns. */
@@ -66,12 +65,12 @@ ES_INLINE void prefetch_pair(const line_block *l, int32_t p) {
 ES_INLINE void list_parts(float *y, const line_block *l, const es_q16 *x, size_t block,
                           const size_t part, const size_t n_parts, const int format) {
     const int nibble = es_column_is_nibble(format);
-    vec sums[4 * MOST_PARTS], upper[4];
+    vacc sums[4 * LIST_PARTS], upper[4];
     for (size_t i = 0; i < 4 * n_parts; i++) {
-        sums[i] = v_zero();
+        sums[i] = v_none();
     }
     for (size_t i = 0; nibble && i < 4; i++) {
-        upper[i] = v_zero();
+        upper[i] = v_none();
     }
     for (int32_t p = 0; p < l->n; p++) {
         const uint8_t *a = l->codes + l->pairs[p].a * l->column;
@@ -97,9 +96,10 @@ ES_INLINE void list_parts(float *y, const line_block *l, const es_q16 *x, size_t
     for (size_t h = 0; h < n_parts; h++) {
         for (size_t i = 0; i < 4; i++) {
             const size_t row = first_row(part + h, i);
-            add_rows(y + row, sums[4 * h + i], l->steps + 2 * row, l->to_minima, x, block, format);
+            add_rows(y + row, v_total(sums[4 * h + i]), l->steps + 2 * row, l->to_minima, x, block,
+                     format);
             if (nibble) {
-                const vec whole = v_shiftright32(upper[i], 4);
+                const vec whole = v_shiftright32(v_total(upper[i]), 4);
                 add_rows(y + 64 + row, whole, l->steps + 128 + 2 * row, l->to_minima, x, block,
                          format);
             }
@@ -109,8 +109,8 @@ ES_INLINE void list_parts(float *y, const line_block *l, const es_q16 *x, size_t
 
 ES_INLINE void list_line(float *y, const line_block *l, const es_q16 *x, size_t block,
                          size_t block_bytes, const int format) {
-    /* Nibbles make twice the sums, so 256-bit registers hold one part's at a time. */
-    const size_t n_parts = es_column_is_nibble(format) ? 1 : PARTS;
+    /* Nibbles make twice the sums, so there are registers for one part's at a time. */
+    const size_t n_parts = es_column_is_nibble(format) ? 1 : LIST_PARTS;
     if (l->n > 0) { /* else it would add +-0 to every row */
         for (size_t part = 0; part < PARTS; part += n_parts) {
             list_parts(y, l, x, block, part, n_parts, format);
@@ -180,10 +180,10 @@ ES_INLINE void dot_block(float *y, size_t y_stride, const vec *codes, const uint
                          size_t to_minima, const es_q16 *x, size_t b, size_t t, size_t row,
                          const size_t n_tokens, const int format) {
     const size_t block = t * x->stride_blocks + b;
-    vec sums[TOKENS][SLICES];
+    vacc sums[TOKENS][SLICES];
     for (size_t j = 0; j < n_tokens; j++) {
         for (size_t s = 0; s < SLICES; s++) {
-            sums[j][s] = v_zero();
+            sums[j][s] = v_none();
         }
     }
     for (size_t pair = 0; pair < 16; pair++) {
@@ -202,7 +202,7 @@ ES_INLINE void dot_block(float *y, size_t y_stride, const vec *codes, const uint
     for (size_t j = 0; j < n_tokens; j++) {
         for (size_t s = 0; s < SLICES; s++) {
             const size_t r = row + s * LANES;
-            add_rows(y + (t + j) * y_stride + r, sums[j][s], steps + 2 * r, to_minima, x,
+            add_rows(y + (t + j) * y_stride + r, v_total(sums[j][s]), steps + 2 * r, to_minima, x,
                      block + j * x->stride_blocks, format);
         }
     }

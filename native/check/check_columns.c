@@ -187,9 +187,11 @@ static void cases(check_count *count, const es_kernels *table, const es_kernels 
                     const size_t n = 1 + check_random(&m.random) % (width - first);
                     const es_column_lines lines = {fill_tile(&m, width, n_blocks, FORMATS[f]),
                                                    width, first, n};
-                    for (uint32_t share = 0; share <= 8; share++) {
+                    for (uint32_t i = 0; i < 18; i++) {
+                        const uint32_t share = i % 9;
                         list_case(&m, &lines, n_blocks, share, FORMATS[f]);
-                        dot_case(&m, &lines, 1 + share % MAX_TOKENS, n_blocks, share, FORMATS[f]);
+                        dot_case(&m, &lines, (size_t)check_range(&m.random, 1, MAX_TOKENS),
+                                 n_blocks, share, FORMATS[f]);
                     }
                 }
             }

@@ -197,18 +197,18 @@ static void cases(check_count *count, const es_kernels *table, const es_kernels 
     m.wide = check_alloc((MAX_ROWS + 128) * sizeof(int32_t));
     m.wide_expected = check_alloc((MAX_ROWS + 128) * sizeof(int32_t));
     for (m.pattern = RANDOM; m.pattern < N_PATTERNS; m.pattern++) {
-        for (int32_t n = 0; n <= 300; n++) {
+        for (int32_t n = 0; n <= 1000; n++) {
             list_case(&m, n);
         }
-        for (int32_t i = 0; i < 600; i++) {
+        for (int32_t i = 0; i < 2000; i++) {
             const int32_t n_rows = check_range(&m.random, 1, i % 4 == 0 ? MAX_ROWS : 60);
             const int32_t k = check_range(&m.random, 1, i % 4 == 1 ? MAX_K : 400);
             const uint32_t share = (uint32_t)check_range(&m.random, 0, 8);
             rows_case(&m, i & 1, n_rows, k, share);
             neurons_case(&m, n_rows, k, share);
-            if (i % 4 == 0) {
+            if (i % 2 == 0) {
                 neuron_dot_case(&m, check_range(&m.random, 1, 300), check_range(&m.random, 1, 300),
-                                check_range(&m.random, 1, MAX_TOKENS));
+                                check_range(&m.random, 1, i % 16 == 0 ? MAX_TOKENS : 9));
             }
             if (i % 50 == 0) { /* several panels of inputs */
                 neuron_dot_case(&m, check_range(&m.random, 1, 140),

@@ -24,6 +24,7 @@ typedef struct work {
     int32_t tokens;
     es_q16 q16;
     es_q8 q8;
+    es_columns live;
     float *x, *y, *scratch;
     int32_t *sums, *list;
 } work;
@@ -65,6 +66,11 @@ static void run_t2n_sums(const work *k) {
 SLICES(lut)
 SLICES(mad)
 
+static void run_bs2_rounded(const work *k) {
+    const es_slices s = {2, K / 32, 4, ES_ZEROS_NONE, 0};
+    k->table->slice_rounded(k->y, ROWS, k->w, &s, ROWS / 64, &k->q8, k->tokens);
+}
+
 static void run_tables(const work *k) {
     k->table->slice_tables((uint8_t *)(uintptr_t)k->q8.tables, k->q8.q, k->tokens * K / 32);
 }
@@ -78,6 +84,21 @@ BLOCKS(q4)
 BLOCKS(q8m)
 BLOCKS(q4m)
 BLOCKS(q6)
+
+/* All columns, as one tile; `list` takes them for live ones of one token. */
+#define COLUMNS(name, format)                                                       \
+    static void run_##name(const work *k) {                                         \
+        const size_t width = ROWS / es_line_rows(format);                           \
+        const es_column_lines lines = {k->w, width, 0, width};                      \
+        k->table->name##_dot(k->y, ROWS, &lines, &k->q16, k->tokens, K / ES_BLOCK); \
+    }                                                                               \
+    static void run_##name##_list(const work *k) {                                  \
+        const size_t width = ROWS / es_line_rows(format);                           \
+        const es_column_lines lines = {k->w, width, 0, width};                      \
+        k->table->name##_list(k->y, &lines, &k->live, &k->q16, K / ES_BLOCK);       \
+    }
+COLUMNS(q8n, ES_FORMAT_Q8N)
+COLUMNS(q4n, ES_FORMAT_Q4N)
 
 #define FLOATS(name)                                                                   \
     static void run_##name(const work *k) {                                            \
@@ -112,12 +133,17 @@ static const kernel KERNELS[] = {
     {"bst_mad", "mad", 0.25, run_bst_mad},
     {"bs2_lut", "lut", 0.265625, run_bs2_lut},
     {"bs2_mad", "mad", 0.265625, run_bs2_mad},
+    {"bs2_rounded", "lut", 0.265625, run_bs2_rounded},
     {"tables", "lut", 0, run_tables},
     {"q8", "q8", 272.0 / 256, run_q8},
     {"q8m", "q8m", 288.0 / 256, run_q8m},
     {"q6", "q6", 208.0 / 256, run_q6},
     {"q4", "q4", 144.0 / 256, run_q4},
     {"q4m", "q4m", 160.0 / 256, run_q4m},
+    {"q8n", "q8n", 272.0 / 256, run_q8n},
+    {"q8n_list", "q8n", 272.0 / 256, run_q8n_list},
+    {"q4n", "q4n", 144.0 / 256, run_q4n},
+    {"q4n_list", "q4n", 144.0 / 256, run_q4n_list},
     {"f16", "f16", 2, run_f16},
     {"bf16", "bf16", 2, run_bf16},
     {"f32", "f32", 4, run_f32},
@@ -168,6 +194,10 @@ int main(int argc, char **argv) {
                    .tables = filled(n * blocks * ES_TABLE_BYTES, 0),
                    .q_stride = K,
                    .stride_blocks = blocks};
+    es_live_pair *pairs = filled(K / 2 * sizeof *pairs, 0);
+    int32_t *begin = filled((blocks + 1) * sizeof *begin, 0);
+    table.list_columns(pairs, begin, k.q16.q, (int32_t)blocks);
+    k.live = (es_columns){pairs, begin};
     for (int32_t i = atoi(argv[4]); i > 0; i--) {
         chosen->run(&k);
     }

@@ -23,19 +23,23 @@ ES_INLINE void add16(int32_t *sums, const int16x8_t acc[2]) {
 static void t2n_pass(int32_t *sums, size_t row_bytes, const es_chunk *now, const es_chunk *next) {
     const uint8x16_t three = vdupq_n_u8(3), twelve = vdupq_n_u8(12);
     for (size_t b = 0; b < row_bytes; b += 32, sums += 128) {
+        /* A line is two steps of b: each asks for that of one of two rows. */
+        const size_t line = b & ~(size_t)(ES_CACHE_LINE - 1), odd = b / 32 & 1;
         int16x8_t acc[2][4][2]; /* of 16 packed bytes, of a field */
         for (int i = 0; i < 16; i++) {
             acc[i / 8][i / 2 % 4][i % 2] = vdupq_n_s16(0);
         }
-        for (int32_t i = 0; i < now->n; i++) {
-            const int8x16_t x = vld1q_dup_s8(now->q + i);
-            __builtin_prefetch(next->rows[i] + b, 0, 3);
-            for (int h = 0; h < 2; h++) {
-                const uint8x16_t v = vld1q_u8(now->rows[i] + b + 16 * h);
-                multiply_add(acc[h][0], vshrq_n_u8(v, 6), x);
-                multiply_add(acc[h][1], vandq_u8(vshrq_n_u8(v, 4), three), x);
-                multiply_add(acc[h][2], vandq_u8(v, twelve), x);
-                multiply_add(acc[h][3], vandq_u8(v, three), x);
+        for (int32_t i = 0; i < now->n; i += 2) {
+            __builtin_prefetch(next->rows[(size_t)i + odd] + line, 0, 3);
+            for (int32_t j = i; j < i + 2; j++) {
+                const int8x16_t x = vld1q_dup_s8(now->q + j);
+                for (int h = 0; h < 2; h++) {
+                    const uint8x16_t v = vld1q_u8(now->rows[j] + b + 16 * h);
+                    multiply_add(acc[h][0], vshrq_n_u8(v, 6), x);
+                    multiply_add(acc[h][1], vandq_u8(vshrq_n_u8(v, 4), three), x);
+                    multiply_add(acc[h][2], vandq_u8(v, twelve), x);
+                    multiply_add(acc[h][3], vandq_u8(v, three), x);
+                }
             }
         }
         for (int h = 0; h < 2; h++) {
@@ -50,7 +54,7 @@ static void t2n_pass(int32_t *sums, size_t row_bytes, const es_chunk *now, const
 
 static void t2n_sums(int32_t *sums, const uint8_t *w, size_t row_bytes, const int32_t *inputs,
                      int32_t n_inputs, const int8_t *q) {
-    es_chunks(sums, w, row_bytes, inputs, n_inputs, q, 1, t2n_pass);
+    es_chunks(sums, w, row_bytes, inputs, n_inputs, q, 2, t2n_pass);
 }
 
 void es_sparse_neon(es_kernels *table) {

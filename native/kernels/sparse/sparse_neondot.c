@@ -20,9 +20,11 @@ ES_INLINE int8x16_t signed_codes(uint8x16_t v) {
     return vreinterpretq_s8_u8(v);
 }
 
-/* 64 outputs, whose packed bytes begin at offset b of every row. */
+/* 64 outputs, whose packed bytes begin at offset b of every row. A line is four steps of b: each asks
+ * for that of one of four rows. */
 ES_INLINE void t2n_half(int32_t *sums, size_t b, const es_chunk *now, const es_chunk *next) {
     const uint8x16_t three = vdupq_n_u8(3), twelve = vdupq_n_u8(12), high = vdupq_n_u8(48);
+    const size_t line = b & ~(size_t)(ES_CACHE_LINE - 1), turn = b / 16 & 3;
     int32x4_t acc[4][4]; /* of a field, of four outputs */
     for (int i = 0; i < 16; i++) {
         acc[i / 4][i % 4] = vdupq_n_s32(0);
@@ -34,8 +36,8 @@ ES_INLINE void t2n_half(int32_t *sums, size_t b, const es_chunk *now, const es_c
         uint8x16_t row[4];
         for (int r = 0; r < 4; r++) {
             row[r] = vld1q_u8(now->rows[i + r] + b);
-            __builtin_prefetch(next->rows[i + r] + b, 0, 3);
         }
+        __builtin_prefetch(next->rows[(size_t)i + turn] + line, 0, 3);
         const uint16x8_t lo01 = pairs(vzip1q_u8(row[0], row[1]));
         const uint16x8_t hi01 = pairs(vzip2q_u8(row[0], row[1]));
         const uint16x8_t lo23 = pairs(vzip1q_u8(row[2], row[3]));

@@ -39,6 +39,14 @@ enum { ES_ROW_BLOCK = 64, ES_NEURON_ROWS = 128, ES_TOKEN_BLOCK = 64 };
 /* A kernel for many tokens takes larger blocks of them. */
 enum { ES_MANY_TOKENS = 512 };
 
+/* What products with bitmaps need of one thread. */
+typedef struct es_bitmap_scratch {
+    uint8_t *split; /* the input of one token as es_split */
+    int32_t *centre;
+    uint64_t job;   /* the linear whose input that is */
+    uint8_t *tiles; /* an expanded tile */
+} es_bitmap_scratch;
+
 /* What one thread alone uses. */
 typedef struct es_scratch {
     es_input input;     /* one token: every thread prepares its own, no barrier needed */
@@ -56,6 +64,7 @@ typedef struct es_scratch {
     uint64_t columns_job; /* the linear whose columns they are */
     float *sums;          /* a block of sums, float or int32 */
     uint8_t *tile;        /* eight rows of a row format in a tile */
+    es_bitmap_scratch bitmap;
 } es_scratch;
 
 struct es_engine {
@@ -81,6 +90,10 @@ struct es_engine {
 /* Room for the inputs of the plan's bit slices, in `input` of `capacity` tokens; 0 without memory. */
 int es_slice_input_create(es_input *input, const es_plan *plan, size_t capacity);
 void es_slice_input_destroy(es_input *input);
+
+/* Room for the plan's bitmaps; 0 without memory. */
+int es_bitmap_scratch_create(es_bitmap_scratch *scratch, const es_plan *plan);
+void es_bitmap_scratch_destroy(es_bitmap_scratch *scratch);
 
 /* Row `row` of bit slices as floats (embed_bitslice.c). */
 void es_slice_embed(const es_kernels *kernels, float *dst, const es_weight *w, int32_t row);

@@ -12,9 +12,10 @@ ES_INLINE const uint8_t *expand_chunk(int8_t codes[64], uint64_t word, const uin
     for (int i = 0; i < 64; i++) {
         codes[i] = 0;
         if (word >> i & 1) {
-            codes[i] = format == ES_FORMAT_BMP8
-                           ? (int8_t)v[n]
-                           : (int8_t)((v[n / 2] >> (4 * (n % 2)) & 15) - ES_BITMAP_NIBBLE_ZERO);
+            const int stored = format == ES_FORMAT_BMP8
+                                   ? v[n]
+                                   : (v[n / 2] >> (4 * (n % 2)) & 15) - ES_BITMAP_NIBBLE_ZERO;
+            codes[i] = (int8_t)stored;
             n++;
         }
     }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import edgesparse
+from edgesparse.cli import main
 from edgesparse.errors import UsageError
 
 TINY = Path(__file__).parents[2] / "models" / "tiny"
@@ -34,6 +36,21 @@ def test_rounding_is_named() -> None:
         notes = [w.note for w in model.parameters.weights.values() if w.format.is_bitmap]
     assert len(notes) == 14
     assert all("zeros left out" in note and "rounded anew" in note for note in notes)
+
+
+def test_predictions_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(TINY / "llama-blocks.gguf")
+    assert main(["inspect", path, "--weights", "bmp8", "--predict", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)["engine"]["predictions"]
+    assert len(data["tensors"]) > 4
+    for row in data["tensors"]:
+        assert 0 <= row["zeros"] < 1
+        assert set(row["bytes"]) == set(row["us"]) == {"q8", "bmp8", "q4", "bmp4"}
+        eight, four = row["fastest"]
+        assert row["us"][eight] == min(row["us"]["q8"], row["us"]["bmp8"])
+        assert row["us"][four] == min(row["us"]["q4"], row["us"]["bmp4"])
+    assert main(["inspect", path, "--predict"]) == 0
+    assert "predicted from" in capsys.readouterr().out
 
 
 def test_unknown_choice_is_refused() -> None:

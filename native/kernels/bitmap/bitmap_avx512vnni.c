@@ -52,12 +52,11 @@ ES_INLINE VBMI2 const uint8_t *tile_dot(float *y, const uint8_t *w, const es_q16
             if (format == ES_FORMAT_BMP8) {
                 codes = expand8(word, v);
                 stored = _mm512_xor_si512(codes, _mm512_set1_epi8(-128));
-                es_prefetch_ahead(v, 64);
             } else {
                 codes = stored = expand4(word, v);
-                if (c % 2 == 0) {
-                    es_prefetch_ahead(v, 64);
-                }
+            }
+            if (c % (format == ES_FORMAT_BMP8 ? 2 : 4) == 0) { /* all lines, if half are zeros */
+                es_prefetch_ahead(v, 64);
             }
             v += es_bitmap_bytes(format, n);
             sum_low = _mm512_dpbusd_epi32(sum_low, four(low + 4 * c), codes);

@@ -168,7 +168,7 @@ def _tensors(
         weight = weights.get(name)
         if weight is not None:
             row |= {"format": weight.format.name, "bytes": weight.n_bytes, "note": weight.note}
-            if zeros and weight.format.is_ternary:
+            if zeros and (weight.format.is_ternary or weight.format.is_bitmap):
                 row["zero_fraction"] = _zero_fraction(weight)
         rows.append(row)
     return rows
@@ -177,8 +177,11 @@ def _tensors(
 def _zero_fraction(weight: Weight) -> float:
     import numpy as np
 
+    from edgesparse.formats.bitmap import zero_share
     from edgesparse.formats.ternary import unpack_ternary
 
+    if weight.format.is_bitmap:
+        return zero_share(weight)
     n_zeros = 0
     for begin in range(0, weight.n_rows, _ROWS):
         chosen = np.arange(begin, min(begin + _ROWS, weight.n_rows))

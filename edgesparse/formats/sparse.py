@@ -44,7 +44,7 @@ def bitmap_bytes(weight: Weight) -> int:
     return _pack_native(weight, None)
 
 
-def as_bitmap(weight: Weight, *, native: bool | None = None) -> Weight:
+def as_bitmap(weight: Weight, *, native: bool | None = None, n_bytes: int | None = None) -> Weight:
     """Store a matrix in q8 or q4 without its zeros, as bmp8 or bmp4; products keep their bits.
 
     Parameters
@@ -53,6 +53,8 @@ def as_bitmap(weight: Weight, *, native: bool | None = None) -> Weight:
         In q8 or q4.
     native : bool, optional
         Pack in C; by default when the compiled module is available. The bytes are the same.
+    n_bytes : int, optional
+        What `bitmap_bytes` has said, so that it is not counted again.
 
     Raises
     ------
@@ -64,7 +66,7 @@ def as_bitmap(weight: Weight, *, native: bool | None = None) -> Weight:
     if weight.format not in SPARSE_OF:
         raise UsageError(f"{weight.format.name.lower()} cannot be stored as a bitmap.")
     if _native.available() if native is None else native:
-        (data,) = allocate([_pack_native(weight, None)], weight.name)
+        (data,) = allocate([n_bytes or _pack_native(weight, None)], weight.name)
         _pack_native(weight, data)
     else:
         codes, d, _ = unpack_blocks(weight)
@@ -148,7 +150,7 @@ def choose_sparse(weight: Weight, weights: str, cost: SparseCost) -> Weight:
     after = cost.microseconds(sparse, n_bytes, n_weights)
     if not forced and after >= (1 - _MARGIN) * before:
         return weight
-    made = as_bitmap(weight)
+    made = as_bitmap(weight, n_bytes=n_bytes)
     ratio = f"{weight.n_bytes / made.n_bytes:.2f}x fewer bytes than {weight.format.name.lower()}"
     said = f"zeros left out, {ratio}, " + (
         "as asked" if forced else f"{before / after:.2f}x faster"

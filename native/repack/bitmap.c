@@ -44,33 +44,34 @@ static void clear_padding(int8_t codes[ES_BITMAP_CHUNKS][64], int32_t n_rows) {
     }
 }
 
-/* One chunk behind v; with `write` 0 only its size. */
-static size_t put_codes(uint8_t *v, const int8_t codes[64], uint64_t *word, int format, int write) {
-    size_t n = 0;
-    *word = 0;
-    for (int i = 0; i < 64; i++) {
-        if (codes[i] != 0) {
-            *word |= (uint64_t)1 << i;
-            if (write && format == ES_FORMAT_Q8) {
-                v[n] = (uint8_t)codes[i];
-            } else if (write) {
-                const int nibble = codes[i] + ES_BITMAP_NIBBLE_ZERO;
-                v[n / 2] = (uint8_t)(n % 2 == 0 ? nibble : v[n / 2] | nibble << 4);
-            }
-            n++;
-        }
+/* Bit i: code i is not 0. */
+static uint64_t bits_of(const int8_t codes[64]) {
+    uint64_t word = 0;
+    for (int i = 0; i < 8; i++) {
+        const uint64_t eight = word_at((const uint8_t *)codes + 8 * i);
+        const uint64_t low = 0x7f7f7f7f7f7f7f7fu;
+        const uint64_t set = ((((eight & low) + low) | eight) & ~low) >> 7; /* a bit per byte */
+        word |= (set * 0x0102040810204080u) >> 56 << (8 * i);
     }
-    return es_bitmap_bytes(format == ES_FORMAT_Q8 ? ES_FORMAT_BMP8 : ES_FORMAT_BMP4, n);
+    return word;
 }
 
-/* What the codes of a block take. */
-static size_t block_bytes(int8_t codes[ES_BITMAP_CHUNKS][64], int format) {
-    size_t n = 0;
-    for (int c = 0; c < ES_BITMAP_CHUNKS; c++) {
-        uint64_t word;
-        n += put_codes(NULL, codes[c], &word, format, 0);
+static size_t bytes_of(uint64_t word, int format) {
+    return es_bitmap_bytes(format == ES_FORMAT_Q8 ? ES_FORMAT_BMP8 : ES_FORMAT_BMP4,
+                           (size_t)__builtin_popcountll(word));
+}
+
+/* The codes of one chunk from v on. */
+static void put_codes(uint8_t *v, const int8_t codes[64], uint64_t word, int format) {
+    for (size_t n = 0; word != 0; n++, word &= word - 1) {
+        const int code = codes[__builtin_ctzll(word)];
+        if (format == ES_FORMAT_Q8) {
+            v[n] = (uint8_t)code;
+        } else {
+            const int nibble = code + ES_BITMAP_NIBBLE_ZERO;
+            v[n / 2] = (uint8_t)(n % 2 == 0 ? nibble : v[n / 2] | nibble << 4);
+        }
     }
-    return n;
 }
 
 int64_t es_bitmap_pack(const es_bitmap_job *job) {
@@ -102,27 +103,29 @@ int64_t es_bitmap_pack(const es_bitmap_job *job) {
                                       : NULL;
             gather(codes, (const uint8_t *[2]){low, high}, job->src_format);
             clear_padding(codes, left);
-            if (write &&
-                job->dst_bytes - at < ES_BITMAP_HEAD + block_bytes(codes, job->src_format)) {
+            uint64_t words[ES_BITMAP_CHUNKS];
+            size_t n_bytes = ES_BITMAP_HEAD;
+            for (int c = 0; c < ES_BITMAP_CHUNKS; c++) {
+                words[c] = bits_of(codes[c]);
+                n_bytes += bytes_of(words[c], job->src_format);
+            }
+            if (write && job->dst_bytes - at < n_bytes) {
                 return ES_E_ARGUMENT;
             }
-            uint8_t *head = write ? job->dst + at : NULL;
-            at += ES_BITMAP_HEAD;
             if (write) {
+                uint8_t *head = job->dst + at, *v = head + ES_BITMAP_HEAD;
                 memcpy(head, low, ES_SCALE_BYTES);
                 memset(head + ES_SCALE_BYTES, 0, ES_SCALE_BYTES);
                 if (high != NULL) {
                     memcpy(head + ES_SCALE_BYTES, high, ES_SCALE_BYTES);
                 }
-            }
-            for (int c = 0; c < ES_BITMAP_CHUNKS; c++) {
-                uint64_t word;
-                at += put_codes(write ? job->dst + at : NULL, codes[c], &word, job->src_format,
-                                write);
-                if (write) {
-                    put_word(head + ES_BITMAP_STEPS + 8 * c, word);
+                memcpy(head + ES_BITMAP_STEPS, words, sizeof words);
+                for (int c = 0; c < ES_BITMAP_CHUNKS; c++) {
+                    put_codes(v, codes[c], words[c], job->src_format);
+                    v += bytes_of(words[c], job->src_format);
                 }
             }
+            at += n_bytes;
         }
     }
     if (write) {

@@ -17,7 +17,7 @@ from edgesparse.executors.base import Float32, Parameters
 from edgesparse.formats.coarse import make_coarse
 from edgesparse.formats.head import TWO_STAGE, head_override
 from edgesparse.formats.load import load_vector, load_weights
-from edgesparse.formats.sparse import choose_sparse, rounding
+from edgesparse.formats.sparse import choose_sparse, note_zeros, rounding
 from edgesparse.formats.sparse_cost import SparseCost
 from edgesparse.formats.weight import Format
 from edgesparse.ops.rope_kv import rope_table
@@ -201,6 +201,7 @@ def load_parameters(
         if cost is None or layers == "dense"
         else dict.fromkeys(inner, partial(choose_sparse, weights=layers, cost=cost)),
     )
+    weights |= {each: note_zeros(weights[each]) for each in inner}
     vectors = load_vectors(checkpoint, plan)
     tables = {ROPE_TABLE: _rope(checkpoint, config, plan)}
     if config.rope_theta_local is not None:

@@ -12,6 +12,8 @@ from edgesparse.errors import UsageError
 from edgesparse.formats.bitmap import pack_bitmap
 from edgesparse.formats.blocks import unpack_blocks
 from edgesparse.formats.choose import is_roundable
+from edgesparse.formats.dequantize import dequantize
+from edgesparse.formats.floats import ELEMENT_DTYPE
 from edgesparse.formats.memory import allocate
 from edgesparse.formats.sparse_cost import SparseCost
 from edgesparse.formats.weight import SPARSE, Format, Weight
@@ -22,6 +24,7 @@ __all__ = [
     "as_bitmap",
     "bitmap_bytes",
     "choose_sparse",
+    "note_zeros",
     "parse_weights",
     "rounding",
 ]
@@ -33,6 +36,9 @@ WEIGHTS = ("auto", "dense", "q8", "q4", "bmp8", "bmp4")
 """Names that command lines and `load` take for the storage of a model's layers."""
 
 _NO_SCALES = np.zeros(0, np.float32)
+_SAMPLED_ROWS = 16
+_PRUNED = 0.05
+"""Share of zeros from which floats count as pruned."""
 _MARGIN = 0.05
 """Share by which a bitmap must be predicted to be faster."""
 
@@ -128,6 +134,23 @@ def rounding(info: TensorInfo, weights: str) -> Format | None:
         return None
     fmt = Format[weights.upper()]
     return SPARSE.get(fmt, fmt)
+
+
+def note_zeros(weight: Weight) -> Weight:
+    """Add to a float matrix's note that many of its numbers are 0, as in pruned checkpoints.
+
+    A few rows, evenly spaced, are looked at. Below 5 % nothing is said: floats are rarely 0 by
+    themselves.
+    """
+    if weight.format not in ELEMENT_DTYPE:
+        return weight
+    rows = np.unique(np.linspace(0, weight.n_rows - 1, _SAMPLED_ROWS).astype(np.intp))
+    values = dequantize(weight, rows)
+    zeros = 1 - np.count_nonzero(values) / values.size
+    if zeros < _PRUNED:
+        return weight
+    said = f"about {zeros:.0%} zeros, stored; --weights bmp8 rounds to q8 and leaves them out"
+    return replace(weight, note="; ".join(filter(None, (weight.note, said))))
 
 
 def choose_sparse(weight: Weight, weights: str, cost: SparseCost) -> Weight:

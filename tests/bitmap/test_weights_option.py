@@ -11,6 +11,8 @@ import pytest
 import edgesparse
 from edgesparse.cli import main
 from edgesparse.errors import UsageError
+from edgesparse.formats import Format, Weight, pack_float
+from edgesparse.formats.sparse import note_zeros
 
 TINY = Path(__file__).parents[2] / "models" / "tiny"
 IDS = list(range(3, 30))
@@ -36,6 +38,18 @@ def test_rounding_is_named() -> None:
         notes = [w.note for w in model.parameters.weights.values() if w.format.is_bitmap]
     assert len(notes) == 14
     assert all("zeros left out" in note and "rounded anew" in note for note in notes)
+
+
+def test_pruned_floats_are_recognised() -> None:
+    rng = np.random.default_rng(3)
+    for zeros, said in ((0.0, ""), (0.03, ""), (0.5, "zeros, stored; --weights bmp8")):
+        values = rng.standard_normal((100, 256)).astype(np.float16)
+        values[rng.random(values.shape) < zeros] = 0
+        data = pack_float(values, Format.F16)
+        weight = Weight("w", Format.F16, 100, 256, data, np.zeros(0, np.float32))
+        noted = note_zeros(weight)
+        assert said in noted.note
+        assert bool(noted.note) == bool(said)
 
 
 def test_predictions_are_shown(capsys: pytest.CaptureFixture[str]) -> None:

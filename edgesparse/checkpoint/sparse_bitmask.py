@@ -54,7 +54,10 @@ def compress_rows(dense: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.generi
     row_offsets : (R,) int64
         ``P.row_offsets``.
     """
-    kept = (dense & 0x7FFF if dense.dtype == np.uint16 else dense) != 0
+    if dense.dtype == np.uint16:  # without the sign, which a zero may have, too
+        kept = (dense.view(np.uint16) & np.uint16(0x7FFF)) != 0
+    else:
+        kept = np.asarray(dense != 0)
     counts = kept.sum(axis=1, dtype=np.int64)
     bitmask = np.packbits(kept, axis=1, bitorder="little")
     return dense[kept], bitmask, np.cumsum(counts) - counts

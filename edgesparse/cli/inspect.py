@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_model(parser)
     parser.add_argument("--tensors", action="store_true", help="one line for every tensor")
     parser.add_argument(
-        "--predict",
+        "--costs",
         action="store_true",
         help="what each matrix that is not ternary would cost a token, dense and without zeros",
     )
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
             "quality": model.info.quality,
             "kernels": _kernels(running, weights.values()),
         }
-        if args.predict:
+        if args.costs:
             engine["predictions"] = _predictions(running, weights.values())
     with open_checkpoint(path) as checkpoint:
         tokenizer = load_tokenizer(checkpoint)
@@ -122,7 +122,7 @@ def _kernels(engine: Engine, weights: Iterable[Weight]) -> dict[str, str]:
 
 
 def _predictions(engine: Engine, weights: Iterable[Weight]) -> dict[str, Any]:
-    from edgesparse.cli.predict import cost_of, predictions
+    from edgesparse.cli.costs import cost_of, predictions
 
     cost = cost_of(engine)
     return {

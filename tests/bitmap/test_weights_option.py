@@ -54,7 +54,7 @@ def test_pruned_floats_are_recognised() -> None:
 
 def test_predictions_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     path = str(TINY / "llama-blocks.gguf")
-    assert main(["inspect", path, "--weights", "bmp8", "--predict", "--json"]) == 0
+    assert main(["inspect", path, "--weights", "bmp8", "--costs", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)["engine"]["predictions"]
     assert len(data["tensors"]) > 4
     for row in data["tensors"]:
@@ -63,7 +63,7 @@ def test_predictions_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
         eight, four = row["fastest"]
         assert row["us"][eight] == min(row["us"]["q8"], row["us"]["bmp8"])
         assert row["us"][four] == min(row["us"]["q4"], row["us"]["bmp4"])
-    assert main(["inspect", path, "--predict"]) == 0
+    assert main(["inspect", path, "--costs"]) == 0
     assert "predicted from" in capsys.readouterr().out
 
 

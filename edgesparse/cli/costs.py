@@ -1,4 +1,4 @@
-"""``edgesparse inspect --predict``: what matrices would cost a token, dense and without zeros."""
+"""``edgesparse inspect --costs``: what matrices would cost a token, dense and without zeros."""
 
 from __future__ import annotations
 

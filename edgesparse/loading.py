@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,8 @@ from edgesparse.executors.base import Float32, Parameters
 from edgesparse.formats.coarse import make_coarse
 from edgesparse.formats.head import TWO_STAGE, head_override
 from edgesparse.formats.load import load_vector, load_weights
+from edgesparse.formats.sparse import choose_sparse, note_zeros, rounding
+from edgesparse.formats.sparse_cost import SparseCost
 from edgesparse.formats.weight import Format
 from edgesparse.ops.rope_kv import rope_table
 from edgesparse.plan.op import LOGITS, Embed, Experts, Linear, Norm, RopeKV, linears_of
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from edgesparse.checkpoint import Checkpoint
 
 __all__ = [
+    "embedding_names",
     "head_name",
     "live_row_names",
     "load_parameters",
@@ -83,7 +87,12 @@ def neuron_major_names(plan: Plan) -> set[str]:
     linears = [linear for op in plan.ops for linear in linears_of(op)]
     skipping = {out.weight for op in linears if op.skip_zeros for out in op.outputs}
     plain = {out.weight for op in linears if not op.skip_zeros for out in op.outputs}
-    return skipping - plain - {op.weight for op in plan.ops if isinstance(op, Embed)}
+    return skipping - plain - embedding_names(plan)
+
+
+def embedding_names(plan: Plan) -> set[str]:
+    """Name the matrices whose rows are looked up."""
+    return {op.weight for op in plan.ops if isinstance(op, Embed)}
 
 
 def live_row_names(plan: Plan, predicted: Container[str] = ()) -> set[str]:
@@ -138,6 +147,8 @@ def load_parameters(
     threads: int | None = None,
     ternary: Format = Format.T2,
     row_by_row: Container[str] = (),
+    layers: str = "auto",
+    cost: SparseCost | None = None,
 ) -> Parameters:
     """Read and convert everything that `plan` names.
 
@@ -154,6 +165,12 @@ def load_parameters(
         Threads of loading; by default one per CPU that this process may use.
     row_by_row : container of str
         Matrices whose rows are to lie one by one, see `live_row_names`.
+    ternary : Format
+        Storage of ternary matrices.
+    layers : str
+        How to store the other matrices of layers: one of `edgesparse.formats.sparse.WEIGHTS`.
+    cost : SparseCost, optional
+        Decides which matrices are stored without their zeros; none is when omitted.
 
     Raises
     ------
@@ -167,6 +184,11 @@ def load_parameters(
     _check_shapes(checkpoint, plan)
     name = head_name(plan)
     override = head_override(checkpoint.info(name), head)
+    inner = [each for each in weight_names(plan) if each not in {name, *embedding_names(plan)}]
+    rounded = {each: rounding(checkpoint.info(each), layers) for each in inner}
+    overrides = {each: fmt for each, fmt in rounded.items() if fmt is not None}
+    if override is not None:
+        overrides[name] = override
     weights = load_weights(
         checkpoint,
         weight_names(plan),
@@ -175,8 +197,12 @@ def load_parameters(
         ternary=ternary,
         neuron_major=neuron_major_names(plan),
         row_by_row=row_by_row,
-        overrides={} if override is None else {name: override},
+        overrides=overrides,
+        sparse={}
+        if cost is None or layers == "dense"
+        else dict.fromkeys(inner, partial(choose_sparse, weights=layers, cost=cost)),
     )
+    weights |= {each: note_zeros(weights[each]) for each in inner}
     vectors = load_vectors(checkpoint, plan)
     tables = rope_tables(checkpoint, config, plan)
     coarse = None

@@ -23,6 +23,8 @@ from edgesparse.executors import make_executor
 from edgesparse.executors.base import Parameters
 from edgesparse.formats.head import parse_head
 from edgesparse.formats.memory import release_freed
+from edgesparse.formats.sparse import parse_weights
+from edgesparse.formats.sparse_cost import SparseCost, usual_cost
 from edgesparse.formats.weight import Format
 from edgesparse.loading import (
     head_name,
@@ -229,6 +231,7 @@ def load(
     fused: bool = True,
     predict: str | os.PathLike[str] | None = None,
     predict_force: bool = False,
+    weights: str = "auto",
 ) -> Model:
     """Load a model from a GGUF file or a safetensors folder.
 
@@ -278,6 +281,11 @@ def load(
         are not computed. Lossy, and not together with `sparsity`.
     predict_force : bool
         Predict even where that reads more bytes than it saves.
+    weights : {"auto", "dense", "q8", "q4", "bmp8", "bmp4"}
+        Storage of the layers' matrices that are not ternary. auto: as the file has them, and q8 and
+        q4 without their zeros (bmp8, bmp4) where that is predicted to be faster; exact. dense:
+        zeros are stored. q8, q4: floats, Q8_0, Q5_0, Q6_K, Q3_K and Q2_K rounded to it, then as
+        auto. bmp8, bmp4: the same, always without zeros.
 
     Returns
     -------
@@ -307,6 +315,7 @@ def load(
         )
     types = CacheType.parse(cache_type_k), CacheType.parse(cache_type_v)
     parse_head(head)
+    parse_weights(weights)
     n_threads = threads or default_threads()
     native = executor == "native"
     if native:
@@ -372,6 +381,8 @@ def load(
             threads=n_threads,
             ternary=_ternary(ternary, native, isa, n_threads),
             row_by_row=single_rows,
+            layers=weights,
+            cost=_sparse_cost(native, isa, n_threads),
         )
         parameters = replace(parameters, vectors={**parameters.vectors, **factors})
         recommended = read_recommended(checkpoint)
@@ -402,6 +413,16 @@ def _ternary(wanted: str, native: bool, isa: str | None, n_threads: int) -> Form
     from edgesparse.tuning import preferred_ternary
 
     return preferred_ternary(choose_isa(isa), n_threads)
+
+
+def _sparse_cost(native: bool, isa: str | None, n_threads: int) -> SparseCost:
+    """Give the rates that decide about zeros: measured ones, or usual ones."""
+    if not native:
+        return usual_cost("scalar", n_threads)
+    from edgesparse.executors.native import choose_isa
+    from edgesparse.tuning import sparse_cost
+
+    return sparse_cost(choose_isa(isa), n_threads)
 
 
 def _chunk(native: bool, isa: str | None) -> int:

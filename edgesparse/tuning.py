@@ -30,6 +30,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from edgesparse.formats.sparse_cost import RATE_TOPICS, SparseCost, usual_cost
 from edgesparse.formats.weight import Format
 from edgesparse.lookup import SLICE_TOPICS, shown
 from edgesparse.whole_file import replace_file
@@ -43,6 +44,7 @@ __all__ = [
     "lookup",
     "preferred_ternary",
     "remember",
+    "sparse_cost",
 ]
 
 SCHEMA = 1
@@ -52,7 +54,7 @@ MARGIN = 0.05
 
 Value = str | float
 
-DEFAULTS: dict[str, Value] = {"ternary": "t2", **SLICE_TOPICS}
+DEFAULTS: dict[str, Value] = {"ternary": "t2", **SLICE_TOPICS, **RATE_TOPICS}
 """What counts where nothing was measured, by topic."""
 
 PREDICTED: dict[tuple[str, str], dict[str, Value]] = {
@@ -93,6 +95,8 @@ class Answer:
     @property
     def choice(self) -> str:
         """The value in words."""
+        if self.topic in RATE_TOPICS:
+            return f"{self.value:.3g}"
         return shown(self.value) if isinstance(self.value, float) else self.value
 
     @property
@@ -109,6 +113,21 @@ class Answer:
 def preferred_ternary(isa: str, threads: int) -> Format:
     """Return `Format.T2` or `Format.T5`, whichever is faster as far as that is known; else T2."""
     return Format.T5 if lookup("ternary", isa, threads).value == "t5" else Format.T2
+
+
+def sparse_cost(isa: str, threads: int) -> SparseCost:
+    """Give the rates of dense and bitmap kernels: measured where all are, else usual ones."""
+    answers = {topic: lookup(topic, isa, threads) for topic in RATE_TOPICS}
+    rates = {
+        topic: float(a.value) * threads / max(1, a.measured_threads) for topic, a in answers.items()
+    }
+    if all(rates.values()):
+        return SparseCost(rates.pop("read"), rates, measured=True)
+    from edgesparse import _native
+    from edgesparse.executors.native import isa_names
+
+    name = _native.lib().es_kernel_variant(isa_names()[isa], b"bmp8")
+    return usual_cost(_native.ffi().string(name).decode(), threads)
 
 
 def lookup(topic: str, isa: str, threads: int) -> Answer:

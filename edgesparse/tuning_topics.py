@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from edgesparse.benchmark.kernels import memory_bytes
 from edgesparse.benchmark.micro import linear_micro, time_ops
 from edgesparse.executors.native import NativeExecutor
+from edgesparse.formats.sparse_cost import RATE_TOPICS
 from edgesparse.formats.weight import Format
 from edgesparse.lookup import SLICE_TOPICS
 from edgesparse.tuning import MARGIN, Answer, Value, default_of
+from edgesparse.tuning_rates import measure_rate, rate_of
 from edgesparse.tuning_slices import first_mad, measure_slices
 
 __all__ = ["TOPICS", "Topic", "fastest", "tune"]
@@ -89,6 +91,15 @@ TOPICS = (
     *(
         Topic(name, f"tokens from which on {name} is multiplied", measure_slices(name), first_mad)
         for name in SLICE_TOPICS
+    ),
+    *(
+        Topic(
+            name,
+            "10⁹ bytes read a second" if name == "read" else f"10⁹ weights a second of {name}",
+            measure_rate(name),
+            rate_of,
+        )
+        for name in RATE_TOPICS
     ),
 )
 

@@ -8,6 +8,7 @@ row of the run reached with the same threads.
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,6 +21,7 @@ from edgesparse.benchmark.tokens import working_set_bandwidth
 from edgesparse.cpus import last_level_cache_bytes
 from edgesparse.executors.base import Executor
 from edgesparse.executors.native import NativeExecutor, isa_names
+from edgesparse.formats.bitmap import expected_bytes
 from edgesparse.formats.weight import Format, storage_bytes
 
 __all__ = [
@@ -37,6 +39,8 @@ __all__ = [
 TERNARY_FORMATS = (Format.T2, Format.T5)
 """Interchangeable ones; t2n is for products that skip zeros, where a model has them."""
 HEAD_FORMATS = (Format.Q8, Format.Q6, Format.Q4, Format.Q8M, Format.Q4M, Format.F16)
+ZEROS = (0.5, 0.7)
+"""Shares of zeros that bitmap kernels are measured with."""
 MAX_HEAD_ROWS = 32_768
 """Rows of a head that are measured: more change nothing but the memory that they take."""
 DEPTH = 1024
@@ -61,6 +65,8 @@ class Case:
         Attention: heads, kv heads, head_dim.
     in_cache : bool
         One copy again and again instead of many in turn.
+    zeros : float
+        Bitmap formats: share of codes that are 0.
     """
 
     kernel: str
@@ -70,6 +76,7 @@ class Case:
     n_tokens: int
     heads: tuple[int, int, int] = (0, 0, 0)
     in_cache: bool = False
+    zeros: float = 0.0
 
     @property
     def op(self) -> str:
@@ -83,7 +90,10 @@ class Case:
         """Bytes of one copy of the weight, or of one layer of cache in halfs."""
         if self.kernel == "attention":
             return 4 * (self.k + self.n_tokens) * self.heads[1] * self.heads[2]
-        return storage_bytes(Format[self.kernel.upper()], self.n_rows, self.k)
+        fmt = Format[self.kernel.upper()]
+        if fmt.is_bitmap:
+            return expected_bytes(fmt, self.n_rows, self.k, self.zeros)
+        return storage_bytes(fmt, self.n_rows, self.k)
 
 
 @dataclass(frozen=True)
@@ -182,6 +192,12 @@ def shape_cases(name: str, shape: Shape, tokens: Sequence[int]) -> list[Case]:
         for fmt in (*TERNARY_FORMATS, *((Format.T2N,) if skips else ())):
             for n in tokens:
                 cases.append(Case(fmt.name.lower(), f"{name} {tensor}", n_rows, k, n))
+    size = shape.matrices()["ffn_up"]
+    for fmt in (Format.Q8, Format.Q4):
+        cases.append(Case(fmt.name.lower(), f"{name} ffn_up", *size, 1))
+    for fmt, zeros in itertools.product((Format.BMP8, Format.BMP4), ZEROS):
+        where = f"{name} ffn_up, {zeros:.0%} zeros"
+        cases.append(Case(fmt.name.lower(), where, *size, 1, zeros=zeros))
     rows = min(shape.n_vocab, MAX_HEAD_ROWS)
     cases += [Case(f.name.lower(), f"{name} head", rows, shape.width, 1) for f in HEAD_FORMATS]
     heads = (shape.n_heads, shape.n_kv_heads, shape.head_dim)
@@ -197,7 +213,7 @@ def _attention_cases(
 
 def model_cases(
     name: str,
-    weights: Iterable[tuple[str, Format, int, int]],
+    weights: Iterable[tuple[str, Format, int, int, float]],
     heads: tuple[int, int, int],
     depth: int,
     tokens: Sequence[int],
@@ -207,27 +223,28 @@ def model_cases(
     Parameters
     ----------
     name : str
-    weights : iterable of (tensor, format, n_rows, k)
+    weights : iterable of (tensor, format, n_rows, k, zeros)
+        Zeros: share of codes that are 0, of bitmaps only.
     heads : tuple of int
         Heads, kv heads, head_dim.
     depth : int
         Positions in the cache for attention.
     tokens : sequence of int
     """
-    seen: dict[tuple[Format, int, int], str] = {}
-    for tensor, fmt, n_rows, k in weights:
+    seen: dict[tuple[Format, int, int], tuple[str, float]] = {}
+    for tensor, fmt, n_rows, k, zeros in weights:
         short = tensor.removesuffix(".weight")
         if short.startswith("blk."):
             short = short.split(".", 2)[-1]
         formats = TERNARY_FORMATS if fmt in TERNARY_FORMATS else (fmt,)
         for each in formats:
-            seen.setdefault((each, n_rows, k), short)
+            seen.setdefault((each, n_rows, k), (short, zeros))
     cases = []
-    for (fmt, n_rows, k), tensor in seen.items():
+    for (fmt, n_rows, k), (tensor, zeros) in seen.items():
         large = n_rows > MAX_HEAD_ROWS  # a head: only the last token of a prompt goes through it
         for n in [n for n in tokens if n == 1] if large else tokens:
             size = (min(n_rows, MAX_HEAD_ROWS), k)
-            cases.append(Case(fmt.name.lower(), f"{name} {tensor}", *size, n))
+            cases.append(Case(fmt.name.lower(), f"{name} {tensor}", *size, n, zeros=zeros))
     return cases + _attention_cases(name, heads, depth, tokens)
 
 
@@ -236,7 +253,9 @@ def _micro(case: Case, working_set: int) -> Micro:
     if case.kernel == "attention":
         return attention_micro(*case.heads, n_tokens=case.n_tokens, depth=case.k, n_copies=n_copies)
     fmt = Format[case.kernel.upper()]
-    return linear_micro(fmt, case.n_rows, case.k, n_tokens=case.n_tokens, n_copies=n_copies)
+    return linear_micro(
+        *(fmt, case.n_rows, case.k), n_tokens=case.n_tokens, n_copies=n_copies, zeros=case.zeros
+    )
 
 
 def measure_case(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from edgesparse.formats.bitslice import pack_bitslice, pack_ternary_slices
 from edgesparse.formats.blocks import has_minimum, pack_blocks
 from edgesparse.formats.floats import pack_float
 from edgesparse.formats.memory import allocate, require_bytes
+from edgesparse.formats.sparse import as_bitmap
 from edgesparse.formats.ternary import pack_ternary
 from edgesparse.formats.weight import BLOCK, Format, Slices, Weight, Zeros, storage_bytes
 from edgesparse.ops.rope_kv import rope_table
@@ -69,11 +70,17 @@ class Micro:
 
 
 def random_weights(
-    fmt: Format, n_rows: int, k: int, n_copies: int, slices: Slices | None = None
+    fmt: Format,
+    n_rows: int,
+    k: int,
+    n_copies: int,
+    slices: Slices | None = None,
+    zeros: float = 0.0,
 ) -> list[Weight]:
     """Make `n_copies` matrices with valid random content; rows repeat every 64.
 
-    `slices` describes the steps of bs1 to bs4, by default one half for every 32 columns.
+    `slices` describes the steps of bs1 to bs4, by default one half for every 32 columns; `zeros` is
+    the share of codes that are 0 in bitmap formats.
 
     Raises
     ------
@@ -81,6 +88,8 @@ def random_weights(
         There is no room.
     """
     rng = np.random.default_rng(_SEED)
+    if fmt.is_bitmap:
+        return _random_bitmaps(rng, fmt, n_rows, k, n_copies, zeros)
     if fmt.is_sliced and fmt is not Format.BST:
         slices = slices or Slices()
     pattern = _pattern(rng, fmt, min(n_rows, _PATTERN_ROWS), k, slices)
@@ -91,6 +100,28 @@ def random_weights(
     for i, data in enumerate(allocate([n_bytes] * n_copies, "the weights of this measurement")):
         data[:] = np.resize(pattern, n_bytes)
         weights.append(Weight(f"w{i}", fmt, n_rows, k, data, scales, slices=slices))
+    return weights
+
+
+def _random_bitmaps(
+    rng: np.random.Generator, fmt: Format, n_rows: int, k: int, n_copies: int, zeros: float
+) -> list[Weight]:
+    low, high = (-127, 128) if fmt is Format.BMP8 else (-8, 8)
+    shape = (min(n_rows, _PATTERN_ROWS), k)
+    codes = rng.integers(low, high, shape, dtype=np.int8)
+    codes[codes == 0] = 1
+    codes[rng.random(shape) < zeros] = 0
+    steps = np.full((shape[0], -(-k // BLOCK)), 0.01, np.float16)
+    dense = np.resize(
+        pack_blocks(codes, steps, None, fmt.row_format), storage_bytes(fmt.row_format, n_rows, k)
+    )
+    made = as_bitmap(Weight("w", fmt.row_format, n_rows, k, dense, np.zeros(0, np.float32)))
+    sizes = [made.data.nbytes] * n_copies
+    require_bytes(sum(sizes), "the weights of this measurement")
+    weights = []
+    for i, data in enumerate(allocate(sizes, "the weights of this measurement")):
+        data[:] = made.data
+        weights.append(replace(made, name=f"w{i}", data=data))
     return weights
 
 
@@ -172,9 +203,10 @@ def linear_micro(
     n_tokens: int,
     n_copies: int,
     slices: Slices | None = None,
+    zeros: float = 0.0,
 ) -> Micro:
     """Make a plan of `n_copies` products of `n_tokens` inputs with (n_rows, k) matrices."""
-    weights = random_weights(fmt, n_rows, k, n_copies, slices)
+    weights = random_weights(fmt, n_rows, k, n_copies, slices, zeros)
     ops: list[Op] = [Linear(w.name, "x", (Output(w.name, "y"),)) for w in weights]
     plan = _plan(ops, {"x": k, "y": n_rows}, n_tokens, n_tokens, (1, 1, 1))
     cache = KVCache(plan, n_tokens)

@@ -16,6 +16,7 @@ from edgesparse.checkpoint.names import gguf_name, is_buffer, is_projection, mod
 from edgesparse.checkpoint.reader import Checkpoint
 from edgesparse.checkpoint.safetensors import DTYPES, SafeTensor, read_safetensors
 from edgesparse.checkpoint.source import SourceFile, shown
+from edgesparse.checkpoint.sparse_bitmask import take_bitmasks
 from edgesparse.checkpoint.strict_json import JsonObject, read_json_file, read_small_file
 from edgesparse.checkpoint.types import TensorInfo, TensorType, n_bytes_of
 from edgesparse.checkpoint.verify import verify_cheaply
@@ -96,6 +97,7 @@ def _open(folder: str, dir_fd: int, only: str | None, files: list[SourceFile]) -
             records[tensor.name] = (tensor, index)
     if weight_map is not None:
         _check_map(weight_map, records, names, folder, warnings)
+    take_bitmasks(records, files, metadata, folder, warnings)
     matrices = {} if grouped is None else take_grouped(grouped, records, files, folder)
     refuse_by_names(records, config)
     tensors = _Translation(folder, files, metadata, recipe, warnings).run(records, matrices)

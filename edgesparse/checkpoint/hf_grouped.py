@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from edgesparse.checkpoint.packed import Packed, Part, survey
 from edgesparse.checkpoint.safetensors import SafeTensor
 from edgesparse.checkpoint.source import SourceFile, shown
+from edgesparse.checkpoint.sparse_bitmask import SPARSE_LAYOUTS
 from edgesparse.checkpoint.strict_json import JsonObject
 from edgesparse.checkpoint.types import MAX_TENSOR_BYTES, TensorInfo, TensorType
 from edgesparse.errors import ModelFormatError, UnsupportedTensorType
@@ -136,6 +137,9 @@ def _compressed(config: JsonObject) -> GroupedRecipe:
         bits.add(weights.integer("num_bits", 2, 8))
     layouts -= {"", "dense", "mixed-precision"}
     known = {"pack-quantized", "int-quantized", "naive-quantized"}
+    if not bits and layouts <= SPARSE_LAYOUTS:  # floats, with or without their zeros
+        return GroupedRecipe((), (), 0)
+    layouts -= SPARSE_LAYOUTS
     if not bits or not layouts <= known:
         what = ", ".join(sorted(layouts)) or "without quantised weights"
         raise _unsupported(config, f"compressed-tensors {shown(what)}")

@@ -108,9 +108,13 @@ def _model_cases(args: argparse.Namespace, tokens: list[int]) -> list[Case]:
     from pathlib import Path
 
     from edgesparse.benchmark.kernels import model_cases
+    from edgesparse.formats.bitmap import zero_share
 
     with options.load_for_measuring(args, 1) as model:
-        weights = [(w.name, w.format, w.n_rows, w.k) for w in model.parameters.weights.values()]
+        weights = [
+            (w.name, w.format, w.n_rows, w.k, zero_share(w) if w.format.is_bitmap else 0.0)
+            for w in model.parameters.weights.values()
+        ]
         config = model.config
         return model_cases(
             Path(model.info.path).stem,

@@ -25,6 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's flags."""
     options.add_model(parser)
     parser.add_argument("--tensors", action="store_true", help="one line for every tensor")
+    parser.add_argument(
+        "--costs",
+        action="store_true",
+        help="what each matrix that is not ternary would cost a token, dense and without zeros",
+    )
     parser.add_argument("--metadata", action="store_true", help="keys and values of the header")
     parser.add_argument("--template", action="store_true", help="the chat template")
     parser.add_argument(
@@ -57,6 +62,8 @@ def run(args: argparse.Namespace) -> int:
             "quality": model.info.quality,
             "kernels": _kernels(running, weights.values()),
         }
+        if args.costs:
+            engine["predictions"] = _predictions(running, weights.values())
     with open_checkpoint(path) as checkpoint:
         tokenizer = load_tokenizer(checkpoint)
         data: dict[str, Any] = {
@@ -89,6 +96,8 @@ def run(args: argparse.Namespace) -> int:
         terminal.write(json.dumps(data, indent=2) + "\n")
         return 0
     parts = [_summary(data), _types(data["tensors"])]
+    if "predictions" in engine:
+        parts.append(_prediction_table(engine["predictions"]))
     if args.metadata:
         rows = ((key, _short(value)) for key, value in data["metadata"].items())
         parts.append(_table(("key", "value"), rows))
@@ -112,6 +121,39 @@ def _kernels(engine: Engine, weights: Iterable[Weight]) -> dict[str, str]:
     return kernel_lines(weights, executor.isa, engine.n_threads)
 
 
+def _predictions(engine: Engine, weights: Iterable[Weight]) -> dict[str, Any]:
+    from edgesparse.cli.costs import cost_of, predictions
+
+    cost = cost_of(engine)
+    return {
+        "measured": cost.measured,
+        "read_gb_per_s": cost.read,
+        "gweights_per_s": dict(cost.rates),
+        "tensors": predictions(weights, cost),
+    }
+
+
+def _prediction_table(data: dict[str, Any]) -> str:
+    names = ("q8", "bmp8", "q4", "bmp4")
+    rows = (
+        (
+            row["tensor"],
+            row["format"],
+            f"{100 * row['zeros']:.1f} %",
+            *(f"{row['us'][name]:.1f} µs, {_size(row['bytes'][name])}" for name in names),
+            ", ".join(row["fastest"]),
+        )
+        for row in data["tensors"]
+    )
+    rates = ", ".join(f"{name} {data['gweights_per_s'][name]:.3g}" for name in names)
+    source = "measured by 'edgesparse tune'" if data["measured"] else "usual ones, not measured"
+    said = (
+        f"predicted from {data['read_gb_per_s']:.3g} GB/s and 10⁹ weights a second: "
+        f"{rates} ({source})"
+    )
+    return said + "\n" + _table(("tensor", "stored as", "zeros", *names, "fastest"), rows)
+
+
 def _tensors(
     checkpoint: Checkpoint, weights: dict[str, Weight], *, zeros: bool
 ) -> list[dict[str, Any]]:
@@ -126,7 +168,7 @@ def _tensors(
         weight = weights.get(name)
         if weight is not None:
             row |= {"format": weight.format.name, "bytes": weight.n_bytes, "note": weight.note}
-            if zeros and weight.format.is_ternary:
+            if zeros and (weight.format.is_ternary or weight.format.is_bitmap):
                 row["zero_fraction"] = _zero_fraction(weight)
         rows.append(row)
     return rows
@@ -135,8 +177,11 @@ def _tensors(
 def _zero_fraction(weight: Weight) -> float:
     import numpy as np
 
+    from edgesparse.formats.bitmap import zero_share
     from edgesparse.formats.ternary import unpack_ternary
 
+    if weight.format.is_bitmap:
+        return zero_share(weight)
     n_zeros = 0
     for begin in range(0, weight.n_rows, _ROWS):
         chosen = np.arange(begin, min(begin + _ROWS, weight.n_rows))

@@ -30,6 +30,7 @@ __all__ = [
     "add_sparse",
     "add_ternary",
     "add_thresholds",
+    "add_weights",
     "apply_environment",
     "generation_changes",
     "load_for_measuring",
@@ -46,6 +47,7 @@ CACHE_TYPES = ("f16", "q8_0")
 TERNARY = ("auto", "t2", "t5", "bst")
 LUT = ("exact", "lossy")
 I2S_LAYOUTS = ("auto", "128x32", "64x16", "row4")
+WEIGHTS = ("auto", "dense", "q8", "q4", "bmp8", "bmp4")
 HEADS = ("auto", "exact", "q8", "q6", "q4", "two-stage")
 ISAS = ("scalar", "avx2", "avxvnni", "avx512vnni", "amx", "neon", "neondot")
 _TRUE = frozenset({"1", "on", "enabled", "true", "yes"})
@@ -99,6 +101,7 @@ def add_engine(parser: argparse.ArgumentParser, *, thresholds: bool = True) -> N
     add_head(group)
     add_ternary(group)
     add_lut(group)
+    add_weights(group)
     # Flags of other tools that have nothing to decide here.
     group.add_argument("-ngl", "--n-gpu-layers", help=argparse.SUPPRESS)
     group.add_argument("-fa", "--flash-attn", nargs="?", const="on", help=argparse.SUPPRESS)
@@ -193,6 +196,18 @@ def add_ternary(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> No
         choices=TERNARY,
         default="auto",
         help="bytes of ternary weights (default auto: what 'edgesparse tune' found, else t2)",
+    )
+
+
+def add_weights(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add the flag that chooses how layers that are not ternary are stored."""
+    parser.add_argument(
+        "--weights",
+        choices=WEIGHTS,
+        default="auto",
+        help="layers that are not ternary: auto (default) keeps the file's numbers and leaves the "
+        "zeros of q8 and q4 out where that is faster; dense stores zeros; q8, q4 round floats; "
+        "bmp8, bmp4 round and leave zeros out",
     )
 
 
@@ -310,6 +325,7 @@ def load_for_measuring(args: argparse.Namespace, threads: int) -> Model:
         head=args.head,
         ternary=args.ternary,
         lut=args.lut,
+        weights=args.weights,
         predict=_predict_file(args),
         predict_force=getattr(args, "predict_force", False),
     )
@@ -348,6 +364,7 @@ def load_model(args: argparse.Namespace, terminal: Terminal | None = None) -> Mo
             head=getattr(args, "head", "auto"),
             ternary=getattr(args, "ternary", "auto"),
             lut=getattr(args, "lut", "exact"),
+            weights=getattr(args, "weights", "auto"),
             fused=getattr(args, "fused", True),
             predict=_predict_file(args),
             predict_force=getattr(args, "predict_force", False),

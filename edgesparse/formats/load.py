@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -43,6 +43,7 @@ from edgesparse.formats.convert import (
 from edgesparse.formats.grouped import store_grouped
 from edgesparse.formats.masters import master_scale
 from edgesparse.formats.memory import allocate, require_bytes
+from edgesparse.formats.sparse import SPARSE_OF
 from edgesparse.formats.stored_slices import read_slices, slices_of
 from edgesparse.formats.transposed import store_transposed, transposed_choice
 from edgesparse.formats.weight import NEURON_MAJOR, ROW_BY_ROW, Format, Weight, storage_bytes
@@ -75,6 +76,7 @@ def load_weights(
     neuron_major: Container[str] = (),
     row_by_row: Container[str] = (),
     overrides: Mapping[str, Format] | None = None,
+    sparse: Mapping[str, Callable[[Weight], Weight]] | None = None,
 ) -> dict[str, Weight]:
     """Load matrices in the formats that kernels read.
 
@@ -98,6 +100,10 @@ def load_weights(
         Tensors whose product skips outputs: stored as q8r, q4r, q8mr or q4mr if they are blocks.
     overrides : mapping of str to Format, optional
         Formats for single tensors, see `choose`.
+    sparse : mapping of str to callable, optional
+        Tensors that may be stored without their zeros, if q8 or q4 is what they are otherwise, and
+        what decides it: it gets the dense matrix and returns that or another. Such tensors are
+        loaded one by one, so that no two of them are there dense.
 
     Returns
     -------
@@ -137,14 +143,19 @@ def load_weights(
         else:
             choice = choose(info, uniform=uniform, ternary=rows, override=overrides.get(name))
         choices[name] = arranged(name, choice)
-    weights, failed = loader.run(infos, choices)
+    alone = {n for n in sparse or () if n in choices and choices[n].format in SPARSE_OF}
+    weights, failed = loader.run({n: i for n, i in infos.items() if n not in alone}, choices)
+    for name in alone:
+        found, again = loader.run({name: infos[name]}, choices)
+        failed |= again
+        weights[name] = (sparse or {})[name](found[name])
     if failed:
-        again = {name: infos[name] for name in infos if name in failed}
-        for name, info in again.items():
+        retried = {name: infos[name] for name in infos if name in failed}
+        for name, info in retried.items():
             weights.pop(name)
             choice = choose(info, uniform=False, override=overrides.get(name))
             choices[name] = arranged(name, choice)
-        more, _ = loader.run(again, choices)
+        more, _ = loader.run(retried, choices)
         weights.update(more)
     checkpoint.check_unchanged()
     return {key: weights[name] for key, name in wanted.items()}

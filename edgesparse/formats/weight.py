@@ -10,12 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "BITMAP_CHUNKS",
+    "BITMAP_HEAD",
+    "BITMAP_SLACK",
+    "BITMAP_TILE",
     "BLOCK",
     "COLUMN_WIDTH",
     "NEURON_MAJOR",
     "NEURON_TILE",
     "ROW_BY_ROW",
     "SLICE_TILE",
+    "SPARSE",
     "TILE",
     "Format",
     "Slices",
@@ -35,6 +40,14 @@ COLUMN_WIDTH = 8
 """Lines of a tile of the formats by columns, at most."""
 SLICE_TILE = 64
 """Rows that stand side by side in the bit-slice formats."""
+BITMAP_TILE = 16
+"""Rows that stand side by side in the bitmap formats."""
+BITMAP_CHUNKS = 8
+"""Words of 64 bits in the bitmap of one block."""
+BITMAP_HEAD = 2 * BITMAP_TILE + 8 * BITMAP_CHUNKS
+"""Bytes of the steps and the bitmap in front of the codes of one block."""
+BITMAP_SLACK = 64
+"""Bytes behind the last codes that kernels may read."""
 BLOCK = 32
 """Columns that share one step in the block formats, and one sum in the bit-slice formats."""
 
@@ -66,6 +79,8 @@ class Format(IntEnum):
     Q4R = 37
     Q4MR = 38
     Q8MR = 39
+    BMP8 = 24
+    BMP4 = 25
 
     @property
     def is_ternary(self) -> bool:
@@ -90,7 +105,7 @@ class Format(IntEnum):
     @property
     def row_format(self) -> Format:
         """The plain format with the same codes and steps; itself where there is no other."""
-        return _ROW_FORMATS.get(self, _TILED.get(self, self))
+        return _ROW_FORMATS.get(self, _TILED.get(self, SPARSE.get(self, self)))
 
     @property
     def tile_rows(self) -> int:
@@ -99,6 +114,8 @@ class Format(IntEnum):
             return NEURON_TILE
         if self.is_sliced:
             return SLICE_TILE
+        if self.is_bitmap:
+            return BITMAP_TILE
         return COLUMN_WIDTH * self.line_rows if self.is_column else TILE
 
     @property
@@ -109,7 +126,12 @@ class Format(IntEnum):
     @property
     def is_block(self) -> bool:
         """Whether activations are quantised to int16 per block of 32."""
-        return Format.Q8 <= self <= Format.Q6 or self.is_column or self.is_row
+        return Format.Q8 <= self <= Format.Q6 or self.is_column or self.is_row or self.is_bitmap
+
+    @property
+    def is_bitmap(self) -> bool:
+        """Whether only codes that are not 0 are stored (`edgesparse.formats.bitmap`)."""
+        return self in (Format.BMP8, Format.BMP4)
 
     @property
     def is_sliced(self) -> bool:
@@ -187,6 +209,8 @@ _TILED = {
 }
 ROW_BY_ROW: Final = {tiled: row for row, tiled in _TILED.items()}
 """The format by single rows of tiled formats that have one."""
+SPARSE: Final = {Format.BMP8: Format.Q8, Format.BMP4: Format.Q4}
+"""The dense format with the same codes, steps and products of formats that leave zeros out."""
 _TERNARY_GROUP = {Format.T2: 128, Format.T5: 160, Format.T2N: 128}
 _BLOCK_BYTES = {
     Format.Q8: 272,
@@ -218,8 +242,11 @@ def row_tiles(n_rows: int) -> int:
 def storage_bytes(fmt: Format, n_rows: int, k: int, slices: Slices | None = None) -> int:
     """Bytes that an (n_rows, k) matrix takes in `fmt`, padding included, row scales excluded.
 
-    `slices` describes the steps of bs1 to bs4, by default one half for every 32 columns.
+    `slices` describes the steps of bs1 to bs4, by default one half for every 32 columns. The bitmap
+    formats have no such number.
     """
+    if fmt.is_bitmap:
+        raise ValueError(f"the bytes of {fmt.name} depend on the zeros")
     if fmt.is_sliced:
         head = 0
         if fmt is not Format.BST:
@@ -257,7 +284,7 @@ class Weight:
     n_rows, k : int
         Logical shape, without padding.
     data : ndarray of uint8, shape (storage_bytes(format, n_rows, k, slices),)
-        The stored bytes, 64-byte aligned.
+        The stored bytes, 64-byte aligned; of bitmap formats as many as their codes take.
     scales : ndarray of float32, shape (n_rows,) or (0,)
         Ternary formats and bst: the step of every row; empty for the others.
     source : str

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from edgesparse.errors import UsageError
 from edgesparse.executors.base import KVCache, Parameters, Step
+from edgesparse.formats.bitmap import bitmap_is_valid
 from edgesparse.formats.weight import Weight, storage_bytes
 from edgesparse.plan.cache_type import CHUNK
 from edgesparse.plan.op import Attention, RopeKV
@@ -82,6 +83,9 @@ def require(condition: bool, op: str, what: str) -> None:
 
 def require_bytes(op: str, weight: Weight) -> None:
     """Refuse a weight whose arrays are not as long as its shape says."""
+    if weight.format.is_bitmap:
+        require(bitmap_is_valid(weight), op, f"{weight.name}: offsets and bitmaps disagree")
+        return
     n_bytes = storage_bytes(weight.format, weight.n_rows, weight.k, weight.slices)
     n_scales = weight.n_rows if weight.format.has_row_scales else 0
     require(weight.data.nbytes == n_bytes, op, f"{weight.name} has not {n_bytes} bytes")

@@ -16,7 +16,7 @@ from edgesparse.portable.bind import Bytes, Float32, Int32
 from edgesparse.portable.jit import njit
 from edgesparse.portable.numerics import ZERO, half_to_float
 
-__all__ = ["block_product", "row_from_tile", "tiles_of", "unpack_tile"]
+__all__ = ["block_product", "multiply_tile", "row_from_tile", "tiles_of", "unpack_tile"]
 
 Q8 = int(Format.Q8)
 Q4 = int(Format.Q4)
@@ -216,6 +216,49 @@ def dot(codes: npt.NDArray[np.int8], q: npt.NDArray[np.int16]) -> np.int32:
 
 
 @njit
+def multiply_tile(
+    dst: Float32,
+    add: bool,
+    bias: Float32,
+    kind: int,
+    q: npt.NDArray[np.int16],
+    d_x: Float32,
+    q_sum: Int32,
+    x_sum: Float32,
+    n_tokens: int,
+    row_begin: int,
+    row_end: int,
+    codes: Bytes,
+    d: Float32,
+    m: Float32,
+) -> None:
+    """Multiply every token with rows [row_begin, row_end), which lie unpacked in the scratch.
+
+    Parameters as for `block_product`.
+    """
+    has_bias = bias.shape[0] > 0
+    has_minimum = has_minimum_of(kind)
+    offset = zero_of(kind)
+    signed = codes.view(np.int8)
+    for o in range(row_begin, row_end):
+        r = o - row_begin
+        row = signed[r]
+        for t in range(n_tokens):
+            x = q[t]
+            y = ZERO
+            for block in range(d.shape[1]):
+                i = block * 32
+                total = dot(row[i : i + 32], x[i : i + 32])
+                total = np.int32(total - offset * q_sum[t, block])
+                y = y + np.float32(total) * np.float32(d[r, block] * d_x[t, block])
+                if has_minimum:
+                    y = y + m[r, block] * x_sum[t, block]
+            if has_bias:
+                y = y + bias[o]
+            dst[t, o] = dst[t, o] + y if add else y
+
+
+@njit
 def block_product(
     dst: Float32,
     add: bool,
@@ -246,11 +289,6 @@ def block_product(
     codes, d, m : (8, 32 n_blocks) uint8, (8, n_blocks) float32 twice
         Scratch.
     """
-    n_blocks = d.shape[1]
-    has_bias = bias.shape[0] > 0
-    has_minimum = has_minimum_of(kind)
-    offset = zero_of(kind)
-    signed = codes.view(np.int8)
     for tile_begin in range(row_begin, row_end, 8):
         if kind >= Q8R:
             unpack_rows(tiles, kind, tile_begin, codes, d, m)
@@ -258,19 +296,7 @@ def block_product(
             unpack_columns(tiles, kind, tile_begin, codes, d, m)
         else:
             unpack_tile(tiles[tile_begin // 8], kind, codes, d, m)
-        for r in range(min(8, row_end - tile_begin)):
-            row = signed[r]
-            for t in range(n_tokens):
-                x = q[t]
-                y = ZERO
-                for block in range(n_blocks):
-                    i = block * 32
-                    total = dot(row[i : i + 32], x[i : i + 32])
-                    total = np.int32(total - offset * q_sum[t, block])
-                    y = y + np.float32(total) * np.float32(d[r, block] * d_x[t, block])
-                    if has_minimum:
-                        y = y + m[r, block] * x_sum[t, block]
-                if has_bias:
-                    y = y + bias[tile_begin + r]
-                o = tile_begin + r
-                dst[t, o] = dst[t, o] + y if add else y
+        multiply_tile(
+            *(dst, add, bias, kind, q, d_x, q_sum, x_sum, n_tokens),
+            *(tile_begin, min(tile_begin + 8, row_end), codes, d, m),
+        )

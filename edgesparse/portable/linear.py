@@ -17,11 +17,12 @@ import numpy.typing as npt
 
 from edgesparse.executors.base import Step
 from edgesparse.formats.signs import SignPlanes, plane_bytes
-from edgesparse.formats.weight import TILE, Format, Weight, row_tiles
+from edgesparse.formats.weight import BLOCK, TILE, Format, Weight, row_tiles
 from edgesparse.ops.predict import limits
 from edgesparse.ops.two_stage import propose
 from edgesparse.plan.op import LOGITS, GluKind, Linear, Output
 from edgesparse.portable.bind import Bindings, Float32, Int32, Runner, require, require_bytes
+from edgesparse.portable.bitmap import bitmap_product
 from edgesparse.portable.blocks import block_product, tiles_of
 from edgesparse.portable.floats import float_product, float_tiles_of
 from edgesparse.portable.glu import glu_row
@@ -401,6 +402,8 @@ def _product(
             *(dst, add, bias, live, rows, scales, n_planes, q, s, q_sum),
             *(n_tokens, begin, end, codes[worker]),
         )
+    if weight.format.is_bitmap:
+        return _bitmap_product(weight, add, bias, bindings)
     if weight.format.is_block:
         x = workspace.int16(weight.k)
         tiles = tiles_of(weight)
@@ -415,6 +418,21 @@ def _product(
     wide = [flat[: 8 * weight.k] for flat in scratch]
     return lambda dst, n_tokens, begin, end, worker: float_product(
         dst, add, bias, columns, kind, h, n_tokens, begin, end, wide[worker]
+    )
+
+
+def _bitmap_product(weight: Weight, add: bool, bias: Float32, bindings: Bindings) -> Product:
+    """Return the product with a bitmap."""
+    x, n_blocks = bindings.workspace.int16(weight.k), -(-weight.k // BLOCK)
+    n_tiles = -(-weight.n_rows // weight.format.tile_rows)
+    starts = weight.data[: 8 * n_tiles].view("<u8").astype(np.int64)
+    scratch = [
+        _tile_scratch(bindings.workspace.unpacked(worker), n_blocks)
+        for worker in range(bindings.pool.n_threads)
+    ]
+    data, kind = weight.data, int(weight.format)
+    return lambda dst, n_tokens, begin, end, worker: bitmap_product(
+        dst, add, bias, data, starts, kind, *x, n_tokens, begin, end, *scratch[worker]
     )
 
 

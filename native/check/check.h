@@ -20,6 +20,7 @@ int check_predict(void);  /* signs and their votes */
 int check_dense(void);    /* block and float formats */
 int check_columns(void);  /* block formats by columns */
 int check_rows(void);     /* block formats by rows */
+int check_bitmap(void);   /* block formats without zeros */
 int check_bitslice(void); /* bit slices, looked up and multiplied */
 int check_vector(void);   /* norms, quantisers, activations, rotations, halfs */
 int check_attention(void);

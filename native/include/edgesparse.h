@@ -55,6 +55,9 @@ enum {
     ES_FORMAT_BS3 = 18,
     ES_FORMAT_BS4 = 19,
     ES_FORMAT_BST = 20, /* and two of a ternary matrix */
+    /* A bitmap and the codes that are not 0; codes, steps and products are those of q8 and q4. */
+    ES_FORMAT_BMP8 = 24,
+    ES_FORMAT_BMP4 = 25,
     /* Not for products: the signs of a matrix, alone or beside the places of its non-zeros. */
     ES_FORMAT_SIGNS = 32,
     ES_FORMAT_SIGNS_MASKED = 33,
@@ -241,7 +244,8 @@ const char *es_isa_name(int32_t isa);
 
 /* Name of the kernel variant ("scalar", "avx2", …) that `isa` uses for an activation-weight family
  * ("t2", "t2n", "t5", "signs", "q8", "q4", "q8m", "q4m", "q6", "q8n", "q4n", "q8mn", "q4mn", "q8r",
- * "q4r", "q8mr", "q4mr", "f16", "bf16", "f32", "lut", "mad", "vector", "attention", "kvsparse"); NULL if unknown. */
+ * "q4r", "q8mr", "q4mr", "bmp8", "bmp4", "f16", "bf16", "f32", "lut", "mad", "vector", "attention",
+ * "kvsparse"); NULL if unknown. */
 const char *es_kernel_variant(int32_t isa, const char *family);
 
 /* Sequential read bandwidth in GB/s of `n_threads` threads over `n_bytes` each, best of `repeats`. */
@@ -314,6 +318,21 @@ typedef struct es_coarse_job {
 } es_coarse_job;
 
 int32_t es_coarse(const es_coarse_job *job);
+
+/* A matrix in q8 or q4 into bmp8 or bmp4, with the same codes and steps. */
+typedef struct es_bitmap_job {
+    int32_t src_format; /* ES_FORMAT_Q8 or ES_FORMAT_Q4 */
+    int32_t n_rows;
+    int32_t k;
+    int32_t reserved;
+    const uint8_t *src;
+    size_t src_bytes;
+    uint8_t *dst;     /* NULL: nothing is written */
+    size_t dst_bytes; /* at dst; what an earlier call without dst has returned */
+} es_bitmap_job;
+
+/* Bytes of the result, or a negative error. */
+int64_t es_bitmap_pack(const es_bitmap_job *job);
 /* cffi:end */
 
 #endif

@@ -140,6 +140,11 @@ void es_slice_prepare(const es_linear_job *job, es_input *input, size_t slot);
 void es_slice_rows(const es_linear_job *job, const es_output *out, const es_weight *w,
                    const es_input *input, es_scratch *scratch, int32_t first, int32_t n_rows);
 
+/* Rows [begin, end) of one output whose weight is a bitmap (linear_bitmap.c); begin is a multiple of
+ * ES_BITMAP_ROWS. */
+void es_bitmap_rows(const es_linear_job *job, const es_output *out, const es_input *input,
+                    es_scratch *scratch, int32_t begin, int32_t end);
+
 /* The logits of one token through the op's coarse head. */
 void es_linear_two_stage(es_linear_job *job);
 

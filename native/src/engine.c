@@ -151,7 +151,8 @@ static int create_scratch(es_engine *engine, int32_t n_threads) {
             }
         }
         if (!es_input_create(&scratch->input, 1, k) ||
-            !es_slice_input_create(&scratch->input, &engine->plan, 1) || scratch->pairs == NULL ||
+            !es_slice_input_create(&scratch->input, &engine->plan, 1) ||
+            !es_bitmap_scratch_create(&scratch->bitmap, &engine->plan) || scratch->pairs == NULL ||
             scratch->begin == NULL || scratch->attention == NULL || scratch->parts == NULL ||
             scratch->bits == NULL || scratch->sums == NULL || scratch->list == NULL ||
             scratch->neurons == NULL || scratch->tile == NULL ||
@@ -218,6 +219,7 @@ void es_engine_destroy(es_engine *engine) {
         for (int32_t i = 0; i < es_pool_threads(engine->pool); i++) {
             es_slice_input_destroy(&engine->scratch[i].input);
             es_input_destroy(&engine->scratch[i].input);
+            es_bitmap_scratch_destroy(&engine->scratch[i].bitmap);
             free(engine->scratch[i].attention);
             free(engine->scratch[i].parts);
             free(engine->scratch[i].whole);

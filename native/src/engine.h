@@ -43,6 +43,14 @@ enum { ES_MANY_TOKENS = 512 };
 /* Rows that share a table of sums, and room for their numbers, which bounds rows that are very long. */
 enum { ES_LOOKUP_ROWS = 1280, ES_LOOKUP_INDEX_BYTES = 2560 * 1024 };
 
+/* What products with bitmaps need of one thread. */
+typedef struct es_bitmap_scratch {
+    uint8_t *split; /* the input of one token as es_split */
+    int32_t *centre;
+    uint64_t job;   /* the linear whose input that is */
+    uint8_t *tiles; /* an expanded tile */
+} es_bitmap_scratch;
+
 /* What one thread alone uses. */
 typedef struct es_scratch {
     es_input input;     /* one token: every thread prepares its own, no barrier needed */
@@ -64,6 +72,7 @@ typedef struct es_scratch {
     uint8_t *index; /* ES_LOOKUP_INDEX_BYTES, and sums of ES_LOOKUP_ROWS rows, for looking up; */
     int32_t *wide;  /* NULL where no kernel does */
     int16_t *narrow;
+    es_bitmap_scratch bitmap;
 } es_scratch;
 
 struct es_engine {
@@ -89,6 +98,10 @@ struct es_engine {
 /* Room for the inputs of the plan's bit slices, in `input` of `capacity` tokens; 0 without memory. */
 int es_slice_input_create(es_input *input, const es_plan *plan, size_t capacity);
 void es_slice_input_destroy(es_input *input);
+
+/* Room for the plan's bitmaps; 0 without memory. */
+int es_bitmap_scratch_create(es_bitmap_scratch *scratch, const es_plan *plan);
+void es_bitmap_scratch_destroy(es_bitmap_scratch *scratch);
 
 /* Row `row` of bit slices as floats (embed_bitslice.c). */
 void es_slice_embed(const es_kernels *kernels, float *dst, const es_weight *w, int32_t row);

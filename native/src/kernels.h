@@ -282,6 +282,27 @@ static inline int32_t es_tile_format(int32_t format) {
 /* Longest row of a coarse head: its sums stay below 2^31. */
 enum { ES_COARSE_MAX_K = 1 << 20 };
 
+/* Bitmap formats (edgesparse/formats/README.md): tiles of 16 rows, of varying length. */
+enum { ES_BITMAP_ROWS = 16, ES_BITMAP_HEAD = 96, ES_BITMAP_SLACK = 64 };
+
+static inline int es_is_bitmap(int32_t format) {
+    return format == ES_FORMAT_BMP8 || format == ES_FORMAT_BMP4;
+}
+
+/* int16 inputs of one token taken apart, for instruction sets that multiply bytes; see split_q16. */
+typedef struct es_split {
+    const uint8_t *bytes;  /* [n_blocks][64] */
+    const int32_t *centre; /* [n_blocks] */
+} es_split;
+
+/* One token: y[16 * tile + lane] for n_tiles tiles that follow one another from w on. Reads up to
+ * ES_BITMAP_SLACK bytes behind them. */
+typedef void es_bitmap_dot(float *y, const uint8_t *w, int32_t n_tiles, const es_q16 *x,
+                           const es_split *split, int32_t n_blocks);
+
+/* One tile as the two dense tiles of 8 rows with the same codes and steps. */
+typedef void es_bitmap_expand(uint8_t *tiles, const uint8_t *w, int32_t n_blocks);
+
 typedef struct es_kernels {
     /* Bit i of `bits` is x[i] < 0 for i < n, and 0 up to the end of n_bytes, a multiple of 32. */
     void (*sign_bits)(uint8_t *bits, size_t n_bytes, const float *x, int32_t n);
@@ -325,6 +346,10 @@ typedef struct es_kernels {
     /* By format, from ES_FORMAT_Q8R on. */
     es_row_list *row_list[4];
     es_row_tile *row_tile[4];
+    es_bitmap_dot *bmp8_dot, *bmp4_dot;
+    es_bitmap_expand *bmp8_expand, *bmp4_expand;
+    /* Makes es_split of a token's n_blocks blocks; NULL where the products do not want it. */
+    void (*split_q16)(uint8_t *bytes, int32_t *centre, const int16_t *q, int32_t n_blocks);
     es_float_dot *f16_dot;
     es_float_dot *bf16_dot;
     es_float_dot *f32_dot;
@@ -401,7 +426,7 @@ typedef struct es_kernels {
     /* Variant names for reporting, same order of families as es_kernel_variant. */
     const char *t2_variant, *t2n_variant, *t5_variant, *q8_variant, *q4_variant, *q8m_variant,
         *q4m_variant, *q6_variant, *columns_variant, *rows_variant;
-    const char *lut_variant, *mad_variant;
+    const char *lut_variant, *mad_variant, *bitmap_variant;
     const char *f16_variant, *bf16_variant, *f32_variant, *vector_variant, *attention_variant,
         *kvsparse_variant;
 } es_kernels;
@@ -448,6 +473,10 @@ void es_columns_avx2(es_kernels *table);
 void es_columns_avxvnni(es_kernels *table);
 void es_columns_avx512vnni(es_kernels *table);
 void es_columns_neon(es_kernels *table);
+void es_bitmap_scalar(es_kernels *table);
+void es_bitmap_avx2(es_kernels *table);
+void es_bitmap_avxvnni(es_kernels *table);
+void es_bitmap_avx512vnni(es_kernels *table);
 void es_bitslice_scalar(es_kernels *table);
 void es_bitslice_avx2(es_kernels *table);
 void es_bitslice_avxvnni(es_kernels *table);

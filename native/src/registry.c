@@ -13,6 +13,7 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
     es_dense_scalar(table);
     es_columns_scalar(table);
     es_rows_scalar(table);
+    es_bitmap_scalar(table);
     es_bitslice_scalar(table);
     es_vector_scalar(table);
     es_storing_scalar(table);
@@ -28,6 +29,7 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
         es_dense_avx2(table);
         es_columns_avx2(table);
         es_rows_avx2(table);
+        es_bitmap_avx2(table);
         es_bitslice_avx2(table);
         es_vector_avx2(table);
         es_storing_avx2(table);
@@ -42,6 +44,7 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
         es_ternary_avxvnni(table);
         es_dense_avxvnni(table);
         es_columns_avxvnni(table);
+        es_bitmap_avxvnni(table);
         es_bitslice_avxvnni(table);
     }
     if (isa >= ES_ISA_AVX512VNNI) {
@@ -50,6 +53,7 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
         es_predict_avx512vnni(table);
         es_dense_avx512vnni(table);
         es_columns_avx512vnni(table);
+        es_bitmap_avx512vnni(table);
         es_bitslice_avx512vnni(table);
         es_attention_avx512vnni(table);
         es_kvsparse_avx512vnni(table);
@@ -104,6 +108,8 @@ const char *es_kernel_variant(int32_t isa, const char *family) {
         {"q4n", table.columns_variant},
         {"q8mn", table.columns_variant},
         {"q4mn", table.columns_variant},
+        {"bmp8", table.bitmap_variant},
+        {"bmp4", table.bitmap_variant},
         {"f16", table.f16_variant},
         {"q8r", table.rows_variant},
         {"q4r", table.rows_variant},

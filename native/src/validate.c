@@ -75,6 +75,9 @@ static int weight_is_valid(const es_weight *w) {
     case ES_FORMAT_BS4:
     case ES_FORMAT_BST:
         return slices_are_valid(w, rows, blocks);
+    case ES_FORMAT_BMP8:
+    case ES_FORMAT_BMP4:
+        return es_bitmap_is_valid(w);
     case ES_FORMAT_SIGNS:
         return w->n_bytes == rows * ((k + 255) / 256) * 32;
     case ES_FORMAT_SIGNS_MASKED:
@@ -128,8 +131,9 @@ static int linear_is_valid(const es_plan *plan, const es_op *op) {
             return 0;
         }
     }
-    if (op->coarse != NULL && (op->n_outputs != 1 || op->outputs[0].dst != -1 ||
-                               op->coarse_scales == NULL || k > ES_COARSE_MAX_K)) {
+    if (op->coarse != NULL &&
+        (op->n_outputs != 1 || op->outputs[0].dst != -1 || op->coarse_scales == NULL ||
+         k > ES_COARSE_MAX_K || es_is_bitmap(plan->weights[op->outputs[0].weight].format))) {
         return 0;
     }
     return has_width(plan, op->src, k) && op->glu >= ES_GLU_NONE && op->glu <= ES_GLU_RELU &&
@@ -203,6 +207,7 @@ static int op_is_valid(const es_plan *plan, const es_op *op) {
                plan->weights[op->outputs[0].weight].format != ES_FORMAT_T2N &&
                !es_is_column(plan->weights[op->outputs[0].weight].format) &&
                !es_is_row(plan->weights[op->outputs[0].weight].format) &&
+               !es_is_bitmap(plan->weights[op->outputs[0].weight].format) &&
                !is_signs(&plan->weights[op->outputs[0].weight]) &&
                plan->weights[op->outputs[0].weight].n_rows >= plan->n_vocab &&
                has_width(plan, op->dst, plan->weights[op->outputs[0].weight].k);

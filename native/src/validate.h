@@ -10,4 +10,7 @@ int es_plan_is_valid(const es_plan *plan);
 /* 1 when every token, position, sequence and output of the step is in range. */
 int es_step_is_valid(const es_plan *plan, const es_step *step);
 
+/* 1 when a bitmap's offsets and length fit its words (repack/bitmap.c). */
+int es_bitmap_is_valid(const es_weight *w);
+
 #endif

@@ -54,7 +54,7 @@ def test_every_format_runs_on_every_isa(fmt: Format) -> None:
         assert row.multiply_adds == 70 * 200 * 3
         assert row.working_set_bytes >= 1 << 16
         assert min(row.ns, row.n_bytes, row.read_bandwidth_gb_per_s) > 0
-        assert set(row.variant.split("+")) <= set(isa_names())
+        assert set(row.variant.split("+")) <= {*isa_names(), "avx512vbmi2"}
 
 
 def test_attention_reads_what_it_says() -> None:
@@ -106,13 +106,19 @@ def test_cases_of_shapes_and_models() -> None:
     assert {c.where for c in cases if c.kernel == "t2n"} == {"2b4t ffn_down"}
     assert {c.op for c in cases} == {"gemv", "gemm", "attention"}
     weights = [
-        *(("blk.0.ffn_up.weight", Format.T2, 64, 32), ("blk.1.ffn_up.weight", Format.T2, 64, 32)),
-        ("token_embd.weight", Format.Q8, 50_000, 32),
+        *(
+            ("blk.0.ffn_up.weight", Format.T2, 64, 32, 0.0),
+            ("blk.1.ffn_up.weight", Format.T2, 64, 32, 0.0),
+        ),
+        ("token_embd.weight", Format.Q8, 50_000, 32, 0.0),
+        ("blk.0.attn_q.weight", Format.BMP8, 64, 32, 0.5),
     ]
     found = model_cases("m", weights, (4, 2, 8), 16, [1, 8])
+    assert [c.zeros for c in found if c.kernel == "bmp8"] == [0.5, 0.5]
     assert [(c.kernel, c.n_rows, c.n_tokens) for c in found] == [
         *(("t2", 64, 1), ("t2", 64, 8), ("t5", 64, 1), ("t5", 64, 8)),
-        *(("q8", 32_768, 1), ("attention", 32, 1), ("attention", 32, 8)),
+        *(("q8", 32_768, 1), ("bmp8", 64, 1), ("bmp8", 64, 8)),
+        *(("attention", 32, 1), ("attention", 32, 8)),
     ]
 
 

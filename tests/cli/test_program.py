@@ -162,7 +162,7 @@ def test_the_environment_sets_defaults_and_flags_win(cli, monkeypatch):
 def test_engine_flags_reach_the_engine(cli):
     argv = ["-c", "512", "-t", "2", "--executor", "portable", "--isa", "avx2", "-ngl", "99"]
     argv += ["--i2s-layout", "64x16", "--sparse", "off", "-ctk", "q8_0", "--head", "q4"]
-    argv += ["--lut", "lossy", "--kv-sparsity", "0.5"]
+    argv += ["--lut", "lossy", "--kv-sparsity", "0.5", "--weights", "bmp4"]
     assert cli("run", "m.gguf", "-p", "x", *argv).code == 0
     assert vars(cli.loaded[0]) == {
         "path": "m.gguf",
@@ -172,6 +172,7 @@ def test_engine_flags_reach_the_engine(cli):
         "kv_sparsity": 0.5,
         "ternary": "auto",
         "lut": "lossy",
+        "weights": "bmp4",
         "sparsity": None,
         "cache_type_v": "f16",
         "head": "q4",

@@ -13,7 +13,10 @@ import numpy.typing as npt
 from edgesparse.formats.weight import Format, Slices, Weight, Zeros, storage_bytes
 
 F32 = np.float32
-ZERO = {Format.Q4: 8, Format.Q6: 32, Format.Q4N: 8, Format.Q4R: 8}
+ZERO = {
+    **{Format.Q4: 8, Format.Q6: 32, Format.Q4N: 8, Format.Q4R: 8},
+    **{Format.BMP4: 8, Format.BMP8: 0},
+}
 """Stored codes of value 0."""
 Array = npt.NDArray[Any]
 
@@ -44,6 +47,7 @@ def random_weight(rng: np.random.Generator, fmt: Format, n_rows: int, k: int) ->
             Format.Q8MN: (-128, 128),
             Format.Q8R: (-128, 128),
             Format.Q8MR: (-128, 128),
+            Format.BMP8: (-128, 128),
             Format.Q6: (0, 64),
         }.get(fmt, (0, 16))
         codes = rng.integers(low, high, (n_rows, n_blocks * 32))
@@ -51,9 +55,12 @@ def random_weight(rng: np.random.Generator, fmt: Format, n_rows: int, k: int) ->
         # From subnormal halfs to large ones.
         d = (rng.uniform(-1, 1, (n_rows, n_blocks)) * 2.0 ** rng.integers(-22, 3)).astype("f2")
         m = rng.normal(size=(n_rows, n_blocks)).astype("f2")
-        if fmt.name in ("Q8", "Q6", "Q4", "Q8N", "Q4N", "Q8R", "Q4R"):
+        if fmt.name in ("Q8", "Q6", "Q4", "Q8N", "Q4N", "Q8R", "Q4R", "BMP8", "BMP4"):
             m = None
+        if fmt.is_bitmap:
+            codes[rng.random(codes.shape) < 0.6] = ZERO[fmt]
         pack = _pack_columns if fmt.is_column else _pack_rows if fmt.is_row else _pack_blocks
+        pack = _pack_bitmap if fmt.is_bitmap else pack
         data = pack(fmt, codes, d, m)
         logical = (codes - ZERO.get(fmt, 0), d, m)
     else:
@@ -70,7 +77,7 @@ def random_weight(rng: np.random.Generator, fmt: Format, n_rows: int, k: int) ->
         padded = np.zeros((-(-n_rows // 8) * 8, k), stored.dtype)
         padded[:n_rows] = stored
         data = padded.reshape(-1, 8, k).transpose(0, 2, 1).copy().view(np.uint8).ravel()
-    assert data.nbytes == storage_bytes(fmt, n_rows, k)
+    assert fmt.is_bitmap or data.nbytes == storage_bytes(fmt, n_rows, k)
     return Weight(f"{fmt.name}-{n_rows}x{k}", fmt, n_rows, k, data, scales), logical
 
 
@@ -104,6 +111,35 @@ def random_slices(
     own = 2 * codes - 1 if fmt is Format.BS1 else codes - (1 << (fmt.planes - 1))
     weight = Weight(name, fmt, n_rows, k, data, np.zeros(0, F32), slices=slices)
     return weight, (own, steps.astype(F32), points.astype(F32), offsets.astype(F32))
+
+
+def _pack_bitmap(fmt: Format, codes: Array, d: Array, m: None) -> Array:
+    n_rows, n_columns = codes.shape
+    n_tiles = -(-n_rows // 16)
+    index, tiles = [8 * (n_tiles + 1)], bytearray()
+    for tile in range(n_tiles):
+        for b in range(n_columns // 32):
+            words, values = bytearray(), bytearray()
+            for c in range(8):
+                word, kept = 0, []
+                for bit in range(64):
+                    row, column = 16 * tile + bit // 4, 32 * b + 4 * c + bit % 4
+                    if row < n_rows and codes[row, column] != ZERO[fmt]:
+                        word |= 1 << bit
+                        kept.append(int(codes[row, column]) & 255)
+                words += word.to_bytes(8, "little")
+                if fmt is Format.BMP4:
+                    kept += [0] * (len(kept) % 2)
+                    kept = [
+                        low | high << 4 for low, high in zip(kept[::2], kept[1::2], strict=True)
+                    ]
+                values += bytes(kept)
+            steps = np.zeros(16, "<f2")
+            steps[: len(d[16 * tile : 16 * tile + 16])] = d[16 * tile : 16 * tile + 16, b]
+            tiles += steps.tobytes() + words + values
+        index.append(index[0] + len(tiles))
+    out = b"".join(at.to_bytes(8, "little") for at in index) + tiles + bytes(64)
+    return np.frombuffer(out + bytes(-len(out) % 64), np.uint8)
 
 
 def _pack_slices(codes: Array, planes: int, heads: list[Array], group_blocks: int = 1) -> Array:

@@ -16,9 +16,17 @@ from edgesparse import tuning
 from edgesparse.cli import main
 from edgesparse.errors import UsageError
 from edgesparse.executors.native import choose_isa
+from edgesparse.formats.sparse_cost import RATE_TOPICS
 from edgesparse.formats.weight import Format
 from edgesparse.lookup import NEVER, SLICE_TOPICS, mad_tokens
-from edgesparse.tuning import Answer, cache_file, lookup, preferred_ternary, remember
+from edgesparse.tuning import (
+    Answer,
+    cache_file,
+    lookup,
+    preferred_ternary,
+    remember,
+    sparse_cost,
+)
 from edgesparse.tuning_slices import first_mad, measure_slices
 from edgesparse.tuning_topics import TOPICS, fastest
 
@@ -218,6 +226,7 @@ def test_loading_obeys_and_bits_stay() -> None:
 def test_verb(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgesparse.tuning_topics._TERNARY_SHAPES", ((64, 256),))
     monkeypatch.setattr("edgesparse.tuning_topics.memory_bytes", lambda: 1 << 17)
+    monkeypatch.setattr("edgesparse.tuning_rates.memory_bytes", lambda: 1 << 17)
     monkeypatch.setattr("edgesparse.tuning_slices.SHAPES", {"": (64, 64), " long": (64, 96)})
     monkeypatch.setattr(
         "edgesparse.tuning_topics.TOPICS",
@@ -232,11 +241,16 @@ def test_verb(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
     ternary = [a for a in data["answers"] if a["topic"] == "ternary"]
     assert [a["threads"] for a in ternary] == [1, 2]
     assert all(set(a["seconds"]) == {"t2", "t5"} for a in ternary)
-    slices = [a for a in data["answers"] if a["topic"] != "ternary"]
+    slices = [a for a in data["answers"] if a["topic"] in SLICE_TOPICS]
     assert {(a["topic"], a["threads"]) for a in slices} == {
         (topic, n) for topic in SLICE_TOPICS for n in (1, 2)
     }
     assert all(len(a["seconds"]) == 8 and a["value"] in (1, 4, 16, 64, NEVER) for a in slices)
+    rates = {(a["topic"], a["threads"]): a["value"] for a in data["answers"]}
+    assert all(rates[topic, n] > 0 for topic in RATE_TOPICS for n in (1, 2))
+    cost = sparse_cost(data["answers"][0]["isa"], 2)
+    assert cost.measured
+    assert cost.rates["bmp8"] == rates["bmp8", 2]
     assert main(["doctor", "--no-measure", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["tuning"]["ternary"]["reason"].startswith("measured with")

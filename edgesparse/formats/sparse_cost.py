@@ -1,0 +1,66 @@
+"""What a matrix costs one token, dense or as a bitmap: from measured kernels, or from usual ones.
+
+A time is ``max(bytes / bandwidth, weights / rate)`` with the bandwidth of all threads and the rate
+of each format's kernel. ``edgesparse tune`` measures both; before that, usual rates of the
+instruction set count, and the bandwidth that two threads of a server or of a laptop get.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from edgesparse.formats.weight import Format
+
+__all__ = ["RATE_TOPICS", "SparseCost", "usual_cost"]
+
+RATE_TOPICS = dict.fromkeys(("read", "q8", "q4", "bmp8", "bmp4"), 0.0)
+"""Topics of `edgesparse.tuning`: GB/s of reading and 10⁹ weights a second of products in cache, all
+threads together; 0: not measured."""
+
+_READ = 12.0
+_USUAL: dict[str, dict[str, float]] = {
+    "avx512vbmi2": {"q8": 48, "q4": 46, "bmp8": 44, "bmp4": 40},
+    "avx2": {"q8": 42, "q4": 40, "bmp8": 7, "bmp4": 5},
+    "avxvnni": {"q8": 42, "q4": 40, "bmp8": 7, "bmp4": 5},
+    "scalar": {"q8": 2, "q4": 2, "bmp8": 0.4, "bmp4": 0.4},
+}
+"""10⁹ weights a second of one thread on a Sapphire Rapids server at 2.6 GHz: from cache, but of
+bitmaps on AVX2 from memory, where table look-ups and waiting add up (from cache 14 and 11)."""
+
+
+@dataclass(frozen=True)
+class SparseCost:
+    """Rates of one instruction set and number of threads.
+
+    Attributes
+    ----------
+    read : float
+        10⁹ bytes a second that all threads together read from memory.
+    rates : mapping of str to float
+        10⁹ weights a second of all threads by format in lower case.
+    measured : bool
+        Whether ``edgesparse tune`` measured them here.
+    """
+
+    read: float
+    rates: Mapping[str, float]
+    measured: bool = False
+
+    def microseconds(self, fmt: Format, n_bytes: int, n_weights: int) -> float:
+        """Predict one product of a matrix of `n_weights` in `n_bytes` with one token."""
+        rate = self.rates[fmt.name.lower()]
+        return max(n_bytes / self.read, n_weights / rate) / 1e3
+
+
+def usual_cost(variant: str, threads: int) -> SparseCost:
+    """Give the rates that count where nothing was measured.
+
+    Parameters
+    ----------
+    variant : str
+        Of the bitmap kernels, see `es_kernel_variant`.
+    threads : int
+    """
+    rates = _USUAL.get(variant, _USUAL["scalar"])
+    return SparseCost(threads * _READ, {name: threads * rate for name, rate in rates.items()})

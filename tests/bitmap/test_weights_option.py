@@ -1,0 +1,72 @@
+"""``weights=``: which layers are rounded and stored without zeros, and that zeros change no bit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edgesparse
+from edgesparse.cli import main
+from edgesparse.errors import UsageError
+from edgesparse.formats import Format, Weight, pack_float
+from edgesparse.formats.sparse import note_zeros
+
+TINY = Path(__file__).parents[2] / "models" / "tiny"
+IDS = list(range(3, 30))
+EXECUTORS = ("native", "portable", "reference")
+
+
+@pytest.mark.parametrize("name", ["llama-blocks.gguf", "llama-floats.gguf"])
+@pytest.mark.parametrize(("dense", "sparse"), [("q8", "bmp8"), ("q4", "bmp4"), ("dense", "auto")])
+def test_same_logits(name: str, dense: str, sparse: str) -> None:
+    found = []
+    for weights in (dense, sparse):
+        for executor in EXECUTORS:
+            with edgesparse.load(TINY / name, weights=weights, executor=executor) as model:
+                found.append(model.logits(IDS))
+                assert sparse in ("auto", *model.info.formats.split()) or weights == dense
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])
+
+
+def test_rounding_is_named() -> None:
+    with edgesparse.load(TINY / "llama-bf16", weights="bmp8") as model:
+        assert "14 BF16 rounded to bmp8" in model.info.quality
+        notes = [w.note for w in model.parameters.weights.values() if w.format.is_bitmap]
+    assert len(notes) == 14
+    assert all("zeros left out" in note and "rounded anew" in note for note in notes)
+
+
+def test_pruned_floats_are_recognised() -> None:
+    rng = np.random.default_rng(3)
+    for zeros, said in ((0.0, ""), (0.03, ""), (0.5, "zeros, stored; --weights bmp8")):
+        values = rng.standard_normal((100, 256)).astype(np.float16)
+        values[rng.random(values.shape) < zeros] = 0
+        data = pack_float(values, Format.F16)
+        weight = Weight("w", Format.F16, 100, 256, data, np.zeros(0, np.float32))
+        noted = note_zeros(weight)
+        assert said in noted.note
+        assert bool(noted.note) == bool(said)
+
+
+def test_predictions_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(TINY / "llama-blocks.gguf")
+    assert main(["inspect", path, "--weights", "bmp8", "--costs", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)["engine"]["predictions"]
+    assert len(data["tensors"]) > 4
+    for row in data["tensors"]:
+        assert 0 <= row["zeros"] < 1
+        assert set(row["bytes"]) == set(row["us"]) == {"q8", "bmp8", "q4", "bmp4"}
+        eight, four = row["fastest"]
+        assert row["us"][eight] == min(row["us"]["q8"], row["us"]["bmp8"])
+        assert row["us"][four] == min(row["us"]["q4"], row["us"]["bmp4"])
+    assert main(["inspect", path, "--costs"]) == 0
+    assert "predicted from" in capsys.readouterr().out
+
+
+def test_unknown_choice_is_refused() -> None:
+    with pytest.raises(UsageError, match="there are no weights 'q5'"):
+        edgesparse.load(TINY / "llama-bf16", weights="q5")

@@ -76,9 +76,10 @@ int main(int argc, char **argv) {
         }
     }
     static int (*const families[])(void) = {
-        check_pool, check_ternary, check_lookup, check_sparse, check_predict, check_dense,
-        check_columns, check_rows, check_bitmap, check_bitslice, check_vector, check_attention,
-        check_repack, check_storing, check_proposal, check_kvsparse,
+        check_pool,    check_ternary,  check_lookup,   check_sparse,
+        check_predict, check_dense,    check_columns,  check_rows,
+        check_bitmap,  check_bitslice, check_vector,   check_attention,
+        check_repack,  check_storing,  check_proposal, check_kvsparse,
     };
     int failed = print_cpu(expected);
     for (size_t i = 0; i < sizeof families / sizeof families[0]; i++) {

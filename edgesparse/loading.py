@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -137,6 +137,7 @@ def load_parameters(
     threads: int | None = None,
     ternary: Format = Format.T2,
     row_by_row: Container[str] = (),
+    before: Callable[[Mapping[str, Format], int, int], None] | None = None,
 ) -> Parameters:
     """Read and convert everything that `plan` names.
 
@@ -153,6 +154,8 @@ def load_parameters(
         Threads of loading; by default one per CPU that this process may use.
     row_by_row : container of str
         Matrices whose rows are to lie one by one, see `live_row_names`.
+    before : callable, optional
+        See `load_weights`.
 
     Raises
     ------
@@ -174,6 +177,7 @@ def load_parameters(
         ternary=ternary,
         neuron_major=neuron_major_names(plan),
         row_by_row=row_by_row,
+        before=before,
         overrides={} if override is None else {name: override},
     )
     vectors = load_vectors(checkpoint, plan)

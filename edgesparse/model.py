@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesparse.architectures import build_plan, check_family
+from edgesparse.budget import MemoryNeed, parse_size
 from edgesparse.checkpoint import open_checkpoint
 from edgesparse.config import ModelConfig, read_config
 from edgesparse.cpus import default_threads
@@ -31,6 +32,7 @@ from edgesparse.loading import (
     load_vectors,
     tensor_names,
 )
+from edgesparse.memory_gate import MemoryGate
 from edgesparse.ops.two_stage import N_TILES
 from edgesparse.plan.cache_type import CacheType
 from edgesparse.plan.op import Embed
@@ -74,6 +76,8 @@ class ModelInfo:
         How the matrix that makes the logits is stored.
     quality : str
         Which weights were rounded, or that nothing is approximated.
+    memory : MemoryNeed, optional
+        What the model was predicted to take before its weights were loaded.
     """
 
     path: str
@@ -87,6 +91,7 @@ class ModelInfo:
     recommended: Recommended = field(default_factory=Recommended)
     head: str = ""
     quality: str = ""
+    memory: MemoryNeed | None = None
 
 
 class Model:
@@ -228,6 +233,7 @@ def load(
     fused: bool = True,
     predict: str | os.PathLike[str] | None = None,
     predict_force: bool = False,
+    mem_budget: int | str | None = None,
 ) -> Model:
     """Load a model from a GGUF file or a safetensors folder.
 
@@ -272,6 +278,10 @@ def load(
         are not computed. Lossy.
     predict_force : bool
         Predict even where that reads more bytes than it saves.
+    mem_budget : int or str, optional
+        Bytes that the process may take at most, with a full context; also as ``"900MB"``. What
+        would take more is refused before its weights are loaded. Without it only what certainly
+        exceeds the available memory is refused.
 
     Returns
     -------
@@ -282,7 +292,7 @@ def load(
     ModelNotFound, ModelFormatError, UnsupportedTensorType, UnsupportedArchitecture
         The file is missing, broken, or of a kind that is not read.
     MemoryBudgetError
-        The weights do not fit.
+        It does not fit, or exceeds the budget; the message lists the figures and what would help.
     NativeUnavailable
         The native executor was asked for and is not there.
     UsageError
@@ -296,6 +306,7 @@ def load(
         raise UsageError(f"lut must be exact or lossy, not {lut!r}.")
     types = CacheType.parse(cache_type_k), CacheType.parse(cache_type_v)
     parse_head(head)
+    budget = None if mem_budget is None else parse_size(mem_budget)
     n_threads = threads or default_threads()
     native = executor == "native"
     if native:
@@ -336,6 +347,16 @@ def load(
         # so it does not add to the peak.
         tokenizer = load_tokenizer(checkpoint)
         release_freed()
+        gate = MemoryGate(
+            checkpoint,
+            config,
+            plan,
+            head=head,
+            predicted=predictor.alphas if predictor else (),
+            n_threads=n_threads,
+            chunk=_chunk(native, isa),
+            budget=budget,
+        )
         parameters = load_parameters(
             checkpoint,
             config,
@@ -345,6 +366,7 @@ def load(
             threads=n_threads,
             ternary=_ternary(ternary, native, isa, n_threads),
             row_by_row=single_rows,
+            before=gate.check,
         )
         parameters = replace(parameters, vectors={**parameters.vectors, **factors})
         recommended = read_recommended(checkpoint)
@@ -356,6 +378,7 @@ def load(
         plan, parameters = with_predictor(
             plan, parameters, config, predictor, predict, force=predict_force
         )
+    info = replace(info, memory=gate.need)
     info = _describe_quality(info, plan, parameters, head, thresholds, lossy=lut == "lossy")
     made = make_executor(
         executor, plan, parameters, threads=n_threads, isa=isa, lossy=lut == "lossy"

@@ -25,6 +25,7 @@ __all__ = [
     "add_generation",
     "add_head",
     "add_lut",
+    "add_mem_budget",
     "add_model",
     "add_predict",
     "add_sparse",
@@ -99,6 +100,7 @@ def add_engine(parser: argparse.ArgumentParser, *, thresholds: bool = True) -> N
     add_head(group)
     add_ternary(group)
     add_lut(group)
+    add_mem_budget(group)
     # Flags of other tools that have nothing to decide here.
     group.add_argument("-ngl", "--n-gpu-layers", help=argparse.SUPPRESS)
     group.add_argument("-fa", "--flash-attn", nargs="?", const="on", help=argparse.SUPPRESS)
@@ -194,6 +196,16 @@ def add_lut(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
         choices=LUT,
         default="exact",
         help="tables of bit slices (bs1 to bs4): exact (default), or lossy, rounded to 8 bits",
+    )
+
+
+def add_mem_budget(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add the flag that limits the memory of the whole process."""
+    parser.add_argument(
+        "--mem-budget",
+        metavar="SIZE",
+        help="refuse, before loading weights, what would take more with a full context (900MB, "
+        "1.5GB, 512MiB; default: only what certainly cannot fit)",
     )
 
 
@@ -302,6 +314,7 @@ def load_for_measuring(args: argparse.Namespace, threads: int) -> Model:
         lut=args.lut,
         predict=_predict_file(args),
         predict_force=getattr(args, "predict_force", False),
+        mem_budget=getattr(args, "mem_budget", None),
     )
 
 
@@ -340,6 +353,7 @@ def load_model(args: argparse.Namespace, terminal: Terminal | None = None) -> Mo
             fused=getattr(args, "fused", True),
             predict=_predict_file(args),
             predict_force=getattr(args, "predict_force", False),
+            mem_budget=getattr(args, "mem_budget", None),
         )
     finally:
         if terminal is not None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -73,6 +73,7 @@ def load_weights(
     neuron_major: Container[str] = (),
     row_by_row: Container[str] = (),
     overrides: Mapping[str, Format] | None = None,
+    before: Callable[[Mapping[str, Format], int, int], None] | None = None,
 ) -> dict[str, Weight]:
     """Load matrices in the formats that kernels read.
 
@@ -96,6 +97,9 @@ def load_weights(
         Tensors whose product skips outputs: stored as q8r, q4r, q8mr or q4mr if they are blocks.
     overrides : mapping of str to Format, optional
         Formats for single tensors, see `choose`.
+    before : callable, optional
+        Called with the format of every tensor, the bytes that all weights will take and those of
+        the buffers of loading, before either is allocated; may raise.
 
     Returns
     -------
@@ -132,6 +136,10 @@ def load_weights(
         rows = Format.T2N if name in neuron_major else ternary
         choice = choose(info, uniform=uniform, ternary=rows, override=overrides.get(name))
         choices[name] = arranged(name, choice)
+    if before is not None:
+        formats = {name: choice.format for name, choice in choices.items()}
+        sizes = (_stored_bytes(info, formats[name]) for name, info in infos.items())
+        before(formats, sum(sizes), loader.buffer_bytes(infos, choices))
     weights, failed = loader.run(infos, choices)
     if failed:
         again = {name: infos[name] for name in infos if name in failed}
@@ -162,6 +170,11 @@ def load_vector(checkpoint: Checkpoint, name: str) -> npt.NDArray[np.float32]:
     return values
 
 
+def _stored_bytes(info: TensorInfo, fmt: Format) -> int:
+    scales = 4 * info.n_rows if fmt.has_row_scales else 0
+    return storage_bytes(fmt, info.n_rows, info.n_cols) + scales
+
+
 def _check_shape(info: TensorInfo) -> None:
     if not (0 < info.n_rows <= _I32_MAX and 0 < info.n_cols <= _I32_MAX):
         detail = f"shape {shown(info.shape)} is no weight matrix"
@@ -188,6 +201,15 @@ class _Loader:
         bits = np.ascontiguousarray(halves).view("<u2")
         live = bits[bits & 0x7FFF != 0]
         return live.size == 0 or bool((live == live[0]).all())
+
+    def buffer_bytes(self, infos: Mapping[str, TensorInfo], choices: Mapping[str, Choice]) -> int:
+        """Bytes of the threads' buffers: each holds the largest piece."""
+        nothing = np.zeros(0, np.float32)
+        largest = 0
+        for name, info in infos.items():
+            target = Target(info, choices[name].format, np.zeros(0, np.uint8), nothing, 1.0)
+            largest = max(largest, *(piece.stop - piece.start for piece in _pieces(target)))
+        return self._threads * largest
 
     def run(
         self, infos: Mapping[str, TensorInfo], choices: Mapping[str, Choice]

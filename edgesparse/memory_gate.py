@@ -103,11 +103,13 @@ class MemoryGate:
         found.append(("-ctk q8_0 -ctv q8_0", rows * n_wide * (halves[0] - halves[1])))
         name = head_name(plan)
         info = self._checkpoint.info(name)
-        if is_roundable(info):
+        if self._checkpoint.stored is None and is_roundable(info):
             sizes = [
                 storage_bytes(fmt, info.n_rows, info.n_cols) for fmt in (formats[name], Format.Q6)
             ]
             found.append(("--head q6", sizes[0] - sizes[1] + self._copy_bytes()))
+        if self._checkpoint.stored is not None:
+            return found
         t5 = 0
         for matrix, fmt in formats.items():
             if fmt in (Format.T2, Format.BST):

@@ -234,8 +234,9 @@ def load(
     predict: str | os.PathLike[str] | None = None,
     predict_force: bool = False,
     mem_budget: int | str | None = None,
+    mmap: bool = False,
 ) -> Model:
-    """Load a model from a GGUF file or a safetensors folder.
+    """Load a model from a GGUF file, a safetensors folder or a pre-packed file.
 
     Parameters
     ----------
@@ -282,6 +283,9 @@ def load(
         Bytes that the process may take at most, with a full context; also as ``"900MB"``. What
         would take more is refused before its weights are loaded. Without it only what certainly
         exceeds the available memory is refused.
+    mmap : bool
+        Map a file of ``edgesparse convert`` instead of reading it: processes share its pages. Only
+        a file that nobody else can write is mapped, and it must not be cut short meanwhile.
 
     Returns
     -------
@@ -316,6 +320,10 @@ def load(
     source = default_model_path() if path is None else Path(path)
     with open_checkpoint(source, i2s_layout=i2s_layout) as checkpoint:
         check_family(checkpoint.get_str("general.architecture"), str(source))
+        if checkpoint.stored is None and mmap:
+            raise UsageError(
+                "only pre-packed files can be mapped.", advice="'edgesparse convert' makes one."
+            )
         config = read_config(checkpoint)
         plan = build_plan(
             config,
@@ -367,6 +375,7 @@ def load(
             ternary=_ternary(ternary, native, isa, n_threads),
             row_by_row=single_rows,
             before=gate.check,
+            mapped=mmap,
         )
         parameters = replace(parameters, vectors={**parameters.vectors, **factors})
         recommended = read_recommended(checkpoint)

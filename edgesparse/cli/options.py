@@ -104,6 +104,11 @@ def add_engine(parser: argparse.ArgumentParser, *, thresholds: bool = True) -> N
     # Flags of other tools that have nothing to decide here.
     group.add_argument("-ngl", "--n-gpu-layers", help=argparse.SUPPRESS)
     group.add_argument("-fa", "--flash-attn", nargs="?", const="on", help=argparse.SUPPRESS)
+    group.add_argument(
+        "--mmap",
+        action="store_true",
+        help="map a file of 'edgesparse convert' instead of reading it: processes share its pages",
+    )
     group.add_argument("--no-mmap", action="store_true", help=argparse.SUPPRESS)
     group.add_argument("--mlock", action="store_true", help=argparse.SUPPRESS)
 
@@ -354,6 +359,7 @@ def load_model(args: argparse.Namespace, terminal: Terminal | None = None) -> Mo
             predict=_predict_file(args),
             predict_force=getattr(args, "predict_force", False),
             mem_budget=getattr(args, "mem_budget", None),
+            mmap=getattr(args, "mmap", False),
         )
     finally:
         if terminal is not None:

@@ -27,6 +27,7 @@ VERBS = (
     Verb("bench", "measure tokens per second beside the machine's own limit"),
     Verb("tune", "measure which exact way is fastest on this machine, and remember it"),
     Verb("sparsity", "show how many activations are zero, layer by layer, and what that saves"),
+    Verb("convert", "pre-pack a model: a file that loads without repacking"),
     Verb("calibrate", "choose thresholds or a predictor for approximate sparsity, from a text"),
     Verb("perplexity", "measure how well a model predicts a text", ("ppl",)),
     Verb("doctor", "show what this machine and this build can do"),

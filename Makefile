@@ -18,10 +18,11 @@ BUILD_TOOLS := scikit-build-core cffi cmake ninja
 NATIVE := $(shell find native -name '*.[ch]' -o -name '*.inc' -o -name '*.py' \
                   -o -name '*.cmake' -o -name CMakeLists.txt)
 C_FILES := $(filter %.c %.h %.inc,$(NATIVE))
+ES_RUN := build/run/es_run
 CMAKE = $(VENV)/bin/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(VENV)/bin/ninja) \
         -DPython_EXECUTABLE=$(abspath $(PY)) -DCMAKE_BUILD_TYPE=Debug -S native
 
-.PHONY: help setup chat test lint types bench check warnings sanitize check-arm isas goldens format clean
+.PHONY: help setup chat es-run test lint types bench check warnings sanitize check-arm isas goldens format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -62,7 +63,14 @@ bench: $(VENV)/.package  ## measure speed beside the memory bandwidth that bound
 
 # ---- checking ---------------------------------------------------------------------------------
 
-test: setup  ## run the fast tests (PYTEST_ARGS=… passes options on)
+$(ES_RUN): $(NATIVE) | $(VENV)/.build-tools
+	@$(CMAKE) -B build/run -DCMAKE_BUILD_TYPE=Release -DES_MODULE=OFF -DES_WERROR=ON > /dev/null
+	@$(VENV)/bin/cmake --build build/run --target es_run -- --quiet
+	@touch $@
+
+es-run: $(ES_RUN)  ## build build/run/es_run, which runs a pre-packed model without Python
+
+test: setup $(ES_RUN)  ## run the fast tests (PYTEST_ARGS=… passes options on)
 	$(PY) -m pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/.package $(VENV)/.extra-dev warnings  ## rules and layout of Python and C

@@ -99,3 +99,9 @@ if(es_check_sources)
     # Plain loops to compare with; GCC 12 for aarch64 fails with an internal error on vectorising them.
     target_compile_options(es_check PRIVATE -fno-tree-vectorize)
 endif()
+
+# ---- the runner: a pre-packed model without Python ----------------------------------------------
+
+add_executable(es_run EXCLUDE_FROM_ALL run/es_run.c run/esp.c)
+target_include_directories(es_run PRIVATE . src)
+target_link_libraries(es_run PRIVATE es_core)

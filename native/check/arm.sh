@@ -41,7 +41,7 @@ build=build/arm
 "${CMAKE:-cmake}" -G Ninja -DCMAKE_MAKE_PROGRAM="${NINJA:-ninja}" -S native -B "$build" \
     --toolchain aarch64-linux-gnu.cmake -DCMAKE_BUILD_TYPE=Release -DES_MODULE=OFF \
     -DES_WERROR=ON -DCMAKE_EXE_LINKER_FLAGS=-static > /dev/null
-"${CMAKE:-cmake}" --build "$build" --target es_check -- --quiet
+"${CMAKE:-cmake}" --build "$build" --target es_check es_run -- --quiet
 
 # A CPU of QEMU's and the instruction set that has to be chosen on it.
 for pair in cortex-a72:neon cortex-a76:neondot max:neondot; do

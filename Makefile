@@ -22,7 +22,7 @@ ES_RUN := build/run/es_run
 CMAKE = $(VENV)/bin/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(VENV)/bin/ninja) \
         -DPython_EXECUTABLE=$(abspath $(PY)) -DCMAKE_BUILD_TYPE=Debug -S native
 
-.PHONY: help setup chat es-run test lint types bench check warnings sanitize check-arm isas goldens format clean
+.PHONY: help setup chat es-run wheel test lint types bench check warnings sanitize check-arm isas goldens format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -57,6 +57,13 @@ setup: $(VENV)/.package $(VENV)/.extra-test $(VENV)/.sample-model  ## create the
 
 chat: $(VENV)/.package  ## talk to the default model (ARGS='-m model.gguf' for another)
 	@$(VENV)/bin/edgesparse chat $(ARGS)
+
+wheel: $(VENV)/.build-tools  ## build this machine's wheel into dist/ and try it where nothing else is
+	rm -rf dist build/wheel-venv && mkdir -p dist
+	$(PIP) wheel --no-deps --no-build-isolation -w dist .
+	$(PYTHON) -m venv build/wheel-venv
+	build/wheel-venv/bin/python -m pip -qq --disable-pip-version-check install dist/*.whl
+	build/wheel-venv/bin/python tests/packaging/installed_wheel.py
 
 bench: $(VENV)/.package  ## measure speed beside the memory bandwidth that bounds it
 	@$(VENV)/bin/edgesparse bench $(ARGS)

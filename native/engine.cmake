@@ -1,5 +1,10 @@
 # The targets, once a compiler is known to be there.
 
+if(CMAKE_SIZEOF_VOID_P LESS 8)
+    message(FATAL_ERROR "edgesparse needs a 64-bit system. On a Raspberry Pi install the 64-bit "
+                        "Raspberry Pi OS: a 64-bit kernel under 32-bit programs is not enough.")
+endif()
+
 set(CMAKE_C_STANDARD 11)
 set(CMAKE_C_STANDARD_REQUIRED ON)
 set(CMAKE_C_EXTENSIONS OFF)

@@ -94,7 +94,7 @@ warnings: $(VENV)/.build-tools  ## compile all C with warnings as errors
 
 sanitize: $(VENV)/.build-tools  ## try every kernel under the address and undefined sanitizers
 	@$(CMAKE) -B build/sanitize -DES_SANITIZE=address,undefined > /dev/null
-	@$(VENV)/bin/cmake --build build/sanitize --target es_check -- --quiet
+	@$(VENV)/bin/cmake --build build/sanitize --target es_check es_run -- --quiet
 	build/sanitize/es_check
 
 # On another machine, in an emulator; ARM_ARGS='--quick --if-installed' is what .ci/run asks for.

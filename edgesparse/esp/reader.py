@@ -69,6 +69,7 @@ def open_esp(path: str) -> Checkpoint:
             if name in tensors:
                 raise _error(file, "duplicate", name, "a matrix and a vector")
             data = sections[blob]
+            _check_crc(file, data, file.read_at(data.offset, data.n_bytes, name), name)
             tensors[name] = TensorInfo(name, TensorType.F32, (length,), data.n_bytes, data.offset)
         checkpoint = Checkpoint(
             path,
@@ -93,9 +94,13 @@ def _read_small(file: SourceFile, section: Section, known: dict[str, bytes]) -> 
     if section.n_bytes > _MAX_SMALL:
         raise _error(file, "limit", section.name, f"{section.n_bytes} bytes")
     raw = file.read_at(section.offset, section.n_bytes, section.name)
-    if zlib.crc32(raw) != section.crc:
-        raise _error(file, "value", section.name, "its checksum does not match")
+    _check_crc(file, section, raw, section.name)
     return raw
+
+
+def _check_crc(file: SourceFile, section: Section, raw: bytes, field: str) -> None:
+    if zlib.crc32(raw) != section.crc:
+        raise _error(file, "value", field, "its checksum does not match")
 
 
 def _error(file: SourceFile, kind: str, field: str, detail: str) -> ModelFormatError:

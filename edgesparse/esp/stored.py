@@ -85,11 +85,11 @@ class Index:
         n_bytes = storage_bytes(fmt, n_rows, k, slices)
         data = self._blob(item, "data", n_bytes, name)
         scales = self._blob(item, "scales", 4 * n_rows, name) if fmt.has_row_scales else None
-        texts = [self._text(item, key, 1000, least=0) for key in ("source", "note")]
+        source, note = (self._text(item, key, 1000, least=0) for key in ("source", "note"))
         rounded = item.get("is_rounded")
         if not isinstance(rounded, bool):
             raise self._error("type", name, "is_rounded is no truth value")
-        return Record(name, fmt, n_rows, k, data, scales, *texts, rounded, slices)
+        return Record(name, fmt, n_rows, k, data, scales, source, note, rounded, slices)
 
     def _slices(self, item: dict[str, Any], name: str) -> Slices:
         found = {key: item.get(key) for key in _CHOICES}
@@ -254,8 +254,8 @@ class StoredWeights:
         for begin in range(0, section.n_bytes, _STEP):
             piece = array[begin : begin + _STEP]
             if not mapped:
-                self._file.read_into(memoryview(piece), section.offset + begin, f"section {i}")
-            crc = zlib.crc32(piece, crc)
+                self._file.read_into(piece.data, section.offset + begin, f"section {i}")
+            crc = zlib.crc32(piece.data, crc)
             if codes is not None and bool((piece & (piece >> 1) & 0x55).any()):
                 raise self._error(codes, "a ternary code is 3")
         if crc != section.crc:

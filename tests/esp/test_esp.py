@@ -138,14 +138,19 @@ def test_every_lie_of_the_container_is_refused(packed: Path, tmp_path: Path) -> 
     for length in [*range(64), *range(64, len(good), max(1, len(good) // 40))]:
         kinds[_refused(target, good[:length])] += 1
     kinds[_refused(target, good + b"\0")] += 1
-    assert kinds.total() > 450
+    assert kinds.total() > 400
     assert set(kinds) <= {"truncated", "value", "unsupported", "limit", "layout", "missing"}
 
 
 def test_every_bit_of_the_sections_is_covered(packed: Path, tmp_path: Path) -> None:
     good, target = packed.read_bytes(), tmp_path / "bad.esp"
     sections = read_table(SourceFile(str(packed)))
-    used = [s for s in sections if s.name != "plan"]
+    index = json.loads(next(_body(good, s) for s in sections if s.name == "index"))
+    records = [*index["weights"], *index["vectors"]]
+    # Rotary tables and the plan are for es_run alone.
+    numbers = {r[key] for r in records for key in ("data", "scales") if key in r}
+    small = ("index", "metadata")
+    used = [s for i, s in enumerate(sections) if i in numbers or s.name in small]
     rng = np.random.default_rng(0)
     n_cases = 0
     for section in (used[i] for i in rng.integers(0, len(used), 60)):
@@ -157,10 +162,14 @@ def test_every_bit_of_the_sections_is_covered(packed: Path, tmp_path: Path) -> N
     assert n_cases == 60
 
 
+def _body(raw: bytes, section: Section) -> bytes:
+    return raw[section.offset : section.offset + section.n_bytes]
+
+
 def _with_index(packed: Path, change: object) -> bytes:
     """Rewrite a file with another index, checksums and all."""
     sections, good = read_table(SourceFile(str(packed))), packed.read_bytes()
-    bodies = [good[s.offset : s.offset + s.n_bytes] for s in sections]
+    bodies = [_body(good, s) for s in sections]
     at = [s.name for s in sections].index("index")
     index = json.loads(bodies[at])
     changed = change(index)  # type: ignore[operator]

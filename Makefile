@@ -18,10 +18,11 @@ BUILD_TOOLS := scikit-build-core cffi cmake ninja
 NATIVE := $(shell find native -name '*.[ch]' -o -name '*.inc' -o -name '*.py' \
                   -o -name '*.cmake' -o -name CMakeLists.txt)
 C_FILES := $(filter %.c %.h %.inc,$(NATIVE)) $(wildcard bench/arm/*.c)
+ES_RUN := build/run/es_run
 CMAKE = $(VENV)/bin/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(VENV)/bin/ninja) \
         -DPython_EXECUTABLE=$(abspath $(PY)) -DCMAKE_BUILD_TYPE=Debug -S native
 
-.PHONY: help setup chat test lint types bench check warnings sanitize check-arm check-arm-package isas goldens format clean
+.PHONY: help setup chat es-run wheel test lint types bench check warnings sanitize check-arm check-arm-package isas goldens format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -57,12 +58,26 @@ setup: $(VENV)/.package $(VENV)/.extra-test $(VENV)/.sample-model  ## create the
 chat: $(VENV)/.package  ## talk to the default model (ARGS='-m model.gguf' for another)
 	@$(VENV)/bin/edgesparse chat $(ARGS)
 
+wheel: $(VENV)/.build-tools  ## build this machine's wheel into dist/ and try it where nothing else is
+	rm -rf dist build/wheel-venv && mkdir -p dist
+	$(PIP) wheel --no-deps --no-build-isolation -w dist .
+	$(PYTHON) -m venv build/wheel-venv
+	build/wheel-venv/bin/python -m pip -qq --disable-pip-version-check install dist/*.whl
+	build/wheel-venv/bin/python tests/packaging/installed_wheel.py
+
 bench: $(VENV)/.package  ## measure speed beside the memory bandwidth that bounds it
 	@$(VENV)/bin/edgesparse bench $(ARGS)
 
 # ---- checking ---------------------------------------------------------------------------------
 
-test: setup  ## run the fast tests (PYTEST_ARGS=… passes options on)
+$(ES_RUN): $(NATIVE) | $(VENV)/.build-tools
+	@$(CMAKE) -B build/run -DCMAKE_BUILD_TYPE=Release -DES_MODULE=OFF -DES_WERROR=ON > /dev/null
+	@$(VENV)/bin/cmake --build build/run --target es_run -- --quiet
+	@touch $@
+
+es-run: $(ES_RUN)  ## build build/run/es_run, which runs a pre-packed model without Python
+
+test: setup $(ES_RUN)  ## run the fast tests (PYTEST_ARGS=… passes options on)
 	$(PY) -m pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/.package $(VENV)/.extra-dev warnings  ## rules and layout of Python and C
@@ -79,7 +94,7 @@ warnings: $(VENV)/.build-tools  ## compile all C with warnings as errors
 
 sanitize: $(VENV)/.build-tools  ## try every kernel under the address and undefined sanitizers
 	@$(CMAKE) -B build/sanitize -DES_SANITIZE=address,undefined > /dev/null
-	@$(VENV)/bin/cmake --build build/sanitize --target es_check -- --quiet
+	@$(VENV)/bin/cmake --build build/sanitize --target es_check es_run -- --quiet
 	build/sanitize/es_check
 
 # On another machine, in an emulator; ARM_ARGS='--quick --if-installed' is what .ci/run asks for.

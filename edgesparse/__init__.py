@@ -18,6 +18,7 @@ The package is laid out along the path that data takes:
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from edgesparse import errors
@@ -29,6 +30,12 @@ if TYPE_CHECKING:
 __all__ = ["CancelToken", "Model", "__version__", "errors", "load"]
 
 __version__ = "0.1.0"
+
+if sys.maxsize < 1 << 32:
+    raise ImportError(
+        "edgesparse needs a 64-bit Python. On a Raspberry Pi install the 64-bit Raspberry Pi OS: "
+        "a 64-bit kernel under 32-bit programs is not enough."
+    )
 
 _HOMES = {
     "CancelToken": "edgesparse.cancel",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,20 +12,21 @@ from edgesparse import _native
 from edgesparse.architectures import ROPE_LOCAL_TABLE, ROPE_TABLE
 from edgesparse.config import ModelConfig
 from edgesparse.cpus import usable_cpus
-from edgesparse.errors import ModelFormatError
+from edgesparse.errors import ModelFormatError, UsageError
 from edgesparse.executors.base import Float32, Parameters
 from edgesparse.formats.coarse import make_coarse
 from edgesparse.formats.head import TWO_STAGE, head_override
 from edgesparse.formats.load import load_vector, load_weights
 from edgesparse.formats.sparse import choose_sparse, note_zeros, rounding
 from edgesparse.formats.sparse_cost import SparseCost
-from edgesparse.formats.weight import Format
+from edgesparse.formats.weight import NEURON_MAJOR, ROW_BY_ROW, Format
 from edgesparse.ops.rope_kv import rope_table
 from edgesparse.plan.op import LOGITS, Embed, Experts, Linear, Norm, RopeKV, linears_of
 from edgesparse.plan.plan import Plan
 
 if TYPE_CHECKING:
     from edgesparse.checkpoint import Checkpoint
+    from edgesparse.esp.stored import StoredWeights
 
 __all__ = [
     "embedding_names",
@@ -35,6 +36,7 @@ __all__ = [
     "load_vectors",
     "neuron_major_names",
     "rope_tables",
+    "stored_formats",
     "tensor_names",
     "vector_names",
     "weight_names",
@@ -50,7 +52,7 @@ def tensor_names(checkpoint: Checkpoint) -> set[str]:
     out: the model is tied, and would otherwise be stored twice.
     """
     names = set(checkpoint.tensors)
-    if "output.weight" in names and _repeats_embedding(checkpoint):
+    if "output.weight" in names and checkpoint.stored is None and _repeats_embedding(checkpoint):
         names.remove("output.weight")
     return names
 
@@ -149,6 +151,8 @@ def load_parameters(
     row_by_row: Container[str] = (),
     layers: str = "auto",
     cost: SparseCost | None = None,
+    before: Callable[[Mapping[str, Format], int, int], None] | None = None,
+    mapped: bool = False,
 ) -> Parameters:
     """Read and convert everything that `plan` names.
 
@@ -171,6 +175,10 @@ def load_parameters(
         How to store the other matrices of layers: one of `edgesparse.formats.sparse.WEIGHTS`.
     cost : SparseCost, optional
         Decides which matrices are stored without their zeros; none is when omitted.
+    before : callable, optional
+        See `load_weights`.
+    mapped : bool
+        Map a pre-packed file instead of reading it, see `StoredWeights.load`.
 
     Raises
     ------
@@ -183,26 +191,34 @@ def load_parameters(
     """
     _check_shapes(checkpoint, plan)
     name = head_name(plan)
-    override = head_override(checkpoint.info(name), head)
-    inner = [each for each in weight_names(plan) if each not in {name, *embedding_names(plan)}]
-    rounded = {each: rounding(checkpoint.info(each), layers) for each in inner}
-    overrides = {each: fmt for each, fmt in rounded.items() if fmt is not None}
-    if override is not None:
-        overrides[name] = override
-    weights = load_weights(
-        checkpoint,
-        weight_names(plan),
-        native=native,
-        threads=threads,
-        ternary=ternary,
-        neuron_major=neuron_major_names(plan),
-        row_by_row=row_by_row,
-        overrides=overrides,
-        sparse={}
-        if cost is None or layers == "dense"
-        else dict.fromkeys(inner, partial(choose_sparse, weights=layers, cost=cost)),
-    )
-    weights |= {each: note_zeros(weights[each]) for each in inner}
+    if checkpoint.stored is not None:
+        formats = stored_formats(checkpoint.stored, plan, head, row_by_row)
+        if before is not None:
+            before(formats, checkpoint.stored.n_bytes(formats), 0)
+        n_threads = threads or usable_cpus()
+        weights = checkpoint.stored.load(formats, threads=n_threads, mapped=mapped)
+    else:
+        override = head_override(checkpoint.info(name), head)
+        inner = [each for each in weight_names(plan) if each not in {name, *embedding_names(plan)}]
+        rounded = {each: rounding(checkpoint.info(each), layers) for each in inner}
+        overrides = {each: fmt for each, fmt in rounded.items() if fmt is not None}
+        if override is not None:
+            overrides[name] = override
+        weights = load_weights(
+            checkpoint,
+            weight_names(plan),
+            native=native,
+            threads=threads,
+            ternary=ternary,
+            neuron_major=neuron_major_names(plan),
+            row_by_row=row_by_row,
+            before=before,
+            overrides=overrides,
+            sparse={}
+            if cost is None or layers == "dense"
+            else dict.fromkeys(inner, partial(choose_sparse, weights=layers, cost=cost)),
+        )
+        weights |= {each: note_zeros(weights[each]) for each in inner}
     vectors = load_vectors(checkpoint, plan)
     tables = rope_tables(checkpoint, config, plan)
     coarse = None
@@ -210,6 +226,40 @@ def load_parameters(
         use_native = _native.available() if native is None else native
         coarse = make_coarse(weights[name], native=use_native, threads=threads or usable_cpus())
     return Parameters(weights, vectors, tables, coarse)
+
+
+def stored_formats(
+    stored: StoredWeights, plan: Plan, head: str, row_by_row: Container[str]
+) -> dict[str, Format]:
+    """Give the formats of a pre-packed file, if they are those that the plan and the flags want.
+
+    Raises
+    ------
+    UsageError
+        They were chosen otherwise when the file was made.
+    """
+    formats = {name: stored.records[name].format for name in weight_names(plan)}
+    by_inputs = neuron_major_names(plan)
+    for name, found in formats.items():
+        plain = found.row_format
+        others = NEURON_MAJOR if name in by_inputs else ROW_BY_ROW if name in row_by_row else {}
+        wanted = others.get(plain, plain)
+        if found is not wanted:
+            raise _packed_otherwise(f"{name} is stored as {found.name}, not as {wanted.name}")
+    name = head_name(plan)
+    record = stored.records[name]
+    if head == "exact" and record.is_rounded:
+        raise _packed_otherwise(f"the head is rounded ({record.note})")
+    if head not in ("auto", "exact", TWO_STAGE) and record.format is not Format[head.upper()]:
+        raise _packed_otherwise(f"the head is stored as {record.format.name}")
+    return formats
+
+
+def _packed_otherwise(detail: str) -> UsageError:
+    return UsageError(
+        f"the pre-packed file was made for other settings: {detail}.",
+        advice="Leave the flag out, or convert the model again with it.",
+    )
 
 
 def load_vectors(checkpoint: Checkpoint, plan: Plan) -> dict[str, Float32]:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesparse.architectures import build_plan, check_family
+from edgesparse.budget import MemoryNeed, parse_size
 from edgesparse.checkpoint import open_checkpoint
 from edgesparse.config import ModelConfig, read_config
 from edgesparse.cpus import default_threads
@@ -33,6 +34,7 @@ from edgesparse.loading import (
     load_vectors,
     tensor_names,
 )
+from edgesparse.memory_gate import MemoryGate
 from edgesparse.ops.two_stage import N_TILES
 from edgesparse.plan.cache_type import CacheType
 from edgesparse.plan.op import Embed
@@ -76,6 +78,8 @@ class ModelInfo:
         How the matrix that makes the logits is stored.
     quality : str
         Which weights were rounded, or that nothing is approximated.
+    memory : MemoryNeed, optional
+        What the model was predicted to take before its weights were loaded.
     """
 
     path: str
@@ -89,6 +93,7 @@ class ModelInfo:
     recommended: Recommended = field(default_factory=Recommended)
     head: str = ""
     quality: str = ""
+    memory: MemoryNeed | None = None
 
 
 class Model:
@@ -232,8 +237,10 @@ def load(
     predict: str | os.PathLike[str] | None = None,
     predict_force: bool = False,
     weights: str = "auto",
+    mem_budget: int | str | None = None,
+    mmap: bool = False,
 ) -> Model:
-    """Load a model from a GGUF file or a safetensors folder.
+    """Load a model from a GGUF file, a safetensors folder or a pre-packed file.
 
     Parameters
     ----------
@@ -286,6 +293,13 @@ def load(
         q4 without their zeros (bmp8, bmp4) where that is predicted to be faster; exact. dense:
         zeros are stored. q8, q4: floats, Q8_0, Q5_0, Q6_K, Q3_K and Q2_K rounded to it, then as
         auto. bmp8, bmp4: the same, always without zeros.
+    mem_budget : int or str, optional
+        Bytes that the process may take at most, with a full context; also as ``"900MB"``. What
+        would take more is refused before its weights are loaded. Without it only what certainly
+        exceeds the available memory is refused.
+    mmap : bool
+        Map a file of ``edgesparse convert`` instead of reading it: processes share its pages. Only
+        a file that nobody else can write is mapped, and it must not be cut short meanwhile.
 
     Returns
     -------
@@ -296,7 +310,7 @@ def load(
     ModelNotFound, ModelFormatError, UnsupportedTensorType, UnsupportedArchitecture
         The file is missing, broken, or of a kind that is not read.
     MemoryBudgetError
-        The weights do not fit.
+        It does not fit, or exceeds the budget; the message lists the figures and what would help.
     NativeUnavailable
         The native executor was asked for and is not there.
     UsageError
@@ -316,6 +330,7 @@ def load(
     types = CacheType.parse(cache_type_k), CacheType.parse(cache_type_v)
     parse_head(head)
     parse_weights(weights)
+    budget = None if mem_budget is None else parse_size(mem_budget)
     n_threads = threads or default_threads()
     native = executor == "native"
     if native:
@@ -325,6 +340,10 @@ def load(
     source = default_model_path() if path is None else Path(path)
     with open_checkpoint(source, i2s_layout=i2s_layout) as checkpoint:
         check_family(checkpoint.get_str("general.architecture"), str(source))
+        if checkpoint.stored is None and mmap:
+            raise UsageError(
+                "only pre-packed files can be mapped.", advice="'edgesparse convert' makes one."
+            )
         config = read_config(checkpoint)
         plan = build_plan(
             config,
@@ -372,6 +391,16 @@ def load(
         # so it does not add to the peak.
         tokenizer = load_tokenizer(checkpoint)
         release_freed()
+        gate = MemoryGate(
+            checkpoint,
+            config,
+            plan,
+            head=head,
+            predicted=predictor.alphas if predictor else (),
+            n_threads=n_threads,
+            chunk=_chunk(native, isa),
+            budget=budget,
+        )
         parameters = load_parameters(
             checkpoint,
             config,
@@ -383,6 +412,8 @@ def load(
             row_by_row=single_rows,
             layers=weights,
             cost=_sparse_cost(native, isa, n_threads),
+            before=gate.check,
+            mapped=mmap,
         )
         parameters = replace(parameters, vectors={**parameters.vectors, **factors})
         recommended = read_recommended(checkpoint)
@@ -394,6 +425,7 @@ def load(
         plan, parameters = with_predictor(
             plan, parameters, config, predictor, predict, force=predict_force
         )
+    info = replace(info, memory=gate.need)
     info = _describe_quality(info, plan, parameters, head, thresholds, lossy=lut == "lossy")
     made = make_executor(
         executor, plan, parameters, threads=n_threads, isa=isa, lossy=lut == "lossy"

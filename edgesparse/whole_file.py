@@ -1,12 +1,15 @@
-"""`replace_file`: write a file as a whole or not at all."""
+"""`replace_file`, `replacing`: write a file as a whole or not at all."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
-__all__ = ["replace_file"]
+__all__ = ["replace_file", "replacing"]
 
 
 def replace_file(path: Path, text: str) -> None:
@@ -19,15 +22,32 @@ def replace_file(path: Path, text: str) -> None:
     OSError
         The file cannot be written.
     """
-    temporary = ""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file beside `path` that takes its place when the block ends well.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written.
+    """
+    handle, temporary = tempfile.mkstemp(prefix=".edgesparse-", dir=path.parent)
     try:
-        handle, temporary = tempfile.mkstemp(prefix=".edgesparse-", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError:
-        if temporary and os.path.exists(temporary):
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except BaseException:
+        if os.path.exists(temporary):
             os.unlink(temporary)
         raise

@@ -1,5 +1,10 @@
 # The targets, once a compiler is known to be there.
 
+if(CMAKE_SIZEOF_VOID_P LESS 8)
+    message(FATAL_ERROR "edgesparse needs a 64-bit system. On a Raspberry Pi install the 64-bit "
+                        "Raspberry Pi OS: a 64-bit kernel under 32-bit programs is not enough.")
+endif()
+
 set(CMAKE_C_STANDARD 11)
 set(CMAKE_C_STANDARD_REQUIRED ON)
 set(CMAKE_C_EXTENSIONS OFF)
@@ -105,3 +110,9 @@ if(es_check_sources)
     # Plain loops to compare with; GCC 12 for aarch64 fails with an internal error on vectorising them.
     target_compile_options(es_check PRIVATE -fno-tree-vectorize)
 endif()
+
+# ---- the runner: a pre-packed model without Python ----------------------------------------------
+
+add_executable(es_run EXCLUDE_FROM_ALL run/es_run.c run/esp.c)
+target_include_directories(es_run PRIVATE . src)
+target_link_libraries(es_run PRIVATE es_core)

@@ -9,7 +9,7 @@ from edgesparse.checkpoint.gguf import open_gguf
 from edgesparse.checkpoint.gguf_types import I2S_LAYOUTS
 from edgesparse.checkpoint.hf_folder import open_folder
 from edgesparse.checkpoint.reader import Checkpoint
-from edgesparse.checkpoint.source import shown
+from edgesparse.checkpoint.source import SourceFile, shown
 from edgesparse.errors import ModelFormatError, UsageError
 
 __all__ = ["open_checkpoint"]
@@ -26,7 +26,8 @@ def open_checkpoint(
     ----------
     path : str or Path
         A ``.gguf`` file (of a split set the first part), a folder with ``config.json`` and
-        ``*.safetensors``, or one ``.safetensors`` file with ``config.json`` beside it.
+        ``*.safetensors``, or one ``.safetensors`` file with ``config.json`` beside it; or what
+        ``edgesparse convert`` wrote, whatever its name.
     i2s_layout : {"auto", "128x32", "64x16", "row4"}
         Packing of I2_S tensors. Files do not record it; ``auto`` is what published files use.
     verify : bool
@@ -68,7 +69,21 @@ def open_checkpoint(
         return open_folder(name, verify=verify)
     if name.lower().endswith(".safetensors"):
         return open_folder(os.path.dirname(name), os.path.basename(name), verify=verify)
+    if _is_esp(name):
+        from edgesparse.esp import open_esp
+
+        return open_esp(name)
     return open_gguf(name, i2s_layout=i2s_layout, verify=verify)
+
+
+def _is_esp(name: str) -> bool:
+    from edgesparse.esp.layout import is_esp
+
+    file = SourceFile(name)
+    try:
+        return name.lower().endswith(".esp") or is_esp(file)
+    finally:
+        file.close()
 
 
 def _is_folder(name: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,9 @@ from edgesparse.checkpoint.packed import Part
 from edgesparse.checkpoint.source import SourceFile, shown
 from edgesparse.checkpoint.types import TensorInfo
 from edgesparse.errors import MemoryBudgetError
+
+if TYPE_CHECKING:
+    from edgesparse.esp.stored import StoredWeights
 
 __all__ = ["Checkpoint"]
 
@@ -30,7 +33,7 @@ class Checkpoint(MetadataReader):
     path : str
         What was opened.
     kind : str
-        ``"gguf"`` or ``"safetensors"``.
+        ``"gguf"``, ``"safetensors"`` or ``"esp"``.
     n_bytes : int
         Size of all weight files.
     metadata : mapping of str to value
@@ -43,6 +46,8 @@ class Checkpoint(MetadataReader):
         What is odd about the file but does not stop it from being read.
     tokenizer_json, tokenizer_model : bytes or None
         ``tokenizer.json`` or ``tokenizer.model`` of a Hugging Face folder.
+    stored : StoredWeights or None
+        The matrices of a pre-packed file, whose tensors have the type ``STORED``.
     """
 
     def __init__(
@@ -64,6 +69,7 @@ class Checkpoint(MetadataReader):
         self.warnings = warnings
         self.tokenizer_json = tokenizer_json
         self.tokenizer_model = tokenizer_model
+        self.stored: StoredWeights | None = None
         self._files = tuple(files)
 
     # -- tensors --------------------------------------------------------------------------------

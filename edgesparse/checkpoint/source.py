@@ -122,6 +122,10 @@ class SourceFile:
                 advice="Load it again when it is complete.",
             )
 
+    def fileno(self) -> int:
+        """Give the descriptor."""
+        return self._fd
+
     def close(self) -> None:
         """Give the descriptor back; closing twice is harmless."""
         if self._fd >= 0:

@@ -65,6 +65,8 @@ class TensorType(enum.Enum):
     AWQ = "AWQ"
     CT_PACKED = "CT_PACKED"
     CT_INT8 = "CT_INT8"
+    STORED = "STORED"
+    """As kernels read it, in a pre-packed file (`edgesparse.esp`)."""
 
     def __repr__(self) -> str:
         return f"TensorType.{self.name}"

@@ -13,6 +13,7 @@ from edgesparse.cli import options
 if TYPE_CHECKING:
     from edgesparse.benchmark import Row
     from edgesparse.model import Model
+    from edgesparse.throttle import Throttle
 
 __all__ = ["add_arguments", "run"]
 
@@ -87,6 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_ternary(parser)
     options.add_lut(parser)
     options.add_weights(parser)
+    options.add_mem_budget(parser)
     parser.add_argument("-o", "--output", choices=_FORMATS, default="md", help="default: md")
     parser.add_argument("--json", action="store_const", const="json", dest="output")
 
@@ -98,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
     from edgesparse.cli.terminal import Terminal
     from edgesparse.cpus import default_threads
     from edgesparse.errors import UsageError
+    from edgesparse.throttle import read_throttle
 
     terminal = Terminal(color=not args.no_color)
     threads = whole_numbers(args.thread_list or [], "-t", least=1) or [default_threads()]
@@ -114,6 +117,7 @@ def run(args: argparse.Namespace) -> int:
     tests += number_pairs(args.pg or [], "-pg")
     depths = whole_numbers(args.n_depth or ["0"], "-d")
     rows: list[dict[str, Any]] = []
+    before = read_throttle()
     for n_threads in threads:
         with options.load_for_measuring(args, n_threads) as model:
             for depth in depths:
@@ -123,11 +127,26 @@ def run(args: argparse.Namespace) -> int:
                     if args.output == "jsonl":
                         terminal.write(format_rows(rows[-1:], "jsonl", table="", columns=()))
     if args.output != "jsonl":
-        notes = "\n".join(f"quality: {q}" for q in dict.fromkeys(row["quality"] for row in rows))
+        notes = "\n".join(
+            [f"quality: {q}" for q in dict.fromkeys(row["quality"] for row in rows)]
+            + _throttling(before, read_throttle())
+        )
         terminal.write(
             format_rows(rows, args.output, table="llama_bench", columns=_COLUMNS, notes=notes)
         )
     return 0
+
+
+def _throttling(before: Throttle, after: Throttle) -> list[str]:
+    """Say how hot the machine was, and whether it held its processor back meanwhile."""
+    lines = [
+        f"{when}: {state.describe()}"
+        for when, state in (("before", before), ("after", after))
+        if state.describe()
+    ]
+    if {*before.now, *after.now} or set(after.since_boot) - set(before.since_boot):
+        lines.append("THROTTLED while measuring: these speeds are lower than the board's")
+    return lines
 
 
 def _measure(model: Model, n_prompt: int, n_gen: int, depth: int, args: argparse.Namespace) -> Row:
@@ -153,8 +172,10 @@ def _record(model: Model, row: Row) -> dict[str, Any]:
 
     import edgesparse
     from edgesparse.machine import cpu_name
+    from edgesparse.throttle import read_throttle
 
     info, engine = model.info, model.engine
+    throttle = read_throttle()
     isa = getattr(engine.executor, "isa", "")
     return {
         "build_commit": "edgesparse",
@@ -189,6 +210,8 @@ def _record(model: Model, row: Row) -> dict[str, Any]:
         "read_bandwidth_gb_per_s": round(row.read_bandwidth_gb_per_s, 3),
         "ceiling_ts": round(row.ceiling_ts, 3),
         "quality": info.quality,
+        "throttle_bits": throttle.bits,
+        "temperature_c": max(throttle.temperatures.values(), default=None),
     }
 
 

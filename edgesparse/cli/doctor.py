@@ -39,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
 
     facts = {
         "machine": _machine(),
+        "throttle": _throttle(),
         "threads": _threads(),
         "native": _native_facts(args.isa),
         "tuning": _tuning(args.isa),
@@ -60,6 +61,19 @@ def _machine() -> dict[str, Any]:
     from edgesparse.machine import describe
 
     return dataclasses.asdict(describe())
+
+
+def _throttle() -> dict[str, Any]:
+    from edgesparse.throttle import read_throttle
+
+    found = read_throttle()
+    return {
+        "bits": found.bits,
+        "now": list(found.now),
+        "since_boot": list(found.since_boot),
+        "temperatures": found.temperatures,
+        "text": found.describe(),
+    }
 
 
 def _threads() -> dict[str, Any]:
@@ -196,6 +210,8 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         f"memory        {machine['memory_bytes'] / 1e9:.1f} GB, "
         f"{machine['available_bytes'] / 1e9:.1f} GB available; huge pages: {machine['huge_pages']}",
     ]
+    if facts["throttle"]["text"]:
+        lines.append(f"throttling    {facts['throttle']['text']}")
     threads = facts["threads"]
     lines.append(f"threads       {threads['default']} by default: {threads['reason']}")
     lines += [f"bandwidth     {n}: {gb} GB/s" for n, gb in facts["bandwidth_gb_per_s"].items()]

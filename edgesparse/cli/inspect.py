@@ -50,16 +50,20 @@ def run(args: argparse.Namespace) -> int:
     path = options.model_path(args) or default_model_path()
     weights: dict[str, Weight] = {}
     engine: dict[str, Any] = {}
+    stored_bytes = 0
     if not args.no_load:
         model = options.load_model(argparse.Namespace(**{**vars(args), "quiet": True}))
         weights = dict(model.parameters.weights)
         running = model.engine
+        stored_bytes = model.info.weight_bytes
         engine = {
             "executor": running.executor_name,
             "n_threads": running.n_threads,
             "n_ctx": running.n_ctx,
             "head": model.info.head,
             "quality": model.info.quality,
+            "memory": model.info.memory.to_dict() if model.info.memory else {},
+            "memory_text": model.info.memory.describe() if model.info.memory else "",
             "kernels": _kernels(running, weights.values()),
         }
         if args.costs:
@@ -73,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
             "architecture": str(checkpoint.metadata.get("general.architecture", "")),
             "name": str(checkpoint.metadata.get("general.name", "")),
             "n_parameters": sum(t.n_rows * t.n_cols for t in checkpoint.tensors.values()),
-            "stored_bytes": sum(weight.n_bytes for weight in weights.values()),
+            "stored_bytes": stored_bytes,
             "engine": engine,
             "tokenizer": {
                 "kind": tokenizer.kind,
@@ -211,6 +215,7 @@ def _summary(data: dict[str, Any]) -> str:
             )
         )
         rows += [("head", engine["head"]), ("quality", engine["quality"])]
+        rows.append(("memory", engine["memory_text"]))
         rows += engine["kernels"].items()
     return "\n".join(f"{name:<14}{value}" for name, value in rows)
 

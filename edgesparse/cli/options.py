@@ -25,6 +25,7 @@ __all__ = [
     "add_generation",
     "add_head",
     "add_lut",
+    "add_mem_budget",
     "add_model",
     "add_predict",
     "add_sparse",
@@ -102,9 +103,15 @@ def add_engine(parser: argparse.ArgumentParser, *, thresholds: bool = True) -> N
     add_ternary(group)
     add_lut(group)
     add_weights(group)
+    add_mem_budget(group)
     # Flags of other tools that have nothing to decide here.
     group.add_argument("-ngl", "--n-gpu-layers", help=argparse.SUPPRESS)
     group.add_argument("-fa", "--flash-attn", nargs="?", const="on", help=argparse.SUPPRESS)
+    group.add_argument(
+        "--mmap",
+        action="store_true",
+        help="map a file of 'edgesparse convert' instead of reading it: processes share its pages",
+    )
     group.add_argument("--no-mmap", action="store_true", help=argparse.SUPPRESS)
     group.add_argument("--mlock", action="store_true", help=argparse.SUPPRESS)
 
@@ -221,6 +228,16 @@ def add_lut(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     )
 
 
+def add_mem_budget(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add the flag that limits the memory of the whole process."""
+    parser.add_argument(
+        "--mem-budget",
+        metavar="SIZE",
+        help="refuse, before loading weights, what would take more with a full context (900MB, "
+        "1.5GB, 512MiB; default: only what certainly cannot fit)",
+    )
+
+
 def add_generation(parser: argparse.ArgumentParser) -> None:
     """Add the flags that decide how an answer is made."""
     group = parser.add_argument_group(
@@ -328,6 +345,7 @@ def load_for_measuring(args: argparse.Namespace, threads: int) -> Model:
         weights=args.weights,
         predict=_predict_file(args),
         predict_force=getattr(args, "predict_force", False),
+        mem_budget=getattr(args, "mem_budget", None),
     )
 
 
@@ -368,6 +386,8 @@ def load_model(args: argparse.Namespace, terminal: Terminal | None = None) -> Mo
             fused=getattr(args, "fused", True),
             predict=_predict_file(args),
             predict_force=getattr(args, "predict_force", False),
+            mem_budget=getattr(args, "mem_budget", None),
+            mmap=getattr(args, "mmap", False),
         )
     finally:
         if terminal is not None:

@@ -39,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
         if not 0 <= args.position < plan.n_ctx:
             raise UsageError(f"--position must be in [0, {plan.n_ctx}), not {args.position}.")
         costs = plan_costs(plan, model.parameters, args.position)
+        need = model.info.memory
         n_bytes = sum(cost.n_bytes for cost in costs)
         bandwidth = None if args.no_measure else working_set_bandwidth(n_threads, n_bytes)
         terminal = Terminal(color=not args.no_color)
@@ -46,12 +47,16 @@ def run(args: argparse.Namespace) -> int:
             data = {
                 "ops": plan_rows(costs, bandwidth),
                 "summary": plan_summary(plan, costs, args.position, bandwidth)
-                | {"head": model.info.head, "quality": model.info.quality},
+                | {"head": model.info.head, "quality": model.info.quality}
+                | ({"memory": need.to_dict()} if need else {}),
             }
             terminal.write(json.dumps(data) + "\n")
         else:
             table = plan_table(plan, costs, args.position, bandwidth, all_layers=args.all)
             terminal.write(table + "\n")
-            for name, text in (("head", model.info.head), ("quality", model.info.quality)):
+            texts = {"head": model.info.head, "quality": model.info.quality}
+            if need:
+                texts["memory"] = need.describe()
+            for name, text in texts.items():
                 terminal.write(f"{name:<28}{text}\n")
     return 0

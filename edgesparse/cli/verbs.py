@@ -27,6 +27,7 @@ VERBS = (
     Verb("bench", "measure tokens per second beside the machine's own limit"),
     Verb("tune", "measure which exact way is fastest on this machine, and remember it"),
     Verb("sparsity", "show how many activations are zero, layer by layer, and what that saves"),
+    Verb("convert", "pre-pack a model: a file that loads without repacking"),
     Verb("calibrate", "choose thresholds or a predictor for approximate sparsity, from a text"),
     Verb("quantize", "write a model with its matrices in 1 to 8 bits"),
     Verb("prune", "set weights of a dense model to zero, and say what that costs"),

@@ -147,6 +147,14 @@ class NativeExecutor:
         raw = self._ffi.buffer(pointer, n_tokens * width * 4)
         return np.frombuffer(raw, np.float32).reshape(n_tokens, width)
 
+    def frozen_plan(self) -> tuple[Any, list[npt.NDArray[Any]]]:
+        """Return a C plan of its own and the arrays that its pointers point to."""
+        self._keep = []
+        c_plan = self._c_plan()
+        arrays = [p for p in self._keep if isinstance(p, np.ndarray)]
+        self._frozen = self._keep  # the plan's own arrays live as long as the executor
+        return c_plan, arrays
+
     def close(self) -> None:
         """Stop the threads and free the buffers."""
         with self._lock:

@@ -21,7 +21,7 @@ from edgesparse.formats.dequantize import dequantize
 from edgesparse.formats.memory import allocate, require_bytes
 from edgesparse.formats.weight import Weight
 
-__all__ = ["MAX_K", "Coarse", "make_coarse", "rotate"]
+__all__ = ["MAX_K", "Coarse", "coarse_bytes", "make_coarse", "rotate"]
 
 Float32 = npt.NDArray[np.float32]
 
@@ -49,6 +49,11 @@ class Coarse:
     def n_bytes(self) -> int:
         """Bytes read by a pass over all rows."""
         return self.codes.nbytes + self.scales.nbytes
+
+
+def coarse_bytes(n_rows: int, k: int) -> int:
+    """Bytes of the coarse copy of an (n_rows, k) matrix."""
+    return n_rows * (-(-k // 128) * 32 + 4)
 
 
 def rotate(x: Float32) -> Float32:
@@ -99,7 +104,7 @@ def make_coarse(weight: Weight, *, native: bool, threads: int) -> Coarse:
     if weight.k > MAX_K:
         raise UsageError(f"{weight.name}: rows of {weight.k} are too long for a two-stage head.")
     n_bytes = -(-weight.k // 128) * 32
-    require_bytes(weight.n_rows * (n_bytes + 4), "the two-stage head")
+    require_bytes(coarse_bytes(weight.n_rows, weight.k), "the two-stage head")
     raw, scale_bytes = allocate([weight.n_rows * n_bytes, weight.n_rows * 4], "the two-stage head")
     coarse = Coarse(raw.reshape(weight.n_rows, n_bytes), scale_bytes.view(np.float32))
     work = _native_rows if native else _numpy_rows

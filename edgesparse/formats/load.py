@@ -77,6 +77,7 @@ def load_weights(
     row_by_row: Container[str] = (),
     overrides: Mapping[str, Format] | None = None,
     sparse: Mapping[str, Callable[[Weight], Weight]] | None = None,
+    before: Callable[[Mapping[str, Format], int, int], None] | None = None,
 ) -> dict[str, Weight]:
     """Load matrices in the formats that kernels read.
 
@@ -104,6 +105,9 @@ def load_weights(
         Tensors that may be stored without their zeros, if q8 or q4 is what they are otherwise, and
         what decides it: it gets the dense matrix and returns that or another. Such tensors are
         loaded one by one, so that no two of them are there dense.
+    before : callable, optional
+        Called with the format of every tensor, the bytes that all weights will take and those of
+        the buffers of loading, before either is allocated; may raise.
 
     Returns
     -------
@@ -143,6 +147,10 @@ def load_weights(
         else:
             choice = choose(info, uniform=uniform, ternary=rows, override=overrides.get(name))
         choices[name] = arranged(name, choice)
+    if before is not None:
+        formats = {name: choice.format for name, choice in choices.items()}
+        sizes = (_stored_bytes(info, formats[name]) for name, info in infos.items())
+        before(formats, sum(sizes), loader.buffer_bytes(infos, choices))
     alone = {n for n in sparse or () if n in choices and choices[n].format in SPARSE_OF}
     weights, failed = loader.run({n: i for n, i in infos.items() if n not in alone}, choices)
     for name in alone:
@@ -178,6 +186,11 @@ def load_vector(checkpoint: Checkpoint, name: str) -> npt.NDArray[np.float32]:
     return values
 
 
+def _stored_bytes(info: TensorInfo, fmt: Format) -> int:
+    scales = 4 * info.n_rows if fmt.has_row_scales else 0
+    return storage_bytes(fmt, info.n_rows, info.n_cols) + scales
+
+
 def _check_shape(info: TensorInfo) -> None:
     if not (0 < info.n_rows <= _I32_MAX and 0 < info.n_cols <= _I32_MAX):
         detail = f"shape {shown(info.shape)} is no weight matrix"
@@ -204,6 +217,15 @@ class _Loader:
         bits = np.ascontiguousarray(halves).view("<u2")
         live = bits[bits & 0x7FFF != 0]
         return live.size == 0 or bool((live == live[0]).all())
+
+    def buffer_bytes(self, infos: Mapping[str, TensorInfo], choices: Mapping[str, Choice]) -> int:
+        """Bytes of the threads' buffers: each holds the largest piece."""
+        nothing = np.zeros(0, np.float32)
+        largest = 0
+        for name, info in infos.items():
+            target = Target(info, choices[name].format, np.zeros(0, np.uint8), nothing, 1.0)
+            largest = max(largest, *(piece.stop - piece.start for piece in _pieces(target)))
+        return self._threads * largest
 
     def run(
         self, infos: Mapping[str, TensorInfo], choices: Mapping[str, Choice]

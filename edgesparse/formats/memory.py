@@ -17,6 +17,7 @@ __all__ = ["ALIGNMENT", "allocate", "available_bytes", "release_freed", "require
 
 ALIGNMENT = 64
 _CGROUP = Path("/sys/fs/cgroup")
+_CGROUP_OF = Path("/proc/self/cgroup")
 
 
 def available_bytes() -> int | None:
@@ -45,11 +46,29 @@ def _meminfo_available() -> int | None:
 
 
 def _cgroup_room() -> int | None:
-    """Limit of the control group minus what it cannot drop (page cache can be dropped)."""
+    """Count what the control groups of this process leave; None where none has a limit."""
+    rooms = [_room(folder) for folder in _cgroup_folders()]
+    return min((room for room in rooms if room is not None), default=None)
+
+
+def _cgroup_folders() -> list[Path]:
+    """Folders of this process's group and of those around it (control groups version 2)."""
     try:
-        limit = int((_CGROUP / "memory.max").read_text(encoding="ascii"))
-        used = int((_CGROUP / "memory.current").read_text(encoding="ascii"))
-        for line in (_CGROUP / "memory.stat").read_text(encoding="ascii").splitlines():
+        lines = _CGROUP_OF.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        lines = []
+    names = [line[3:].strip("/") for line in lines if line.startswith("0::/")]
+    inner = _CGROUP / (names[0] if names else "")
+    parts = [inner, *inner.parents]
+    return [folder for folder in parts if folder == _CGROUP or _CGROUP in folder.parents]
+
+
+def _room(folder: Path) -> int | None:
+    """Limit of a control group minus what it cannot drop (page cache can be dropped)."""
+    try:
+        limit = int((folder / "memory.max").read_text(encoding="ascii"))
+        used = int((folder / "memory.current").read_text(encoding="ascii"))
+        for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines():
             if line.startswith("inactive_file "):
                 used -= int(line.split()[1])
     except (OSError, ValueError, IndexError):  # no control group, or its limit is "max"

@@ -43,7 +43,7 @@ build=build/arm
 "${CMAKE:-cmake}" -G Ninja -DCMAKE_MAKE_PROGRAM="${NINJA:-ninja}" -S native -B "$build" \
     --toolchain aarch64-linux-gnu.cmake -DCMAKE_BUILD_TYPE=Release -DES_MODULE=OFF \
     -DES_WERROR=ON -DCMAKE_EXE_LINKER_FLAGS=-static > /dev/null
-"${CMAKE:-cmake}" --build "$build" --target es_check -- --quiet
+"${CMAKE:-cmake}" --build "$build" --target es_check es_run -- --quiet
 if [ -n "$build_only" ]; then
     exit 0
 fi

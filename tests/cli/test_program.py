@@ -163,9 +163,12 @@ def test_engine_flags_reach_the_engine(cli):
     argv = ["-c", "512", "-t", "2", "--executor", "portable", "--isa", "avx2", "-ngl", "99"]
     argv += ["--i2s-layout", "64x16", "--sparse", "off", "-ctk", "q8_0", "--head", "q4"]
     argv += ["--lut", "lossy", "--kv-sparsity", "0.5", "--weights", "bmp4"]
+    argv += ["--mem-budget", "2GB", "--mmap"]
     assert cli("run", "m.gguf", "-p", "x", *argv).code == 0
     assert vars(cli.loaded[0]) == {
         "path": "m.gguf",
+        "mem_budget": "2GB",
+        "mmap": True,
         "i2s_layout": "64x16",
         "sparse": "off",
         "cache_type_k": "q8_0",

@@ -24,6 +24,15 @@ def test_one_version() -> None:
     assert re.findall(r'^version = "(.+)"$', text, re.MULTILINE) == [edgesparse.__version__]
 
 
+def test_a_32_bit_python_is_told_why() -> None:
+    code = "import sys; sys.maxsize = 2**31 - 1; import edgesparse"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "ImportError: edgesparse needs a 64-bit Python" in done.stderr
+
+
 @pytest.mark.parametrize("module", ["edgesparse", "edgesparse._native", "edgesparse.errors"])
 def test_import_loads_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print([m for m in {HEAVY!r} if m in sys.modules])"

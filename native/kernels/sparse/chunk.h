@@ -18,7 +18,8 @@ typedef struct es_chunk {
 ES_INLINE void es_chunk_fill(es_chunk *chunk, const uint8_t *w, size_t row_bytes,
                              const int32_t *inputs, int32_t n, const int8_t *q, int32_t group) {
     chunk->n = (n + group - 1) / group * group;
-    for (int32_t i = 0; i < chunk->n; i++) {
+    /* All rows point somewhere: a longer chunk before this one asks for as many as it has itself. */
+    for (int32_t i = 0; i < ES_CHUNK_INPUTS; i++) {
         const int32_t input = inputs[i < n ? i : n - 1];
         chunk->rows[i] = w + (size_t)input * row_bytes;
         chunk->q[i] = i < n ? q[input] : 0;

@@ -155,8 +155,10 @@ static int run(const esp_model *model, arguments *args) {
                         args->path);
     }
     const es_cache cache = {
-        calloc(cache_bytes(&model->plan, model->plan.cache_type_k, capacity), 1),
-        calloc(cache_bytes(&model->plan, model->plan.cache_type_v, capacity), 1), capacity, 0};
+        .keys = calloc(cache_bytes(&model->plan, model->plan.cache_type_k, capacity), 1),
+        .values = calloc(cache_bytes(&model->plan, model->plan.cache_type_v, capacity), 1),
+        .capacity = capacity,
+    };
     float *logits = malloc((size_t)model->plan.n_vocab * sizeof *logits);
     int code;
     if (cache.keys == NULL || cache.values == NULL || logits == NULL) {

@@ -210,9 +210,19 @@ static const char *read_plan(esp_model *model, const uint8_t *at, size_t n_bytes
     memcpy(model->weights, at, n_weights * sizeof *model->weights);
     at += n_weights * sizeof *model->weights;
     memcpy(model->widths, at, n_buffers * sizeof *model->widths);
-    model->plan = (es_plan){numbers[0], numbers[1],    numbers[2],    numbers[3], numbers[4],
-                            numbers[5], numbers[6],    numbers[7],    numbers[8], numbers[9],
-                            model->ops, model->widths, model->weights};
+    model->plan = (es_plan){.n_ops = numbers[0],
+                            .n_buffers = numbers[1],
+                            .n_weights = numbers[2],
+                            .n_layers = numbers[3],
+                            .n_ctx = numbers[4],
+                            .n_vocab = numbers[5],
+                            .max_tokens = numbers[6],
+                            .kv_dim = numbers[7],
+                            .cache_type_k = numbers[8],
+                            .cache_type_v = numbers[9],
+                            .ops = model->ops,
+                            .widths = model->widths,
+                            .weights = model->weights};
     for (size_t i = 0; i < n_buffers; i++) {
         if (model->widths[i] < 1) {
             return "a buffer of the plan has no width";

@@ -16,7 +16,8 @@ Record = Mapping[str, Any]
 Column = tuple[str, bool, Callable[[Record], str]]
 """Heading, whether it holds numbers, and how to get the cell from a record."""
 
-_SQL_TYPES = {bool: "INTEGER", int: "INTEGER", float: "REAL", str: "TEXT"}
+_SQL_TYPES = {bool: "INTEGER", int: "INTEGER", float: "REAL", str: "TEXT", type(None): "REAL"}
+"""What is not known here is a number."""
 
 
 def format_rows(
@@ -89,6 +90,8 @@ def _sql(rows: Sequence[Record], table: str) -> str:
 
 
 def _sql_value(value: object) -> str:
+    if value is None:
+        return "NULL"
     if isinstance(value, (bool, int, float)):
         return repr(int(value) if isinstance(value, bool) else value)
     return "'" + str(value).replace("'", "''") + "'"

@@ -21,7 +21,7 @@ from edgesparse.errors import ModelFormatError
 from tests.checkpoint import byte_pictures as pictures
 
 T = TensorType
-SEVERAL = {T.GPTQ, T.AWQ, T.CT_PACKED, T.CT_INT8}  # no bytes of their own
+SEVERAL = {T.GPTQ, T.AWQ, T.CT_PACKED, T.CT_INT8, T.STORED}  # no bytes of their own
 SINGLE = [kind for kind in T if kind not in SEVERAL]
 # offsets of half-precision fields, to keep random bytes finite
 HALVES = {
@@ -273,12 +273,12 @@ def test_empty_matrices_decode_to_nothing() -> None:
     assert n_cases == 2 * len(SINGLE)
 
 
-def test_matrices_of_several_tensors_have_no_bytes_of_their_own() -> None:
+def test_matrices_stored_elsewhere_have_no_bytes_of_their_own() -> None:
     for kind in SEVERAL:
         with pytest.raises(ModelFormatError) as caught:
             n_bytes_of(kind, (4, 256))
         assert caught.value.kind == "layout"
-    assert len(SEVERAL) == 4
+    assert len(SEVERAL) == 5
 
 
 def test_absmean_rule() -> None:

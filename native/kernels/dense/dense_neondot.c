@@ -19,7 +19,7 @@ typedef struct es_dot_token {
 } es_dot_token;
 
 /* q6 weaves the columns c and c + 2 together: quads are (c, c + 2, c + 1, c + 3). */
-ES_INLINE es_dot_token es_split(const int16_t *q, const int format) {
+ES_INLINE es_dot_token es_split_token(const int16_t *q, const int format) {
     es_dot_token t;
     for (int i = 0; i < 2; i++) {
         const uint8_t *p = (const uint8_t *)(q + 16 * i);
@@ -140,7 +140,7 @@ ES_INLINE void es_block_sums(int32x4x2_t *sums, const uint8_t *codes, const int1
                              size_t q_stride, const int format, const int n_tokens) {
     es_dot_token tokens[ES_BLOCK_TOKENS];
     for (int t = 0; t < n_tokens; t++) {
-        tokens[t] = es_split(q + (size_t)t * q_stride, format);
+        tokens[t] = es_split_token(q + (size_t)t * q_stride, format);
     }
     if (format == ES_FORMAT_Q6) {
         es_q6_quads(tokens, codes, n_tokens);

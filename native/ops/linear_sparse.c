@@ -9,8 +9,9 @@
 
 #include <string.h>
 
-/* Above this share of live rows the dense product is as fast as the list. */
-static const float DENSE_SHARE = 0.9f;
+/* Above this share of live rows, or of tiles with one, the dense product is as fast as the list: a list
+ * of single rows leaves gaps in what is read, one of tiles hardly any. */
+static const float DENSE_ROWS = 0.7f, DENSE_TILES = 0.9f;
 
 typedef struct sparse_job {
     es_linear_job *linear;
@@ -139,7 +140,7 @@ static int32_t list_tiles(const es_linear_job *linear, const es_output *out) {
         linear->engine->list[n_listed] = tile;
         n_listed += is_live;
     }
-    return (float)n_listed <= DENSE_SHARE * (float)n_tiles ? n_listed : -1;
+    return (float)n_listed <= DENSE_TILES * (float)n_tiles ? n_listed : -1;
 }
 
 void es_linear_listed_tiles(es_linear_job *linear, int32_t output, int32_t n_listed) {
@@ -171,7 +172,7 @@ static int is_listed(const es_linear_job *linear, const es_output *out) {
     for (int32_t row = 0; row < linear->n_tokens; row++) {
         n_live += list_live(linear, out, row);
     }
-    return (float)n_live <= DENSE_SHARE * (float)w->n_rows * (float)linear->n_tokens;
+    return (float)n_live <= DENSE_ROWS * (float)w->n_rows * (float)linear->n_tokens;
 }
 
 /* ---- live inputs ----------------------------------------------------------------------------- */

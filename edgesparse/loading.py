@@ -125,10 +125,7 @@ def vector_names(plan: Plan) -> dict[str, int]:
     widths[LOGITS] = plan.n_vocab
     names: dict[str, int] = {}
     for op in plan.ops:
-        if isinstance(op, Experts):
-            if op.norm is not None:
-                names[op.norm] = widths[op.src]
-        elif isinstance(op, Linear):
+        if isinstance(op, (Linear, Experts)):
             if op.norm is not None:
                 names[op.norm] = widths[op.src]
             names.update((out.bias, widths[out.dst]) for out in op.outputs if out.bias)

@@ -68,14 +68,13 @@ class MemoryGate:
         MemoryBudgetError
         """
         info = self._checkpoint.info(head_name(self._plan))
-        lengths = (self._checkpoint.info(name).n_rows for name in vector_names(self._plan))
-        columns = (self._checkpoint.info(name).n_cols for name in vector_names(self._plan))
+        vectors = (self._checkpoint.info(name) for name in vector_names(self._plan))
         self.need = predict(
             self._plan,
             weights=weights,
             head_copy=coarse_bytes(info.n_rows, info.n_cols) if self._two_stage else 0,
             signs=self._sign_bytes(formats),
-            vectors=sum(4 * rows * cols for rows, cols in zip(lengths, columns, strict=True)),
+            vectors=sum(4 * each.n_rows * each.n_cols for each in vectors),
             loading=loading,
             n_tables=1 + (self._config.rope_theta_local is not None),
             rope_dim=self._config.rope_dim,

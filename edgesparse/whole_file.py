@@ -1,4 +1,4 @@
-"""`replace_file`, `replacing`: write a file as a whole or not at all."""
+"""`replace_file`, `replacing`, `replacing_path`: write a file as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["replace_file", "replacing"]
+__all__ = ["replace_file", "replacing", "replacing_path"]
 
 
 def replace_file(path: Path, text: str) -> None:
@@ -35,19 +35,36 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     OSError
         The file cannot be written.
     """
-    handle, temporary = tempfile.mkstemp(prefix=".edgesparse-", dir=path.parent)
+    with replacing_path(path) as temporary, temporary.open("wb") as file:
+        yield file
+
+
+@contextmanager
+def replacing_path(path: Path) -> Iterator[Path]:
+    """As `replacing`, for what opens files itself: gives the temporary file's path.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written.
+    """
+    handle, name = tempfile.mkstemp(prefix=".edgesparse-", dir=path.parent)
+    os.close(handle)
     try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        yield Path(name)
+        _settle(name)
+        os.replace(name, path)
+        _settle(path.parent)
     except BaseException:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
+        if os.path.exists(name):
+            os.unlink(name)
         raise
+
+
+def _settle(path: str | Path) -> None:
+    """Wait until a file, or the names in a folder, have reached the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -124,8 +124,7 @@ def run(args: argparse.Namespace) -> int:
         before = _perplexity(args, source, held_out, terminal, "before")
         reports = _prune(args, checkpoint, config, plan, windows, chosen, work, terminal)
         _write(checkpoint, config, plan, chosen, work, source, out, about, reports)
-        scored = _scored(args, out, checkpoint, config, plan, chosen, work, about)
-    after = _perplexity(args, scored, held_out, terminal, "after")
+    after = _perplexity(args, out, held_out, terminal, "after")
     work.remove()
     _report(args, terminal, chosen, reports, before, after, out)
     return 0
@@ -276,29 +275,7 @@ def _write(
         write_pruned_gguf(out, checkpoint, config, plan, chosen.store, work, about)
         return
     pattern = str(about["pattern"])
-    write_folder(
-        *(source, out, config.architecture, chosen.store, work), _sparsity(reports), pattern
-    )
-
-
-def _scored(
-    args: argparse.Namespace,
-    out: Path,
-    checkpoint: Checkpoint,
-    config: Any,
-    plan: Any,
-    chosen: PruneOptions,
-    work: Any,
-    about: dict[str, Any],
-) -> Path:
-    """Return a file to score: OUT, or for a folder of bitmasks a GGUF of the same numbers."""
-    from edgesparse.compress.gguf_pruned import write_pruned_gguf
-
-    if out.suffix == ".gguf" or args.no_evaluate:
-        return out
-    scored: Path = work.folder / "scored.gguf"
-    write_pruned_gguf(scored, checkpoint, config, plan, chosen.store, work, about)
-    return scored
+    write_folder(*(source, out, config.architecture, work), _sparsity(reports), pattern)
 
 
 def _sparsity(reports: Sequence[MatrixReport]) -> float:

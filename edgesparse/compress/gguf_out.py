@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from edgesparse.checkpoint import Checkpoint
+from edgesparse.checkpoint import Checkpoint, TensorInfo
 from edgesparse.checkpoint.gguf_header import MAX_STRING_BYTES
 from edgesparse.checkpoint.gguf_types import type_id
 from edgesparse.checkpoint.strings import StringArray
+from edgesparse.config import ModelConfig
 from edgesparse.errors import UsageError
+from edgesparse.formats.load import load_vector
+from edgesparse.loading import load_vectors
+from edgesparse.plan.plan import Plan
+from edgesparse.whole_file import replacing_path
 
-__all__ = ["NewTensor", "copied", "norm_rope_rows", "vector", "write_gguf"]
+__all__ = ["NewTensor", "copied", "model_tensors", "norm_rope_rows", "write_gguf"]
+
+Rows: TypeAlias = "npt.NDArray[np.intp] | slice"
+MakeMatrix: TypeAlias = "Callable[[str, TensorInfo, Rows], NewTensor]"
+"""make(name, info, rows): a matrix, its rows in the order that GGUF wants."""
 
 TOKENIZER_JSON = "tokenizer.huggingface.json"
 _DERIVED = ("edgesparse.", "split.")
@@ -60,8 +68,29 @@ def copied(checkpoint: Checkpoint, name: str) -> NewTensor:
     return NewTensor(name, number, info.shape, info.n_bytes, lambda: checkpoint.read(name))
 
 
-def vector(name: str, values: npt.NDArray[np.float32]) -> NewTensor:
-    """Write a norm's weight or a bias as float32."""
+def model_tensors(
+    checkpoint: Checkpoint, config: ModelConfig, plan: Plan, matrix: MakeMatrix
+) -> list[NewTensor]:
+    """List the tensors of a model: norms and biases as float32, matrices as `matrix` makes them."""
+    vectors = load_vectors(checkpoint, plan)
+    swapped = config.architecture == "llama" and checkpoint.kind == "safetensors"
+    tensors = []
+    for name, info in checkpoint.tensors.items():
+        rows = _row_order(name, config) if swapped else slice(None)
+        if len(info.shape) == 1:
+            values = vectors[name] if name in vectors else load_vector(checkpoint, name)
+            tensors.append(_vector(name, values[rows]))
+        else:
+            tensors.append(matrix(name, info, rows))
+    return tensors
+
+
+def _row_order(name: str, config: ModelConfig) -> Rows:
+    heads = {"attn_q": config.n_heads, "attn_k": config.n_kv_heads}.get(name.split(".")[-2])
+    return slice(None) if heads is None else norm_rope_rows(heads, config.head_dim)
+
+
+def _vector(name: str, values: npt.NDArray[np.float32]) -> NewTensor:
     data = np.ascontiguousarray(values, "<f4")
     return NewTensor(name, 0, data.shape, data.nbytes, lambda: data.view(np.uint8))
 
@@ -102,16 +131,9 @@ def write_gguf(
     """
     metadata = _metadata(checkpoint)
     metadata.update(more or {})
-    handle, temporary = tempfile.mkstemp(prefix=".edgesparse-", suffix=".gguf", dir=path.parent)
-    os.close(handle)
-    try:
-        _write(Path(temporary), metadata, tensors)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise
+    with replacing_path(path) as temporary:
+        _write(temporary, metadata, tensors)
+        temporary.chmod(0o666 & ~_umask())
     return path.stat().st_size
 
 
@@ -131,9 +153,6 @@ def _write(path: Path, metadata: Mapping[str, Any], tensors: Sequence[NewTensor]
     writer.write_ti_data_to_file()
     for tensor in tensors:
         writer.write_tensor_data(np.ascontiguousarray(tensor.data()).view(np.uint8))
-    for file in writer.fout or ():
-        file.flush()
-        os.fsync(file.fileno())
     writer.close()
 
 

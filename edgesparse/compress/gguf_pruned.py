@@ -13,14 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgesparse.checkpoint import Checkpoint
-from edgesparse.compress.gguf_out import NewTensor, copied, norm_rope_rows, vector, write_gguf
+from edgesparse.checkpoint import Checkpoint, TensorInfo
+from edgesparse.compress.gguf_out import NewTensor, Rows, copied, model_tensors, write_gguf
 from edgesparse.compress.store import Store
 from edgesparse.compress.work import Work
 from edgesparse.config import ModelConfig
-from edgesparse.errors import UsageError
-from edgesparse.formats.load import load_vector
-from edgesparse.loading import load_vectors
 from edgesparse.plan.plan import Plan
 
 __all__ = ["write_pruned_gguf"]
@@ -53,25 +50,15 @@ def write_pruned_gguf(
     UsageError, OSError
         As `write_gguf`.
     """
-    swapped = config.architecture == "llama" and checkpoint.kind == "safetensors"
-    vectors = load_vectors(checkpoint, plan)
-    tensors: list[NewTensor] = []
-    for name, info in checkpoint.tensors.items():
-        order = _row_order(name, config) if swapped else None
-        if work.has(name):
-            tensors.append(_matrix(name, info.shape, store, work, order))
-        elif len(info.shape) == 1:
-            values = vectors[name] if name in vectors else load_vector(checkpoint, name)
-            tensors.append(vector(name, values if order is None else values[order]))
-        else:
-            tensors.append(copied(checkpoint, name))
+
+    def matrix(name: str, info: TensorInfo, rows: Rows) -> NewTensor:
+        if not work.has(name):
+            return copied(checkpoint, name)
+        return _matrix(name, info.shape, store, work, rows)
+
+    tensors = model_tensors(checkpoint, config, plan, matrix)
     more = {f"edgesparse.pruning.{key}": value for key, value in about.items()}
     return write_gguf(path, checkpoint, tensors, {"general.file_type": store.file_type, **more})
-
-
-def _row_order(name: str, config: ModelConfig) -> npt.NDArray[np.intp] | None:
-    heads = {"attn_q": config.n_heads, "attn_k": config.n_kv_heads}.get(name.split(".")[-2])
-    return None if heads is None else norm_rope_rows(heads, config.head_dim)
 
 
 def _matrix(
@@ -79,13 +66,10 @@ def _matrix(
     shape: tuple[int, ...],
     store: Store,
     work: Work,
-    order: npt.NDArray[np.intp] | None,
+    rows: Rows,
 ) -> NewTensor:
     def data() -> npt.NDArray[np.uint8]:
-        found = work.get(name)
-        if found is None:
-            raise UsageError(f"{work.folder} was changed while the file was written.")
-        rows = np.asarray(found["data"], np.uint8).reshape(shape[0], -1)
-        return (rows if order is None else rows[order]).reshape(-1)
+        stored = np.asarray(work.require(name)["data"], np.uint8)
+        return stored.reshape(shape[0], -1)[rows].reshape(-1)
 
     return NewTensor(name, store.type_id, shape, store.n_bytes((shape[0], shape[1])), data)

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from edgesparse.checkpoint.names import gguf_name, module_of
 from edgesparse.checkpoint.safetensors import SafeTensor, read_safetensors
 from edgesparse.checkpoint.source import SourceFile
-from edgesparse.compress.store import Store
+from edgesparse.checkpoint.sparse_bitmask import compress_rows
 from edgesparse.compress.work import Work
 
 __all__ = ["write_folder"]
@@ -34,6 +34,7 @@ _COPY_BYTES = 8 << 20
 _WEIGHTS = "model.safetensors"
 _SIDE_FILES = (".json", ".jinja", ".model", ".txt")
 _FORMAT = "sparse-bitmask"
+_ELEMENTS = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class _Record:
 
 
 def write_folder(
-    source: Path, out: Path, architecture: str, store: Store, work: Work, sparsity: float, how: str
+    source: Path, out: Path, architecture: str, work: Work, sparsity: float, how: str
 ) -> None:
     """Write the folder, whole or not at all.
 
@@ -60,9 +61,8 @@ def write_folder(
         Replaced if it exists.
     architecture : str
         GGUF architecture, for the names of tensors.
-    store : Store
-        Float type in which `work` holds the matrices.
     work : Work
+        Holds the matrices in the float type of `source`.
     sparsity : float
         Share of zeros in the pruned matrices.
     how : str
@@ -87,7 +87,7 @@ def write_folder(
             for tensor in read_safetensors(file):
                 name = gguf_name(tensor.name, architecture)
                 if name is not None and work.has(name):
-                    records += _pruned(tensor, name, store, work)
+                    records += _pruned(tensor, name, work)
                 else:
                     records.append(_copied(file, tensor))
         _write_weights(part / _WEIGHTS, records)
@@ -112,36 +112,27 @@ def _put_in_place(part: Path, out: Path) -> None:
         shutil.rmtree(old)
 
 
-def _pruned(tensor: SafeTensor, name: str, store: Store, work: Work) -> list[_Record]:
+def _pruned(tensor: SafeTensor, name: str, work: Work) -> list[_Record]:
     """Describe the four tensors of one matrix; its bytes are read again when they are written."""
     n_rows, k = tensor.shape
     stem = module_of(tensor.name)
-    item = store.block_bytes // 32
+    element = np.dtype(_ELEMENTS[tensor.dtype])
 
-    def dense() -> Bytes:
-        kept = work.get(name)
-        assert kept is not None
-        return np.asarray(kept["data"], np.uint8).reshape(n_rows, k, item)
-
-    def is_kept(values: Bytes) -> npt.NDArray[np.bool_]:
-        # A negative zero is a zero too.
-        magnitude = values.copy()
-        magnitude[..., -1] &= 0x7F
-        return np.asarray(magnitude.any(axis=2), bool)
+    def parts() -> tuple[npt.NDArray[np.generic], Bytes, npt.NDArray[np.int64]]:
+        stored = np.asarray(work.require(name)["data"], np.uint8)
+        return compress_rows(stored.view(element).reshape(n_rows, k))
 
     def compressed() -> Iterator[bytes | memoryview]:
-        values = dense()
-        yield values[is_kept(values)].tobytes()
+        yield parts()[0].tobytes()
 
     def bitmask() -> Iterator[bytes | memoryview]:
-        yield np.packbits(is_kept(dense()), axis=1, bitorder="little").tobytes()
+        yield parts()[1].tobytes()
 
-    counts = is_kept(dense()).sum(axis=1)
-    offsets = (np.cumsum(counts) - counts).astype("<i8")
-    nnz = int(counts.sum())
+    values, _, offsets = parts()
+    nnz = len(values)
     n_mask = -(-k // 8)
     return [
-        _Record(f"{stem}.compressed", tensor.dtype, (nnz,), nnz * item, compressed),
+        _Record(f"{stem}.compressed", tensor.dtype, (nnz,), values.nbytes, compressed),
         _Record(f"{stem}.bitmask", "U8", (n_rows, n_mask), n_rows * n_mask, bitmask),
         _Record(
             f"{stem}.row_offsets", "I64", (n_rows,), 8 * n_rows, lambda: iter((offsets.tobytes(),))

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from edgesparse.cancel import CancelToken
 from edgesparse.checkpoint import Checkpoint, check_scales, dequantize
 from edgesparse.compress.forward import State, run_ops
+from edgesparse.compress.sparsegpt import layer_error
 from edgesparse.config import ModelConfig
 from edgesparse.errors import Cancelled, UsageError
 from edgesparse.formats.dequantize import dequantize as dequantize_weight
@@ -60,6 +61,16 @@ class Matrix:
     def norms(self) -> Float32:
         """2-norms of the inputs over the text, (k,)."""
         return np.sqrt(np.maximum(np.diagonal(self.hessian), 0)).astype(np.float32)
+
+    def lost(self, values: Float32) -> float:
+        """Return the share of its outputs' power over the text that `values` in its place lose.
+
+        Without a text, of the power of its weights.
+        """
+        if self.hessian.size:
+            return layer_error(self.weight, values, self.hessian)
+        whole = float(np.square(self.weight, dtype=np.float64).sum())
+        return float(np.square(self.weight - values, dtype=np.float64).sum()) / max(whole, 1e-30)
 
 
 Change: TypeAlias = Callable[[Matrix], Float32]

@@ -15,7 +15,7 @@ from edgesparse.compress.layers import Matrix, compress_layers
 from edgesparse.compress.magnitude import magnitude_mask
 from edgesparse.compress.owl import outlier_share, owl_sparsities
 from edgesparse.compress.patterns import Pattern
-from edgesparse.compress.sparsegpt import layer_error, sparsegpt
+from edgesparse.compress.sparsegpt import sparsegpt
 from edgesparse.compress.store import Rounder, Store
 from edgesparse.compress.wanda import wanda_mask, wanda_scores
 from edgesparse.compress.work import Work
@@ -213,8 +213,7 @@ def _prune(
             mask = magnitude_mask(weight, pattern)
         pruned = np.where(mask, np.float32(0), weight)
     data, stored = store.encode(pruned, steps)
-    hessian = matrix.hessian if matrix.hessian.size else np.eye(weight.shape[1], dtype=np.float32)
-    return {"data": data, "error": np.array(layer_error(weight, stored, hessian))}
+    return {"data": data, "error": np.array(matrix.lost(stored))}
 
 
 def _owl_shares(

@@ -21,15 +21,13 @@ from edgesparse.checkpoint import Checkpoint, TensorInfo, TensorType, dequantize
 from edgesparse.checkpoint.gguf_types import type_id
 from edgesparse.checkpoint.slices import VERSION
 from edgesparse.checkpoint.types import n_bytes_of
-from edgesparse.compress.gguf_out import NewTensor, copied, norm_rope_rows, vector, write_gguf
+from edgesparse.compress.gguf_out import NewTensor, Rows, copied, model_tensors, write_gguf
 from edgesparse.compress.grid import Rounded, round_gptq, round_nearest
 from edgesparse.compress.layers import Matrix, compress_layers, read_matrix
-from edgesparse.compress.sparsegpt import layer_error
 from edgesparse.compress.work import Work
 from edgesparse.config import ModelConfig
 from edgesparse.errors import UsageError
 from edgesparse.formats.bitslice import pack_bitslice
-from edgesparse.loading import load_vectors
 from edgesparse.plan.plan import Plan
 
 __all__ = ["METHODS", "MatrixReport", "Target", "check_quantizable", "quantize_model"]
@@ -231,7 +229,7 @@ def _round(matrix: Matrix, target: Target, method: str) -> dict[str, npt.NDArray
         }
     else:
         made = {"data": _encode(weight, target, matrix.name)}
-    made["error"] = np.array(_error(matrix, _values(made, target, weight.shape)))
+    made["error"] = np.array(matrix.lost(_values(made, target, weight.shape)))
     return made
 
 
@@ -246,13 +244,6 @@ def _values(
     return Rounded(
         np.asarray(made["codes"], np.uint8), steps, zeros, target.columns(shape[1])
     ).values
-
-
-def _error(matrix: Matrix, values: Float32) -> float:
-    if matrix.hessian.size:
-        return layer_error(matrix.weight, values, matrix.hessian)
-    whole = float(np.square(matrix.weight, dtype=np.float64).sum())
-    return float(np.square(matrix.weight - values, dtype=np.float64).sum()) / max(whole, 1e-30)
 
 
 def _encode(weight: Float32, target: Target, name: str) -> U8:
@@ -294,25 +285,20 @@ def _tensors(
     changed: Sequence[str],
 ) -> tuple[list[NewTensor], dict[str, Any]]:
     """List what the file will hold, and the metadata that goes with it."""
-    vectors = load_vectors(checkpoint, plan)
-    swapped = config.architecture == "llama" and checkpoint.kind == "safetensors"
     slices: dict[str, list[Any]] = {
         key: [] for key in ("names", "rows", "columns", "bits", "group", "zeros", "wide")
     }
-    tensors = []
-    for name, info in checkpoint.tensors.items():
-        order = _row_order(name, config) if swapped else None
+
+    def matrix(name: str, info: TensorInfo, rows: Rows) -> NewTensor:
         if name in changed:
-            tensors.append(_matrix(name, info, target, work, order, slices))
-        elif len(info.shape) == 1:
-            values = vectors[name] if name in vectors else read_vector(checkpoint, name)
-            tensors.append(vector(name, values if order is None else values[order]))
-        elif info.slices is not None:
-            tensors.append(_kept_slices(checkpoint, name, info, slices))
-        elif info.type in _FLOATS and info.n_cols % 32 == 0:
-            tensors.append(_eight_bits(checkpoint, name, info))
-        else:
-            tensors.append(copied(checkpoint, name))
+            return _matrix(name, info, target, work, rows, slices)
+        if info.slices is not None:
+            return _kept_slices(checkpoint, name, info, slices)
+        if info.type in _FLOATS and info.n_cols % 32 == 0:
+            return _eight_bits(checkpoint, name, info)
+        return copied(checkpoint, name)
+
+    tensors = model_tensors(checkpoint, config, plan, matrix)
     extra: dict[str, Any] = {
         "general.file_type": _FILE_TYPES.get(target.name, _GUESSED),
         "general.quantization_version": 2,
@@ -321,18 +307,6 @@ def _tensors(
         extra |= {f"edgesparse.slices.{key}": values for key, values in slices.items()}
         extra["edgesparse.slices.version"] = VERSION
     return tensors, extra
-
-
-def read_vector(checkpoint: Checkpoint, name: str) -> Float32:
-    """Read a vector that the plan does not name, such as the divisors of frequencies."""
-    from edgesparse.formats.load import load_vector
-
-    return load_vector(checkpoint, name)
-
-
-def _row_order(name: str, config: ModelConfig) -> npt.NDArray[np.intp] | None:
-    heads = {"attn_q": config.n_heads, "attn_k": config.n_kv_heads}.get(name.split(".")[-2])
-    return None if heads is None else norm_rope_rows(heads, config.head_dim)
 
 
 def _eight_bits(checkpoint: Checkpoint, name: str, info: TensorInfo) -> NewTensor:
@@ -367,28 +341,24 @@ def _matrix(
     info: TensorInfo,
     target: Target,
     work: Work,
-    order: npt.NDArray[np.intp] | None,
+    rows: Rows,
     slices: dict[str, list[Any]],
 ) -> NewTensor:
     n_rows, k = info.n_rows, info.n_cols
     n_bytes = _n_bytes(target, n_rows, k)
-    rows = slice(None) if order is None else order
-
-    def stored() -> dict[str, npt.NDArray[np.generic]]:
-        found = work.get(name)
-        if found is None:
-            raise UsageError(f"{work.folder} was changed while the file was written.")
-        return found
-
     kind = target.type_of(k)
     if kind is not None:
         return NewTensor(
             *(name, type_id(kind), info.shape, n_bytes),
-            lambda: np.asarray(stored()["data"], np.uint8).reshape(n_rows, -1)[rows].reshape(-1),
+            lambda: (
+                np.asarray(work.require(name)["data"], np.uint8)
+                .reshape(n_rows, -1)[rows]
+                .reshape(-1)
+            ),
         )
 
     def planes() -> U8:
-        found = stored()
+        found = work.require(name)
         weight = pack_bitslice(
             np.ascontiguousarray(np.asarray(found["codes"], np.uint8)[rows]),
             target.bits,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import zipfile
 from collections.abc import Mapping
@@ -13,6 +12,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from edgesparse.errors import UsageError
+from edgesparse.whole_file import replacing
 
 __all__ = ["Work", "fingerprint_of"]
 
@@ -62,14 +64,23 @@ class Work:
         except (OSError, ValueError, KeyError, zipfile.BadZipFile):
             return None
 
+    def require(self, name: str) -> dict[str, npt.NDArray[np.generic]]:
+        """Return what `get` does.
+
+        Raises
+        ------
+        UsageError
+            It is not there any more.
+        """
+        found = self.get(name)
+        if found is None:
+            raise UsageError(f"{self.folder} was changed while the file was written.")
+        return found
+
     def put(self, name: str, arrays: Arrays) -> None:
         """Keep the result for a matrix, whole or not at all."""
-        part = self.folder / "part"
-        with part.open("wb") as file:
+        with replacing(self._path(name)) as file:
             np.savez(file, **dict[str, Any](arrays))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, self._path(name))
 
     def remove(self) -> None:
         """Throw the folder away, once the output stands."""

@@ -11,41 +11,20 @@ from edgesparse.executors.base import KVCache, Parameters
 from edgesparse.executors.native import NativeExecutor, isa_names
 from edgesparse.executors.portable import PortableExecutor
 from edgesparse.executors.reference import ReferenceExecutor
-from edgesparse.formats import Format, Weight, load_weights, pack_blocks, unpack_blocks
+from edgesparse.formats import Format, load_weights, unpack_blocks
 from edgesparse.formats.blocks import has_minimum
-from edgesparse.formats.weight import NEURON_MAJOR, storage_bytes
+from edgesparse.formats.weight import NEURON_MAJOR
 from edgesparse.plan.op import Linear, Output
 from tests.executors.running import bits, step_of
 from tests.formats.sources import ENGINES, F, Memory, T, random_bytes
+from tests.formats.twins import check_picture, random_blocks
 from tests.portable.packing import random_weight
 from tests.portable.running import plan_of
 
 F32 = np.float32
 COLUMNS = [fmt for fmt in Format if fmt.is_column]
-LOW = {Format.Q4N: -8, Format.Q4MN: 0}
 SHAPES = ((1, 1), (64, 32), (65, 40), (130, 200), (600, 97), (1100, 160))
 """Less than a line, exactly one, several tiles with a narrower last one."""
-
-
-def random_blocks(
-    rng: np.random.Generator, fmt: Format, shape: tuple[int, int]
-) -> tuple[Weight, Weight]:
-    """Give the same matrix by columns and by rows."""
-    low = LOW.get(fmt, -128)
-    codes = rng.integers(low, low + 16 if fmt in LOW else 128, shape).astype(np.int8)
-    d = rng.normal(size=(shape[0], -(-shape[1] // 32))).astype(np.float16)
-    m = rng.normal(size=d.shape).astype(np.float16) if has_minimum(fmt) else None
-    none = np.zeros(0, F32)
-    found = [
-        Weight("w", kind, *shape, pack_blocks(codes, d, m, kind), none)
-        for kind in (fmt, fmt.row_format)
-    ]
-    for weight in found:
-        back = unpack_blocks(weight)
-        assert weight.data.nbytes == storage_bytes(weight.format, *shape)
-        np.testing.assert_array_equal(back[0], codes)
-        np.testing.assert_array_equal(back[1], d)
-    return found[0], found[1]
 
 
 def test_every_format_has_its_rows() -> None:
@@ -55,21 +34,9 @@ def test_every_format_has_its_rows() -> None:
 
 @pytest.mark.parametrize("fmt", COLUMNS)
 def test_bytes_follow_the_picture(fmt: Format) -> None:
-    """The tests' own packer, one loop per picture, against unpacking."""
     rng = np.random.default_rng(int(fmt))
-    n_cases = 0
-    for shape in SHAPES:
-        weight, (codes, d, m) = random_weight(rng, fmt, *shape)
-        found = unpack_blocks(weight)
-        np.testing.assert_array_equal(found[0], codes[:, : shape[1]])
-        np.testing.assert_array_equal(found[1], d)
-        assert (m is None) == (found[2] is None)
-        if m is not None:
-            np.testing.assert_array_equal(found[2], m)
-        rows = np.array([shape[0] - 1, 0, shape[0] // 2])
-        np.testing.assert_array_equal(unpack_blocks(weight, rows)[0], codes[rows, : shape[1]])
-        n_cases += 1
-    assert n_cases == len(SHAPES)
+    weights = [check_picture(rng, fmt, shape) for shape in SHAPES]
+    assert len(weights) == len(SHAPES)
 
 
 @pytest.mark.parametrize("fmt", COLUMNS)

@@ -11,41 +11,18 @@ from edgesparse.executors.base import Parameters
 from edgesparse.executors.native import NativeExecutor, isa_names
 from edgesparse.executors.portable import PortableExecutor
 from edgesparse.executors.reference import ReferenceExecutor
-from edgesparse.formats import Format, Weight, load_weights, pack_blocks, unpack_blocks
-from edgesparse.formats.blocks import has_minimum
-from edgesparse.formats.weight import ROW_BY_ROW, storage_bytes
+from edgesparse.formats import Format, load_weights, unpack_blocks
+from edgesparse.formats.weight import ROW_BY_ROW
 from edgesparse.loading import live_row_names
 from edgesparse.plan.op import Embed, Linear, Output
 from tests.executors.running import bits, step_of
 from tests.formats.sources import ENGINES, Memory, T, random_bytes
-from tests.portable.packing import random_weight
+from tests.formats.twins import check_picture, random_blocks
 from tests.portable.running import plan_of
 
 F32 = np.float32
 ROWS = [fmt for fmt in Format if fmt.is_row]
-LOW = {Format.Q4R: -8, Format.Q4MR: 0}
 SHAPES = ((1, 1), (8, 32), (13, 40), (70, 300), (200, 97))
-
-
-def random_blocks(
-    rng: np.random.Generator, fmt: Format, shape: tuple[int, int]
-) -> tuple[Weight, Weight]:
-    """Give the same matrix by rows and in tiles."""
-    low = LOW.get(fmt, -128)
-    codes = rng.integers(low, low + 16 if fmt in LOW else 128, shape).astype(np.int8)
-    d = rng.normal(size=(shape[0], -(-shape[1] // 32))).astype(np.float16)
-    m = rng.normal(size=d.shape).astype(np.float16) if has_minimum(fmt) else None
-    none = np.zeros(0, F32)
-    found = [
-        Weight("w", kind, *shape, pack_blocks(codes, d, m, kind), none)
-        for kind in (fmt, fmt.row_format)
-    ]
-    for weight in found:
-        back = unpack_blocks(weight)
-        assert weight.data.nbytes == storage_bytes(weight.format, *shape)
-        np.testing.assert_array_equal(back[0], codes)
-        np.testing.assert_array_equal(back[1], d)
-    return found[0], found[1]
 
 
 def test_every_format_has_its_tiles() -> None:
@@ -55,22 +32,10 @@ def test_every_format_has_its_tiles() -> None:
 
 @pytest.mark.parametrize("fmt", ROWS)
 def test_bytes_follow_the_picture(fmt: Format) -> None:
-    """The tests' own packer, one loop per picture, against unpacking."""
     rng = np.random.default_rng(int(fmt))
-    n_cases = 0
-    for shape in SHAPES:
-        weight, (codes, d, m) = random_weight(rng, fmt, *shape)
-        found = unpack_blocks(weight)
-        np.testing.assert_array_equal(found[0], codes[:, : shape[1]])
-        np.testing.assert_array_equal(found[1], d)
-        assert (m is None) == (found[2] is None)
-        if m is not None:
-            np.testing.assert_array_equal(found[2], m)
-        rows = np.array([shape[0] - 1, 0, shape[0] // 2])
-        np.testing.assert_array_equal(unpack_blocks(weight, rows)[0], codes[rows, : shape[1]])
-        assert weight.data.nbytes % (64 * shape[0]) == 0
-        n_cases += 1
-    assert n_cases == len(SHAPES)
+    weights = [check_picture(rng, fmt, shape) for shape in SHAPES]
+    assert all(w.data.nbytes % (64 * w.n_rows) == 0 for w in weights)
+    assert len(weights) == len(SHAPES)
 
 
 @pytest.mark.parametrize("fmt", ROWS)

@@ -219,17 +219,6 @@ ES_INLINE void mad_tokens(float *f, const uint8_t *panel, const es_q8 *x, size_t
     }
 }
 
-ES_INLINE void mad_block(float *f, const uint8_t *panel, const es_q8 *x, size_t token,
-                         size_t n_tokens, size_t b, const int is_first, const int planes) {
-    if (n_tokens == ES_MAD_TOKENS) {
-        mad_tokens(f, panel, x, token, b, is_first, planes, ES_MAD_TOKENS);
-        return;
-    }
-    for (size_t t = 0; t < n_tokens; t++) {
-        mad_tokens(f + t * ES_SLICE_ROWS, panel, x, token + t, b, is_first, planes, 1);
-    }
-}
-
 ES_INLINE void add_sums(int32_t *sums, size_t sums_stride, const uint8_t *panel, const int8_t *q,
                         size_t q_stride, const int n_tokens) {
     __m512i total[ES_MAD_TOKENS][4];
@@ -244,17 +233,7 @@ ES_INLINE void add_sums(int32_t *sums, size_t sums_stride, const uint8_t *panel,
     }
 }
 
-ES_INLINE void mad_sums(int32_t *sums, size_t sums_stride, const uint8_t *panel, const int8_t *q,
-                        size_t q_stride, size_t n_tokens) {
-    if (n_tokens == ES_MAD_TOKENS) {
-        add_sums(sums, sums_stride, panel, q, q_stride, ES_MAD_TOKENS);
-        return;
-    }
-    for (size_t t = 0; t < n_tokens; t++) {
-        add_sums(sums + t * sums_stride, sums_stride, panel, q + t * q_stride, q_stride, 1);
-    }
-}
-
+#include "kernels/bitslice/slice_mad.h"
 #include "kernels/bitslice/slice_driver.h"
 
 void es_bitslice_avx512vnni(es_kernels *table) {

@@ -38,7 +38,7 @@ def peak_mb() -> float:
 def one_round(options: argparse.Namespace) -> dict[str, float]:
     """Load once, in this process."""
     begin = time.perf_counter()
-    from edgesparse import model as module
+    from edgesparse import load_model as module
 
     found = {"import_s": time.perf_counter() - begin}
 

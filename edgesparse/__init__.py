@@ -25,7 +25,8 @@ from edgesparse import errors
 
 if TYPE_CHECKING:
     from edgesparse.cancel import CancelToken
-    from edgesparse.model import Model, load
+    from edgesparse.load_model import load
+    from edgesparse.model import Model
 
 __all__ = ["CancelToken", "Model", "__version__", "errors", "load"]
 
@@ -40,7 +41,7 @@ if sys.maxsize < 1 << 32:
 _HOMES = {
     "CancelToken": "edgesparse.cancel",
     "Model": "edgesparse.model",
-    "load": "edgesparse.model",
+    "load": "edgesparse.load_model",
 }
 
 

@@ -327,7 +327,7 @@ def generation_changes(args: argparse.Namespace) -> dict[str, Any]:
 
 def load_for_measuring(args: argparse.Namespace, threads: int) -> Model:
     """Load the model that the flags name on so many threads, in silence."""
-    from edgesparse.model import load
+    from edgesparse.load_model import load
 
     return load(
         model_path(args),

@@ -292,7 +292,7 @@ def _perplexity(
     if args.no_evaluate:
         return None
     from edgesparse import _native
-    from edgesparse.model import load
+    from edgesparse.load_model import load
     from edgesparse.perplexity import windows
 
     executor = "native" if _native.available() else "portable"

@@ -1,0 +1,62 @@
+"""What loading chooses by the instruction set: formats, steps, and whether skipping is worth it."""
+
+from __future__ import annotations
+
+from edgesparse.engine import DEFAULT_CHUNK, TILED_CHUNK
+from edgesparse.errors import UsageError
+from edgesparse.formats.sparse_cost import SparseCost, usual_cost
+from edgesparse.formats.weight import Format
+
+__all__ = ["cost_of_zeros", "has_vectors", "prompt_chunk", "ternary_format"]
+
+
+def ternary_format(wanted: str, native: bool, isa: str | None, n_threads: int) -> Format:
+    """Give the storage of ternary matrices: the one asked for, or with auto the faster one.
+
+    Raises
+    ------
+    UsageError
+        There is no such storage.
+    """
+    if wanted not in ("auto", "t2", "t5", "bst"):
+        raise UsageError(f"ternary must be auto, t2, t5 or bst, not {wanted!r}.")
+    if wanted != "auto":
+        return Format[wanted.upper()]
+    if not native:
+        return Format.T2
+    from edgesparse.executors.native import choose_isa
+    from edgesparse.tuning import preferred_ternary
+
+    return preferred_ternary(choose_isa(isa), n_threads)
+
+
+def cost_of_zeros(native: bool, isa: str | None, n_threads: int) -> SparseCost:
+    """Give the rates that decide about zeros: measured ones, or usual ones."""
+    if not native:
+        return usual_cost("scalar", n_threads)
+    from edgesparse.executors.native import choose_isa
+    from edgesparse.tuning import sparse_cost
+
+    return sparse_cost(choose_isa(isa), n_threads)
+
+
+def prompt_chunk(native: bool, isa: str | None) -> int:
+    """Give the tokens of one step of a prompt."""
+    if not native:
+        return DEFAULT_CHUNK
+    from edgesparse.executors.native import choose_isa
+
+    return TILED_CHUNK if choose_isa(isa) == "amx" else DEFAULT_CHUNK
+
+
+def has_vectors(isa: str | None, dense_family: bytes, skipping_family: bytes) -> bool:
+    """Whether skipping is vectorised where dense products are; scalar lists would lose to those."""
+    from edgesparse import _native
+    from edgesparse.executors.native import choose_isa, isa_names
+
+    number, lib, ffi = isa_names()[choose_isa(isa)], _native.lib(), _native.ffi()
+    dense, sparse = (
+        bool(ffi.string(lib.es_kernel_variant(number, family)) != b"scalar")
+        for family in (dense_family, skipping_family)
+    )
+    return sparse or not dense

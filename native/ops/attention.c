@@ -23,10 +23,6 @@ static void finish(float *out, const float *total, int32_t head_dim) {
     }
 }
 
-static int32_t ratio_up(int32_t a, int32_t b) {
-    return (a + b - 1) / b;
-}
-
 /* First row that a token at `position` attends to. */
 static int32_t first_row(const es_op *op, int32_t position) {
     return op->window > 0 ? es_max(0, position + 1 - op->window) : 0;
@@ -123,7 +119,7 @@ static void attend(void *context, int32_t item, int32_t thread) {
     const attention_job *job = context;
     const int32_t group = job->op->n_heads / job->op->n_kv_heads;
     const int32_t per_block = job->op->n_kv_heads * job->n_runs;
-    const int32_t n_blocks = ratio_up(job->step->n_tokens, job->n_tokens);
+    const int32_t n_blocks = es_ratio_up(job->step->n_tokens, job->n_tokens);
     /* The last tokens of a prompt have the most to read: they go first, so that no thread is left
      * alone with them at the end. */
     const int32_t block = n_blocks - 1 - item / per_block;
@@ -212,10 +208,11 @@ static void attend_together(es_engine *engine, const es_op *op, const es_step *s
     job.chunk = job.first / ES_CACHE_CHUNK;
     job.n_chunks = es_attention_chunks(job.end) - job.chunk;
     const int32_t group = op->n_heads / op->n_kv_heads;
-    const int32_t wanted = ratio_up(es_pool_threads(engine->pool), op->n_kv_heads * job.n_chunks);
-    job.n_runs = es_max(es_min(wanted, group), ratio_up(group, ES_ATTENTION_QUERIES));
-    job.n_heads = ratio_up(group, job.n_runs);
-    job.n_runs = ratio_up(group, job.n_heads);
+    const int32_t wanted =
+        es_ratio_up(es_pool_threads(engine->pool), op->n_kv_heads * job.n_chunks);
+    job.n_runs = es_max(es_min(wanted, group), es_ratio_up(group, ES_ATTENTION_QUERIES));
+    job.n_heads = es_ratio_up(group, job.n_runs);
+    job.n_runs = es_ratio_up(group, job.n_heads);
     for (int32_t h = 0; h < op->n_kv_heads; h++) {
         engine->unmerged[h] = job.n_chunks * job.n_runs;
     }
@@ -229,14 +226,15 @@ int32_t es_run_attention(es_engine *engine, const es_op *op, const es_step *step
     }
     const int32_t group = op->n_heads / op->n_kv_heads, n_threads = es_pool_threads(engine->pool);
     /* Heads stay together unless that would leave threads without work. */
-    const int32_t wanted = ratio_up(n_threads, step->n_tokens * op->n_kv_heads);
-    const int32_t n_heads = ratio_up(group, es_max(wanted, ratio_up(group, ES_ATTENTION_QUERIES)));
+    const int32_t wanted = es_ratio_up(n_threads, step->n_tokens * op->n_kv_heads);
+    const int32_t n_heads =
+        es_ratio_up(group, es_max(wanted, es_ratio_up(group, ES_ATTENTION_QUERIES)));
     attention_job job = {engine, op, step, .n_heads = n_heads};
     job.n_heads = es_min(es_max(n_heads, 1), ES_ATTENTION_QUERIES);
-    job.n_runs = ratio_up(group, job.n_heads);
+    job.n_runs = es_ratio_up(group, job.n_heads);
     job.n_tokens = es_max(1, ES_ATTENTION_QUERIES / job.n_heads);
-    job.n_tokens = es_min(job.n_tokens, ratio_up(step->n_tokens * op->n_kv_heads, n_threads));
-    const int32_t n_blocks = ratio_up(step->n_tokens, job.n_tokens);
+    job.n_tokens = es_min(job.n_tokens, es_ratio_up(step->n_tokens * op->n_kv_heads, n_threads));
+    const int32_t n_blocks = es_ratio_up(step->n_tokens, job.n_tokens);
     es_pool_run(engine->pool, attend, &job, n_blocks * op->n_kv_heads * job.n_runs);
     return ES_OK;
 }

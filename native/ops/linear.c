@@ -215,9 +215,7 @@ void es_linear_tile_products(const es_linear_job *job, const es_output *out, con
     const int32_t n_blocks = (w->k + 31) / 32;
     for (int32_t t0 = 0; t0 < job->n_tokens; t0 += ES_TOKEN_BLOCK) {
         const int32_t n_tokens = es_min(ES_TOKEN_BLOCK, job->n_tokens - t0);
-        const size_t at = (size_t)t0 * input->n_blocks;
-        const es_q16 x = {input->q16 + at * 32, input->d + at, input->sum16 + at, input->xsum + at,
-                          input->n_blocks};
+        const es_q16 x = es_linear_blocks(input, (size_t)t0);
         const float *h = input->h + (size_t)t0 * input->h_stride;
         float *y = scratch->sums;
         switch (es_tile_format(w->format)) {

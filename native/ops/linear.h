@@ -93,6 +93,13 @@ int32_t es_linear_run(es_linear_job *job);
 /* The quantised input: of one token, prepared by each thread for itself, or of all tokens. */
 const es_input *es_linear_input(const es_linear_job *job, int32_t thread);
 
+/* The tokens of an input from `slot` on, quantised to int16 in blocks. */
+static inline es_q16 es_linear_blocks(const es_input *input, size_t slot) {
+    const size_t at = slot * input->n_blocks;
+    return (es_q16){input->q16 + at * 32, input->d + at, input->sum16 + at, input->xsum + at,
+                    input->n_blocks};
+}
+
 /* What decides over rows [first, first + n_rows) of an output with `live`, ES_ROW_BLOCK at most: an
  * element above 0 keeps its row. `room` holds the result where it is not a buffer's own row. */
 const float *es_linear_gate(const es_linear_job *job, const es_output *out, int32_t row,

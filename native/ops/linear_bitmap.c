@@ -8,19 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Blocks along k of the weights that are bitmaps. */
-static size_t max_bitmap_blocks(const es_plan *plan) {
-    int32_t k = 0;
-    for (int32_t i = 0; i < plan->n_weights; i++) {
-        if (es_is_bitmap(plan->weights[i].format)) {
-            k = es_max(k, plan->weights[i].k);
-        }
-    }
-    return ((size_t)k + 31) / 32;
-}
-
 int es_bitmap_scratch_create(es_bitmap_scratch *scratch, const es_plan *plan) {
-    const size_t n_blocks = max_bitmap_blocks(plan);
+    const size_t n_blocks = es_max_blocks(plan, es_is_bitmap);
     scratch->split = es_aligned(n_blocks * 64);
     scratch->centre = es_aligned(n_blocks * sizeof(int32_t));
     scratch->tiles = es_aligned(n_blocks * 2 * es_block_bytes(ES_FORMAT_Q8));
@@ -56,7 +45,7 @@ static void one_token(const es_linear_job *job, const es_output *out, const es_i
     const es_kernels *kernels = &job->engine->k;
     es_bitmap_dot *dot = w->format == ES_FORMAT_BMP8 ? kernels->bmp8_dot : kernels->bmp4_dot;
     const es_split split = split_input(job, input, scratch);
-    const es_q16 x = {input->q16, input->d, input->sum16, input->xsum, input->n_blocks};
+    const es_q16 x = es_linear_blocks(input, 0);
     dot(scratch->sums, tile_at(w, first / ES_BITMAP_ROWS),
         (n_rows + ES_BITMAP_ROWS - 1) / ES_BITMAP_ROWS, &x, &split, (w->k + 31) / 32);
     es_linear_store(job, out, 0, first, n_rows, scratch->sums);
@@ -74,9 +63,7 @@ static void expanded(const es_linear_job *job, const es_output *out, const es_in
         scratch->bitmap.tiles, tile_at(w, first / ES_BITMAP_ROWS), n_blocks);
     for (int32_t t0 = 0; t0 < job->n_tokens; t0 += ES_TOKEN_BLOCK) {
         const int32_t n_tokens = es_min(ES_TOKEN_BLOCK, job->n_tokens - t0);
-        const size_t at = (size_t)t0 * input->n_blocks;
-        const es_q16 x = {input->q16 + at * 32, input->d + at, input->sum16 + at, input->xsum + at,
-                          input->n_blocks};
+        const es_q16 x = es_linear_blocks(input, (size_t)t0);
         dot(y, ES_ROW_BLOCK, scratch->bitmap.tiles, (n_rows + 7) / 8, &x, n_tokens, n_blocks);
         for (int32_t t = 0; t < n_tokens; t++) {
             es_linear_store(job, out, t0 + t, first, n_rows, y + t * ES_ROW_BLOCK);

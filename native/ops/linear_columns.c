@@ -49,7 +49,7 @@ static void lines_rows(const es_linear_job *job, const es_output *out, const es_
     float *y = scratch->sums;
     if (job->n_tokens == 1) {
         const es_columns live = live_columns(job, input, scratch);
-        const es_q16 x = {input->q16, input->d, input->sum16, input->xsum, input->n_blocks};
+        const es_q16 x = es_linear_blocks(input, 0);
         list_kernel(kernels, w->format)(y, lines, &live, &x, n_blocks);
         es_linear_store(job, out, 0, first, n_rows, y);
         return;
@@ -58,9 +58,7 @@ static void lines_rows(const es_linear_job *job, const es_output *out, const es_
     const int32_t most = (int32_t)(ES_NEURON_ROWS * ES_TOKEN_BLOCK / y_stride);
     for (int32_t t0 = 0; t0 < job->n_tokens; t0 += most) {
         const int32_t n_tokens = es_min(most, job->n_tokens - t0);
-        const size_t at = (size_t)t0 * input->n_blocks;
-        const es_q16 x = {input->q16 + at * 32, input->d + at, input->sum16 + at, input->xsum + at,
-                          input->n_blocks};
+        const es_q16 x = es_linear_blocks(input, (size_t)t0);
         dot_kernel(kernels, w->format)(y, y_stride, lines, &x, n_tokens, n_blocks);
         for (int32_t t = 0; t < n_tokens; t++) {
             es_linear_store(job, out, t0 + t, first, n_rows, y + (size_t)t * y_stride);

@@ -66,32 +66,28 @@ static void lookup_item(void *context, int32_t item, int32_t thread) {
     }
 }
 
-static int32_t ratio_up(int32_t a, int32_t b) {
-    return (a + b - 1) / b;
-}
-
 void es_linear_lookup(es_linear_job *linear, int32_t output) {
     enum { ITEMS_PER_THREAD = 4 };
     es_engine *engine = linear->engine;
     lookup_job job = {.linear = linear, .out = &linear->op->outputs[output]};
     job.w = es_linear_weight(linear, job.out);
     const int32_t n_threads = es_pool_threads(engine->pool);
-    const int32_t n_blocks = ratio_up(linear->n_tokens, ES_LOOKUP_TOKENS);
+    const int32_t n_blocks = es_ratio_up(linear->n_tokens, ES_LOOKUP_TOKENS);
     int32_t most = ES_LOOKUP_ROWS;
     while (es_lookup_bytes(most, linear->k) > ES_LOOKUP_INDEX_BYTES) {
         most -= ES_NEURON_ROWS;
     }
     /* Tokens are dealt out before rows: numbering weights again costs less than making tables again. */
-    int32_t n_runs = ratio_up(job.w->n_rows, most);
+    int32_t n_runs = es_ratio_up(job.w->n_rows, most);
     const int32_t wanted = n_threads > 1 ? ITEMS_PER_THREAD * n_threads : 1;
-    const int32_t n_token_runs = es_min(ratio_up(wanted, n_runs), n_blocks);
+    const int32_t n_token_runs = es_min(es_ratio_up(wanted, n_runs), n_blocks);
     while (n_runs * n_token_runs < n_threads && job.w->n_rows / (2 * n_runs) >= LEAST_ROWS) {
         n_runs *= 2;
     }
-    job.n_tokens = ratio_up(n_blocks, n_token_runs) * ES_LOOKUP_TOKENS;
-    job.n_rows = ratio_up(ratio_up(job.w->n_rows, n_runs), ES_NEURON_ROWS) * ES_NEURON_ROWS;
-    job.n_row_runs = ratio_up(job.w->n_rows, job.n_rows);
+    job.n_tokens = es_ratio_up(n_blocks, n_token_runs) * ES_LOOKUP_TOKENS;
+    job.n_rows = es_ratio_up(es_ratio_up(job.w->n_rows, n_runs), ES_NEURON_ROWS) * ES_NEURON_ROWS;
+    job.n_row_runs = es_ratio_up(job.w->n_rows, job.n_rows);
     es_pool_run(engine->pool, lookup_item, &job,
-                job.n_row_runs * ratio_up(linear->n_tokens, job.n_tokens));
+                job.n_row_runs * es_ratio_up(linear->n_tokens, job.n_tokens));
     engine->moved += job.w->n_bytes + es_linear_scale_bytes(job.w);
 }

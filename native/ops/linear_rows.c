@@ -3,16 +3,10 @@
  * a time, and meet them in the kernels of the tiled formats. Both have the same bits. */
 #include "linear.h"
 
-static es_q16 blocks_of(const es_input *input, size_t slot) {
-    const size_t at = slot * input->n_blocks;
-    return (es_q16){input->q16 + at * 32, input->d + at, input->sum16 + at, input->xsum + at,
-                    input->n_blocks};
-}
-
 void es_linear_row_list(const es_linear_job *job, const es_weight *w, const es_input *input,
                         size_t slot, const int32_t *rows, int32_t n_rows, float *y) {
     const int32_t n_blocks = (w->k + 31) / 32;
-    const es_q16 x = blocks_of(input, slot);
+    const es_q16 x = es_linear_blocks(input, slot);
     job->engine->k.row_list[w->format - ES_FORMAT_Q8R](
         y, w->data, es_row_bytes(w->format, (size_t)n_blocks), rows, n_rows, &x, n_blocks);
 }

@@ -28,11 +28,10 @@ static size_t max_neuron_rows(const es_plan *plan) {
     return es_round_up((size_t)n_rows, ES_NEURON_ROWS);
 }
 
-/* Blocks along k of the weights that are stored by columns. */
-static size_t max_column_blocks(const es_plan *plan) {
+size_t es_max_blocks(const es_plan *plan, int (*is_of_family)(int32_t format)) {
     int32_t k = 0;
     for (int32_t i = 0; i < plan->n_weights; i++) {
-        if (es_is_column(plan->weights[i].format)) {
+        if (is_of_family(plan->weights[i].format)) {
             k = es_max(k, plan->weights[i].k);
         }
     }
@@ -100,17 +99,6 @@ static int create_proposal(es_engine *engine) {
     return 1;
 }
 
-/* Bytes of eight rows of the plan's widest matrix in a row format, as a tile of bytes and minima. */
-static size_t row_tile_bytes(const es_plan *plan) {
-    int32_t k = 0;
-    for (int32_t i = 0; i < plan->n_weights; i++) {
-        if (es_is_row(plan->weights[i].format)) {
-            k = es_max(k, plan->weights[i].k);
-        }
-    }
-    return ((size_t)k + 31) / 32 * 288;
-}
-
 /* A block of sums: some rows by some tokens. */
 static size_t sums_bytes(const es_engine *engine) {
     const int many = engine->plan.max_tokens >= engine->k.many_tokens;
@@ -118,7 +106,8 @@ static size_t sums_bytes(const es_engine *engine) {
 }
 
 static int create_scratch(es_engine *engine, int32_t n_threads) {
-    const size_t k = (size_t)max_k(&engine->plan), n_blocks = max_column_blocks(&engine->plan);
+    const size_t k = (size_t)max_k(&engine->plan),
+                 n_blocks = es_max_blocks(&engine->plan, es_is_column);
     const attention_size attention = largest_attention(&engine->plan);
     const size_t head_dim = (size_t)attention.head_dim;
     const size_t part_floats = es_attention_part_floats(head_dim);
@@ -135,7 +124,8 @@ static int create_scratch(es_engine *engine, int32_t n_threads) {
             scratch->whole = es_aligned(2 * ES_CACHE_CHUNK * head_dim * sizeof(uint16_t));
         }
         scratch->sums = es_aligned(sums_bytes(engine));
-        scratch->tile = es_aligned(row_tile_bytes(&engine->plan));
+        /* Eight rows of the widest matrix in a row format, as a tile of bytes and minima. */
+        scratch->tile = es_aligned(es_max_blocks(&engine->plan, es_is_row) * 288);
         scratch->list = es_aligned((k + ES_LIST_SLACK) * sizeof(int32_t));
         scratch->bits = es_aligned(es_round_up(k, 256) / 8);
         scratch->neurons = es_aligned(max_neuron_rows(&engine->plan) * sizeof(int32_t));

@@ -95,6 +95,9 @@ struct es_engine {
     uint64_t job;          /* counts linears, so that a thread knows a stale input */
 };
 
+/* Blocks along k of the plan's widest weight among the formats of a family, 0 without any. */
+size_t es_max_blocks(const es_plan *plan, int (*is_of_family)(int32_t format));
+
 /* Room for the inputs of the plan's bit slices, in `input` of `capacity` tokens; 0 without memory. */
 int es_slice_input_create(es_input *input, const es_plan *plan, size_t capacity);
 void es_slice_input_destroy(es_input *input);
@@ -183,6 +186,11 @@ static inline float *es_row(const es_engine *engine, int32_t id, int32_t token) 
 
 static inline size_t es_round_up(size_t n, size_t multiple) {
     return (n + multiple - 1) / multiple * multiple;
+}
+
+/* a / b, rounded up. */
+static inline int32_t es_ratio_up(int32_t a, int32_t b) {
+    return (a + b - 1) / b;
 }
 
 static inline int32_t es_min(int32_t a, int32_t b) {

@@ -7,8 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Attention: four heads that share one of keys and values, one chunk of the cache. */
-enum { ROWS = 128, K = 2560, MAX_TOKENS = 16, HEADS = 4, HEAD_DIM = 128 };
+/* Attention: four heads that share one of keys and values, one chunk of the cache. A cached number is a
+ * weight that every head of the token multiplies. */
+enum { ROWS = 128, K = 2560, MAX_TOKENS = 16, HEADS = 4, HEAD_DIM = 128, KEPT = HEAD_DIM / 2 };
+enum { MATRIX = ROWS * K, CACHED = ES_CACHE_CHUNK * HEAD_DIM, OUT_BYTES = 1 << 17 };
 
 static void *filled(size_t n_bytes, int byte) {
     void *p = NULL;
@@ -27,11 +29,15 @@ typedef struct work {
     es_columns live;
     float *x, *y, *scratch;
     int32_t *sums, *list;
+    uint8_t *bitmap, *split, *pruned, *out;
+    int32_t *centre;
+    uint16_t *halfs;
 } work;
 
 typedef struct kernel {
     const char *name, *family; /* of es_kernel_variant */
     double bytes_per_weight;
+    int n_weights; /* that one call multiplies by each token */
     void (*run)(const work *k);
 } kernel;
 
@@ -108,6 +114,26 @@ FLOATS(f16)
 FLOATS(bf16)
 FLOATS(f32)
 
+/* Tiles follow the table of their places. */
+#define BITMAP(name)                                                                \
+    static void run_##name(const work *k) {                                         \
+        const es_split split = {k->split, k->centre};                               \
+        if (k->table->split_q16 != NULL) {                                          \
+            k->table->split_q16(k->split, k->centre, k->q16.q, K / ES_BLOCK);       \
+        }                                                                           \
+        k->table->name##_dot(k->y, k->bitmap + 8 * (ROWS / ES_BITMAP_ROWS + 1),     \
+                             ROWS / ES_BITMAP_ROWS, &k->q16, &split, K / ES_BLOCK); \
+    }                                                                               \
+    static void run_##name##_expand(const work *k) {                                \
+        for (int32_t i = 0; i < ROWS / ES_BITMAP_ROWS; i++) {                       \
+            uint64_t start;                                                         \
+            memcpy(&start, k->bitmap + sizeof start * (size_t)i, sizeof start);     \
+            k->table->name##_expand(k->out, k->bitmap + start, K / ES_BLOCK);       \
+        }                                                                           \
+    }
+BITMAP(bmp8)
+BITMAP(bmp4)
+
 static void run_attention(const work *k, int32_t type) {
     const es_cache_rows rows = {k->w, es_cache_row_bytes(type, HEAD_DIM), type};
     const es_attention_token token = {k->x, k->y, 0, ES_CACHE_CHUNK};
@@ -122,34 +148,76 @@ static void run_attention_q8_0(const work *k) {
     run_attention(k, ES_CACHE_Q8_0);
 }
 
+/* Rows of a pruned cache that keep every other half. */
+static void run_prune_row(const work *k) {
+    for (int32_t i = 0; i < ES_CACHE_CHUNK; i++) {
+        k->table->prune_row(k->pruned, k->halfs + (size_t)i * HEAD_DIM, HEAD_DIM, KEPT);
+    }
+}
+
+static void run_expand_rows(const work *k) {
+    k->table->expand_rows((uint16_t *)(void *)k->out, k->pruned,
+                          es_sparse_row_bytes(HEAD_DIM, KEPT), ES_CACHE_CHUNK, HEAD_DIM);
+}
+
+static void run_scale_sums(const work *k) {
+    const es_scaling by = {k->x, 0, k->x, k->q16.sum};
+    k->table->scale_sums(k->y, ROWS, k->sums, ROWS, &by, ROWS, k->tokens, ES_STORE);
+}
+
 static const kernel KERNELS[] = {
-    {"t2", "t2", 0.25, run_t2},
-    {"t5", "t5", 0.2, run_t5},
-    {"t2_list", "t2", 0.25, run_t2_list},
-    {"t5_list", "t5", 0.2, run_t5_list},
-    {"t2n", "t2n", 0.25, run_t2n},
-    {"t2n_sums", "t2n", 0.25, run_t2n_sums},
-    {"bst_lut", "lut", 0.25, run_bst_lut},
-    {"bst_mad", "mad", 0.25, run_bst_mad},
-    {"bs2_lut", "lut", 0.265625, run_bs2_lut},
-    {"bs2_mad", "mad", 0.265625, run_bs2_mad},
-    {"bs2_rounded", "lut", 0.265625, run_bs2_rounded},
-    {"tables", "lut", 0, run_tables},
-    {"q8", "q8", 272.0 / 256, run_q8},
-    {"q8m", "q8m", 288.0 / 256, run_q8m},
-    {"q6", "q6", 208.0 / 256, run_q6},
-    {"q4", "q4", 144.0 / 256, run_q4},
-    {"q4m", "q4m", 160.0 / 256, run_q4m},
-    {"q8n", "q8n", 272.0 / 256, run_q8n},
-    {"q8n_list", "q8n", 272.0 / 256, run_q8n_list},
-    {"q4n", "q4n", 144.0 / 256, run_q4n},
-    {"q4n_list", "q4n", 144.0 / 256, run_q4n_list},
-    {"f16", "f16", 2, run_f16},
-    {"bf16", "bf16", 2, run_bf16},
-    {"f32", "f32", 4, run_f32},
-    {"attention_f16", "attention", 2, run_attention_f16},
-    {"attention_q8_0", "attention", 34.0 / 32, run_attention_q8_0},
+    {"t2", "t2", 0.25, MATRIX, run_t2},
+    {"t5", "t5", 0.2, MATRIX, run_t5},
+    {"t2_list", "t2", 0.25, MATRIX, run_t2_list},
+    {"t5_list", "t5", 0.2, MATRIX, run_t5_list},
+    {"t2n", "t2n", 0.25, MATRIX, run_t2n},
+    {"t2n_sums", "t2n", 0.25, MATRIX, run_t2n_sums},
+    {"bst_lut", "lut", 0.25, MATRIX, run_bst_lut},
+    {"bst_mad", "mad", 0.25, MATRIX, run_bst_mad},
+    {"bs2_lut", "lut", 0.265625, MATRIX, run_bs2_lut},
+    {"bs2_mad", "mad", 0.265625, MATRIX, run_bs2_mad},
+    {"bs2_rounded", "lut", 0.265625, MATRIX, run_bs2_rounded},
+    {"tables", "lut", 0, K, run_tables},
+    {"q8", "q8", 272.0 / 256, MATRIX, run_q8},
+    {"q8m", "q8m", 288.0 / 256, MATRIX, run_q8m},
+    {"q6", "q6", 208.0 / 256, MATRIX, run_q6},
+    {"q4", "q4", 144.0 / 256, MATRIX, run_q4},
+    {"q4m", "q4m", 160.0 / 256, MATRIX, run_q4m},
+    {"q8n", "q8n", 272.0 / 256, MATRIX, run_q8n},
+    {"q8n_list", "q8n", 272.0 / 256, MATRIX, run_q8n_list},
+    {"q4n", "q4n", 144.0 / 256, MATRIX, run_q4n},
+    {"q4n_list", "q4n", 144.0 / 256, MATRIX, run_q4n_list},
+    {"f16", "f16", 2, MATRIX, run_f16},
+    {"bf16", "bf16", 2, MATRIX, run_bf16},
+    {"f32", "f32", 4, MATRIX, run_f32},
+    {"bmp8", "bmp8", 352.0 / 512, MATRIX, run_bmp8},
+    {"bmp8_expand", "bmp8", 352.0 / 512, MATRIX, run_bmp8_expand},
+    {"bmp4", "bmp4", 224.0 / 512, MATRIX, run_bmp4},
+    {"bmp4_expand", "bmp4", 224.0 / 512, MATRIX, run_bmp4_expand},
+    {"scale_sums", "vector", 4, ROWS, run_scale_sums},
+    {"expand_rows", "kvsparse", 144.0 / 128, CACHED, run_expand_rows},
+    {"prune_row", "kvsparse", 2, CACHED, run_prune_row},
+    {"attention_f16", "attention", 2, 2 * CACHED, run_attention_f16},
+    {"attention_q8_0", "attention", 34.0 / 32, 2 * CACHED, run_attention_q8_0},
 };
+
+/* Every other code of a dense matrix is zero. */
+static uint8_t *packed(const char *name) {
+    const int nibbles = strncmp(name, "bmp4", 4) == 0;
+    es_bitmap_job job = {.src_format = nibbles ? ES_FORMAT_Q4 : ES_FORMAT_Q8, ROWS, K};
+    job.src_bytes = ROWS / ES_TILE * (K / ES_BLOCK) * es_block_bytes(job.src_format);
+    uint8_t *src = filled(job.src_bytes, 0x28); /* a nibble of 8 is zero */
+    for (size_t i = 0; !nibbles && i < job.src_bytes; i += 2) {
+        src[i] = 0;
+    }
+    job.src = src;
+    job.dst_bytes = (size_t)es_bitmap_pack(&job);
+    job.dst = filled(job.dst_bytes, 0);
+    if (es_bitmap_pack(&job) < 0) {
+        exit(2);
+    }
+    return job.dst;
+}
 
 static int32_t isa_named(const char *name) {
     for (int32_t isa = 0; isa < ES_ISA_COUNT; isa++) {
@@ -198,15 +266,22 @@ int main(int argc, char **argv) {
     int32_t *begin = filled((blocks + 1) * sizeof *begin, 0);
     table.list_columns(pairs, begin, k.q16.q, (int32_t)blocks);
     k.live = (es_columns){pairs, begin};
+    k.bitmap = packed(chosen->name);
+    k.split = filled(2 * K, 0);
+    k.centre = filled(blocks * sizeof *k.centre, 0);
+    k.out = filled(OUT_BYTES, 0);
+    k.halfs = filled(CACHED * sizeof *k.halfs, 0);
+    uint64_t random = 1;
+    for (size_t i = 0; i < CACHED; i++) {
+        random = random * 6364136223846793005 + 1442695040888963407;
+        k.halfs[i] = (uint16_t)(random >> 48);
+    }
+    k.pruned = filled(ES_CACHE_CHUNK * es_sparse_row_bytes(HEAD_DIM, KEPT), 0);
+    run_prune_row(&k);
     for (int32_t i = atoi(argv[4]); i > 0; i--) {
         chosen->run(&k);
     }
-    /* A cached number is a weight that every head of the token multiplies. */
-    const int cached = strncmp(chosen->name, "attention", 9) == 0;
-    const double weights = cached                      ? 2.0 * ES_CACHE_CHUNK * HEAD_DIM
-                           : chosen->run == run_tables ? K
-                                                       : (double)ROWS * K;
-    printf("%.0f %.6f %s\n", weights, chosen->bytes_per_weight,
+    printf("%d %.6f %s\n", chosen->n_weights, chosen->bytes_per_weight,
            es_kernel_variant(isa, chosen->family));
     return 0;
 }

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-enum { MAX_DIM = 320, MAX_ROWS = 40 };
+enum { MAX_DIM = 320, MAX_ROWS = 40, N_SHAPES = 400 /* random ones of each pattern */ };
 enum { RANDOM, TIES, EQUAL, ZEROS, N_PATTERNS };
 
 typedef struct bench {
@@ -38,6 +38,9 @@ static int is_kept(const uint16_t *halfs, int32_t n, int32_t i, int32_t n_kept) 
 
 static void one_case(bench *m, check_count *count, const es_kernels *table, int32_t n,
                      int32_t n_kept, int32_t n_rows, int pattern) {
+    if (check_skips()) {
+        return;
+    }
     const size_t dim = (size_t)n, row_bytes = es_sparse_row_bytes(n, n_kept);
     const size_t bitmap = es_sparse_bitmap_bytes(n);
     uint16_t *halfs = check_tail(&m->halfs, (size_t)n_rows * dim * sizeof *halfs);
@@ -88,13 +91,10 @@ static void kvsparse_cases(check_count *count, const es_kernels *table, const es
     m.wide = check_buffer_new(MAX_ROWS * MAX_DIM * sizeof(uint16_t));
     m.rows = check_buffer_new(MAX_ROWS * es_sparse_row_bytes(MAX_DIM, MAX_DIM));
     m.narrow = check_buffer_new(es_sparse_row_bytes(MAX_DIM, MAX_DIM));
-#if defined(__x86_64__)
-    check_case(count, isa == ES_ISA_SCALAR || table->prune_row != scalar->prune_row,
+    check_case(count,
+               isa == ES_ISA_SCALAR || (table->prune_row != scalar->prune_row &&
+                                        table->expand_rows != scalar->expand_rows),
                "level has kernels of its own", isa, 0, 0);
-#else
-    (void)scalar;
-    (void)isa;
-#endif
     for (int pattern = 0; pattern < N_PATTERNS; pattern++) {
         for (size_t d = 0; d < sizeof dims / sizeof dims[0]; d++) {
             const int32_t n = dims[d];
@@ -103,6 +103,11 @@ static void kvsparse_cases(check_count *count, const es_kernels *table, const es
                 one_case(&m, count, table, n, kept[k], check_range(&m.random, 1, 5), pattern);
             }
             one_case(&m, count, table, n, n - n / 2, MAX_ROWS, pattern);
+        }
+        for (int i = 0; i < N_SHAPES; i++) {
+            const int32_t n = check_range(&m.random, 2, i % 8 == 0 ? MAX_DIM : 140);
+            const int32_t n_kept = check_range(&m.random, 1, n);
+            one_case(&m, count, table, n, n_kept, check_range(&m.random, 1, 5), pattern);
         }
     }
     check_buffer_free(&m.halfs);

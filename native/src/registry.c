@@ -67,6 +67,8 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
         es_ternary_neon(table);
         es_sparse_neon(table);
         es_columns_neon(table);
+        es_bitmap_neon(table);
+        es_kvsparse_neon(table);
         es_bitslice_neon(table);
         es_vector_neon(table);
         es_attention_neon(table);
@@ -79,6 +81,7 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
     if (isa >= ES_ISA_NEONDOT) {
         es_ternary_neondot(table);
         es_sparse_neondot(table);
+        es_bitmap_neondot(table);
         es_bitslice_neondot(table);
         es_dense_neondot(table);
         es_proposal_neondot(table);

@@ -1,6 +1,6 @@
 /* Rows of a pruned cache for AVX2: eight halfs at a time through a table of byte shuffles, indexed by
  * eight bits of the bitmap. */
-#include "kernels.h"
+#include "kernels/kvsparse/prune_row.h"
 #include "kernels/prefetch.h"
 
 #include <immintrin.h>
@@ -17,18 +17,6 @@ static void __attribute__((constructor)) fill_shuffle(void) {
             shuffle[b][2 * i] = set ? next : 0x80;
             shuffle[b][2 * i + 1] = set ? (uint8_t)(next + 1) : 0x80;
             next = (uint8_t)(next + 2 * set);
-        }
-    }
-}
-
-/* Up to the last kept half of a row: a load of eight may not pass the end of what is there. */
-static void expand_end(uint16_t *to, const uint8_t *row, const uint8_t *kept, int32_t i,
-                       int32_t n) {
-    for (; i < n; i++) {
-        to[i] = 0;
-        if (row[i / 8] >> i % 8 & 1) {
-            memcpy(&to[i], kept, sizeof to[i]);
-            kept += sizeof to[i];
         }
     }
 }
@@ -66,29 +54,6 @@ static int32_t count_below(const uint16_t *halfs, int32_t n, uint16_t bound) {
         count += (halfs[i] & 0x7fff) < bound;
     }
     return count;
-}
-
-static void prune_row(uint8_t *row, const uint16_t *halfs, int32_t n, int32_t n_kept) {
-    const int32_t n_dropped = n - n_kept;
-    uint16_t bound = 0;
-    for (uint16_t bit = 0x4000; bit != 0; bit >>= 1) {
-        const uint16_t middle = (uint16_t)(bound + bit);
-        bound = count_below(halfs, n, middle) <= n_dropped ? middle : bound;
-    }
-    int32_t n_equal = n_dropped - count_below(halfs, n, bound);
-    const size_t bitmap = es_sparse_bitmap_bytes(n);
-    memset(row, 0, bitmap);
-    uint8_t *kept = row + bitmap;
-    const uint8_t *last = kept + 2 * (size_t)n_kept;
-    for (int32_t i = 0; i < n && kept < last; i++) {
-        const int32_t magnitude = halfs[i] & 0x7fff;
-        const int32_t equal = magnitude == bound && n_equal > 0;
-        const int32_t keeps = magnitude >= bound && !equal;
-        n_equal -= equal;
-        row[i / 8] = (uint8_t)(row[i / 8] | (unsigned)keeps << i % 8);
-        memcpy(kept, &halfs[i], sizeof halfs[i]);
-        kept += 2 * keeps;
-    }
 }
 
 void es_kvsparse_avx2(es_kernels *table) {

@@ -193,8 +193,43 @@ static void glu_gelu(float *y, const float *gate, const float *up, int32_t n) {
     EACH(gelu, y, gate, up, n)
 }
 
-static void add(float *y, const float *x, int32_t n) {
-    EACH(vaddq_f32, y, y, x, n)
+static void add(float *y, const float *x, int32_t n){EACH(vaddq_f32, y, y, x, n)}
+
+/* One token. */
+ES_INLINE_NEON
+    void scale_token(float *y, const int32_t *sums, int32_t offset, const float *scales,
+                     const int shared, float s, int32_t n_rows, const es_store_kind kind) {
+    const float32x4_t first = vdupq_n_f32(scales[0] / s), divisor = vdupq_n_f32(s);
+    const int32x4_t taken = vdupq_n_s32(offset);
+    int32_t r = 0;
+    for (; r + 4 <= n_rows; r += 4) {
+        const float32x4_t factor = shared ? first : vdivq_f32(vld1q_f32(scales + r), divisor);
+        const float32x4_t sum = vcvtq_f32_s32(vsubq_s32(vld1q_s32(sums + r), taken));
+        const float32x4_t value = vmulq_f32(sum, factor);
+        vst1q_f32(y + r, kind == ES_STORE_ADD ? vaddq_f32(vld1q_f32(y + r), value) : value);
+    }
+    for (; r < n_rows; r++) {
+        const float value = (float)(sums[r] - offset) * ((shared ? scales[0] : scales[r]) / s);
+        y[r] = kind == ES_STORE_ADD ? y[r] + value : value;
+    }
+}
+
+/* Far stores are stores: there is none here that passes the caches by. */
+static void scale_sums(float *y, size_t y_stride, const int32_t *sums, size_t sums_stride,
+                       const es_scaling *by, int32_t n_rows, int32_t n_tokens, es_store_kind kind) {
+    for (int32_t t = 0; t < n_tokens; t++, y += y_stride, sums += sums_stride) {
+        const int32_t offset = by->qsum != NULL ? by->qsum[t] : 0;
+        const float s = by->s[t];
+        if (kind == ES_STORE_ADD && by->shared) {
+            scale_token(y, sums, offset, by->scales, 1, s, n_rows, ES_STORE_ADD);
+        } else if (kind == ES_STORE_ADD) {
+            scale_token(y, sums, offset, by->scales, 0, s, n_rows, ES_STORE_ADD);
+        } else if (by->shared) {
+            scale_token(y, sums, offset, by->scales, 1, s, n_rows, ES_STORE);
+        } else {
+            scale_token(y, sums, offset, by->scales, 0, s, n_rows, ES_STORE);
+        }
+    }
 }
 
 static void rope_neox(float *x, const float *table, int32_t n_rot) {
@@ -257,6 +292,7 @@ void es_vector_neon(es_kernels *table) {
     table->glu_silu = glu_silu;
     table->glu_gelu = glu_gelu;
     table->add = add;
+    table->scale_sums = scale_sums;
     table->rope_neox = rope_neox;
     table->rope_norm = rope_norm;
     table->f32_to_f16 = f32_to_f16;

@@ -1,0 +1,63 @@
+/* Rows of a pruned cache for NEON: eight halfs at a time through tbl, indexed by eight bits of the
+ * bitmap. */
+#include "kernels/bitmap/bitmap_128.h"
+#include "kernels/kvsparse/prune_row.h"
+
+/* Eight elements from the halfs at `kept` on; reads 16 bytes. */
+ES_INLINE void expand_eight(uint16_t *to, const uint8_t *kept, uint64_t bits) {
+    const uint8x8_t places = vld1_u8(es_expand_places[bits]);
+    const uint8x16_t twice = vzip1q_u8(vcombine_u8(places, places), vcombine_u8(places, places));
+    /* Bytes 2p and 2p + 1 of each half; where there is none, 255 leads beyond the register. */
+    const uint8x16_t odd = vreinterpretq_u8_u16(vdupq_n_u16(0x0100));
+    const uint8x16_t order = vorrq_u8(vqaddq_u8(twice, twice), odd);
+    vst1q_u16(to, vreinterpretq_u16_u8(vqtbl1q_u8(vld1q_u8(kept), order)));
+}
+
+static void expand_rows(uint16_t *to, const uint8_t *rows, size_t row_bytes, int32_t n_rows,
+                        int32_t n) {
+    const size_t bitmap = es_sparse_bitmap_bytes(n);
+    const uint8_t *end = rows + (size_t)n_rows * row_bytes;
+    for (int32_t r = 0; r < n_rows; r++, rows += row_bytes, to += n) {
+        es_prefetch_ahead(rows, row_bytes);
+        const uint8_t *kept = rows + bitmap;
+        int32_t i = 0;
+        for (; i + 64 <= n && end - kept >= 128; i += 64) {
+            uint64_t word;
+            memcpy(&word, rows + i / 8, sizeof word);
+            const es_bitmap_places p = es_places_of(word);
+#pragma GCC unroll 8
+            for (int b = 0; b < 8; b++) {
+                const size_t start = p.starts >> 8 * b & 255;
+                expand_eight(to + i + 8 * b, kept + 2 * start, word >> 8 * b & 255);
+            }
+            kept += 2 * p.n;
+        }
+        for (; i + 8 <= n && end - kept >= 16; i += 8) {
+            const uint8_t bits = rows[i / 8];
+            expand_eight(to + i, kept, bits);
+            kept += 2 * __builtin_popcount(bits);
+        }
+        expand_end(to, rows, kept, i, n);
+    }
+}
+
+static int32_t count_below(const uint16_t *halfs, int32_t n, uint16_t bound) {
+    const uint16x8_t limit = vdupq_n_u16(bound), magnitude = vdupq_n_u16(0x7fff);
+    uint32x4_t counts = vdupq_n_u32(0);
+    int32_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        const uint16x8_t below = vcltq_u16(vandq_u16(vld1q_u16(halfs + i), magnitude), limit);
+        counts = vpadalq_u16(counts, vshrq_n_u16(below, 15));
+    }
+    int32_t count = (int32_t)vaddvq_u32(counts);
+    for (; i < n; i++) {
+        count += (halfs[i] & 0x7fff) < bound;
+    }
+    return count;
+}
+
+void es_kvsparse_neon(es_kernels *table) {
+    table->prune_row = prune_row;
+    table->expand_rows = expand_rows;
+    table->kvsparse_variant = "neon";
+}

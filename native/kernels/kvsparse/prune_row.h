@@ -1,0 +1,47 @@
+/* What all instruction sets share of pruned rows of the cache. The including file defines
+ *   count_below(halfs, n, bound): how many of n halfs have a magnitude, by their bits, below bound. */
+#ifndef ES_PRUNE_ROW_H
+#define ES_PRUNE_ROW_H
+
+#include "kernels.h"
+
+#include <string.h>
+
+static int32_t count_below(const uint16_t *halfs, int32_t n, uint16_t bound);
+
+static void prune_row(uint8_t *row, const uint16_t *halfs, int32_t n, int32_t n_kept) {
+    const int32_t n_dropped = n - n_kept;
+    uint16_t bound = 0;
+    for (uint16_t bit = 0x4000; bit != 0; bit >>= 1) {
+        const uint16_t middle = (uint16_t)(bound + bit);
+        bound = count_below(halfs, n, middle) <= n_dropped ? middle : bound;
+    }
+    int32_t n_equal = n_dropped - count_below(halfs, n, bound);
+    const size_t bitmap = es_sparse_bitmap_bytes(n);
+    memset(row, 0, bitmap);
+    uint8_t *kept = row + bitmap;
+    const uint8_t *last = kept + 2 * (size_t)n_kept;
+    for (int32_t i = 0; i < n && kept < last; i++) {
+        const int32_t magnitude = halfs[i] & 0x7fff;
+        const int32_t equal = magnitude == bound && n_equal > 0;
+        const int32_t keeps = magnitude >= bound && !equal;
+        n_equal -= equal;
+        row[i / 8] = (uint8_t)(row[i / 8] | (unsigned)keeps << i % 8);
+        memcpy(kept, &halfs[i], sizeof halfs[i]);
+        kept += 2 * keeps;
+    }
+}
+
+/* Elements from i on of a row, one by one: a load of eight may not pass the end of what is there. */
+static void expand_end(uint16_t *to, const uint8_t *row, const uint8_t *kept, int32_t i,
+                       int32_t n) {
+    for (; i < n; i++) {
+        to[i] = 0;
+        if (row[i / 8] >> i % 8 & 1) {
+            memcpy(&to[i], kept, sizeof to[i]);
+            kept += sizeof to[i];
+        }
+    }
+}
+
+#endif

@@ -25,7 +25,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -58,11 +58,12 @@ DEFAULTS: dict[str, Value] = {"ternary": "t2", **SLICE_TOPICS, **RATE_TOPICS}
 """What counts where nothing was measured, by topic."""
 
 PREDICTED: dict[tuple[str, str], dict[str, Value]] = {
-    ("neon", "Cortex-A72"): {"ternary": "t5"},
-    ("neondot", "Cortex-A76"): {"ternary": "t5"},
+    ("neon", "Cortex-A72"): {"ternary": "t5", "read": 5.5},
+    ("neondot", "Cortex-A76"): {"ternary": "t5", "read": 11.4},
 }
-"""Defaults by instruction set and core, from counted instructions (bench/arm/README.md): memory is
-so slow beside these cores that the smaller format wins although it takes longer to unpack."""
+"""Defaults by instruction set and core, from counted instructions and published bandwidths of a
+Raspberry Pi 4 and 5 (bench/arm/README.md): memory is so slow beside these cores that the smaller
+format wins although it takes longer to unpack."""
 
 
 @dataclass(frozen=True)
@@ -121,13 +122,15 @@ def sparse_cost(isa: str, threads: int) -> SparseCost:
     rates = {
         topic: float(a.value) * threads / max(1, a.measured_threads) for topic, a in answers.items()
     }
-    if all(rates.values()):
+    if all(a.measured_threads and a.value for a in answers.values()):
         return SparseCost(rates.pop("read"), rates, measured=True)
     from edgesparse import _native
     from edgesparse.executors.native import isa_names
 
     name = _native.lib().es_kernel_variant(isa_names()[isa], b"bmp8")
-    return usual_cost(_native.ffi().string(name).decode(), threads)
+    usual = usual_cost(_native.ffi().string(name).decode(), threads)
+    read = answers["read"]
+    return replace(usual, read=float(read.value)) if read.predicted_for else usual
 
 
 def lookup(topic: str, isa: str, threads: int) -> Answer:

@@ -23,10 +23,13 @@ _USUAL: dict[str, dict[str, float]] = {
     "avx512vbmi2": {"q8": 48, "q4": 46, "bmp8": 44, "bmp4": 40},
     "avx2": {"q8": 42, "q4": 40, "bmp8": 7, "bmp4": 5},
     "avxvnni": {"q8": 42, "q4": 40, "bmp8": 7, "bmp4": 5},
+    "neon": {"q8": 6.8, "q4": 5.9, "bmp8": 3.4, "bmp4": 2.6},
+    "neondot": {"q8": 12.4, "q4": 14.1, "bmp8": 6.6, "bmp4": 4.9},
     "scalar": {"q8": 2, "q4": 2, "bmp8": 0.4, "bmp4": 0.4},
 }
 """10⁹ weights a second of one thread on a Sapphire Rapids server at 2.6 GHz: from cache, but of
-bitmaps on AVX2 from memory, where table look-ups and waiting add up (from cache 14 and 11)."""
+bitmaps on AVX2 from memory, where table look-ups and waiting add up (from cache 14 and 11). Those
+of NEON are predictions for a Raspberry Pi 4 and 5 (bench/arm/README.md)."""
 
 
 @dataclass(frozen=True)

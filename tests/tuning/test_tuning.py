@@ -16,7 +16,7 @@ from edgesparse import tuning
 from edgesparse.cli import main
 from edgesparse.errors import UsageError
 from edgesparse.executors.native import choose_isa
-from edgesparse.formats.sparse_cost import RATE_TOPICS
+from edgesparse.formats.sparse_cost import RATE_TOPICS, usual_cost
 from edgesparse.formats.weight import Format
 from edgesparse.lookup import NEVER, SLICE_TOPICS, mad_tokens
 from edgesparse.tuning import (
@@ -77,6 +77,33 @@ def test_a_prediction_counts_until_something_is_measured(
     assert "predicted" not in lookup("bs2", isa, 4).reason
     remember([Answer("ternary", isa, 4, "t2", {"t2": 1e-3, "t5": 2e-3}, 4)])
     assert lookup("ternary", isa, 4).value == "t2"
+
+
+@pytest.mark.parametrize(
+    ("core", "isa", "read", "four"),
+    [("Cortex-A72", "neon", 5.5, Format.BMP4), ("Cortex-A76", "neondot", 11.4, Format.Q4)],
+)
+def test_slow_memory_makes_bitmaps_pay(
+    monkeypatch: pytest.MonkeyPatch, core: str, isa: str, read: float, four: Format
+) -> None:
+    """Of half zeros, where the board is known; not on the same instruction set elsewhere."""
+
+    def fastest() -> list[Format]:
+        cost = sparse_cost("scalar", 4)
+        assert not cost.measured
+        n, pairs = 1 << 20, ((Format.Q8, Format.BMP8), (Format.Q4, Format.BMP4))
+        n_bytes = {Format.Q8: 17 / 16, Format.Q4: 9 / 16, Format.BMP8: 11 / 16, Format.BMP4: 7 / 16}
+        return [
+            min(pair, key=lambda f: cost.microseconds(f, int(n * n_bytes[f]), n)) for pair in pairs
+        ]
+
+    monkeypatch.setattr(tuning, "_core", lambda: core)
+    monkeypatch.setitem(tuning.PREDICTED, ("scalar", core), tuning.PREDICTED[isa, core])
+    monkeypatch.setattr(tuning, "usual_cost", lambda _, threads: usual_cost(isa, threads))
+    assert sparse_cost("scalar", 4).read == read
+    assert fastest() == [Format.BMP8, four]
+    monkeypatch.setattr(tuning, "_core", lambda: "Neoverse-N1")
+    assert fastest() == [Format.Q8, Format.Q4]
 
 
 def test_kept_and_found() -> None:

@@ -47,25 +47,54 @@ ES_INLINE void es_unpack_nibbles(uint8_t *codes, const uint8_t *v, size_t n_byte
     }
 }
 
-/* Where the codes of a block lie as bytes, and what follows the block if that is known already. */
-ES_INLINE const uint8_t *es_block_codes(const uint8_t *w, uint8_t *room, const uint8_t **next,
-                                        const int format) {
-    const uint8_t *v = w + ES_BITMAP_HEAD;
-    if (format == ES_FORMAT_BMP8) {
-        return v;
+/* Bytes of codes in a block of bmp4: half the bits of each word, rounded up. */
+ES_INLINE size_t es_nibble_bytes(const uint8_t *w) {
+    uint64x2_t sum = vdupq_n_u64(0);
+    for (int i = 0; i < 4; i++) {
+        const uint8x16_t counts = vcntq_u8(vld1q_u8(w + ES_BITMAP_STEPS + 16 * i));
+        sum = vrsraq_n_u64(sum, vpaddlq_u32(vpaddlq_u16(vpaddlq_u8(counts))), 1);
     }
-    size_t n_bytes = 0;
-    for (int c = 0; c < ES_BITMAP_CHUNKS; c++) {
-        n_bytes += es_bitmap_bytes(format, es_places_of(es_bitmap_word(w, c)).n);
-    }
-    es_unpack_nibbles(room, v, n_bytes);
-    *next = v + n_bytes;
-    return room;
+    return (size_t)vaddvq_u64(sum);
 }
 
-/* Bytes from a chunk's codes to the next one's: chunks of nibbles begin at whole bytes. */
-ES_INLINE size_t es_chunk_codes(const es_bitmap_places *p, const int format) {
-    return format == ES_FORMAT_BMP8 ? p->n : (p->n + 1) & ~(size_t)1;
+/* One block, its codes as bytes. */
+typedef struct es_bitmap_block {
+    const uint8_t *w;
+    const uint8_t *codes; /* of the next chunk */
+    const uint8_t *next;  /* bmp4: the next block */
+    uint8_t room[ES_CODES_ROOM] __attribute__((aligned(64)));
+} es_bitmap_block;
+
+ES_INLINE void es_block_open(es_bitmap_block *block, const uint8_t *w, const int format) {
+    block->w = w;
+    block->codes = w + ES_BITMAP_HEAD;
+    es_prefetch_ahead(w, ES_BITMAP_HEAD);
+    if (format == ES_FORMAT_BMP4) {
+        const size_t n_bytes = es_nibble_bytes(w);
+        es_prefetch_ahead(block->codes, n_bytes);
+        es_unpack_nibbles(block->room, block->codes, n_bytes);
+        block->next = block->codes + n_bytes;
+        block->codes = block->room;
+    }
+}
+
+/* Chunk c, after the one before it, and where its codes begin. */
+ES_INLINE es_bitmap_places es_block_chunk(es_bitmap_block *block, int c, const uint8_t **v,
+                                          const int format) {
+    const es_bitmap_places p = es_places_of(es_bitmap_word(block->w, c));
+    *v = block->codes;
+    if (format == ES_FORMAT_BMP8) {
+        es_prefetch_ahead(*v, ES_CACHE_LINE);
+        block->codes += p.n;
+    } else {
+        block->codes += (p.n + 1) & ~(size_t)1; /* chunks begin at whole bytes */
+    }
+    return p;
+}
+
+/* What follows a block whose chunks have been read. */
+ES_INLINE const uint8_t *es_block_end(const es_bitmap_block *block, const int format) {
+    return format == ES_FORMAT_BMP8 ? block->codes : block->next;
 }
 
 /* Adds a block's products to the sixteen outputs: sums[g] is of rows 4g to 4g + 3. */

@@ -18,31 +18,27 @@ ES_INLINE void chunk_sums(int32x4_t sum[16], const uint8_t *v, const es_bitmap_p
 
 ES_INLINE void bitmap_dot(float *y, const uint8_t *w, int32_t n_tiles, const es_q16 *x,
                           int32_t n_blocks, const int format) {
-    uint8_t room[ES_CODES_ROOM] __attribute__((aligned(64)));
+    es_bitmap_block block;
     const float32x4_t none = vdupq_n_f32(0.0f);
     for (int32_t tile = 0; tile < n_tiles; tile++, y += ES_BITMAP_ROWS) {
         float32x4_t acc[4] = {none, none, none, none};
         for (size_t b = 0; b < (size_t)n_blocks; b++) {
-            const uint8_t *next = NULL, *v = es_block_codes(w, room, &next, format);
             int32x4_t sum[16], sums[4];
             for (int r = 0; r < 16; r++) {
                 sum[r] = vdupq_n_s32(0);
             }
-            es_prefetch_ahead(w, ES_BITMAP_HEAD);
+            es_block_open(&block, w, format);
             for (int c = 0; c < ES_BITMAP_CHUNKS; c++) {
-                const es_bitmap_places p = es_places_of(es_bitmap_word(w, c));
-                if (format == ES_FORMAT_BMP8) {
-                    es_prefetch_ahead(v, 64);
-                }
+                const uint8_t *v;
+                const es_bitmap_places p = es_block_chunk(&block, c, &v, format);
                 chunk_sums(sum, v, &p, x->q + 32 * b + 4 * c);
-                v += es_chunk_codes(&p, format);
             }
             for (int g = 0; g < 4; g++) {
                 sums[g] = vpaddq_s32(vpaddq_s32(sum[4 * g], sum[4 * g + 1]),
                                      vpaddq_s32(sum[4 * g + 2], sum[4 * g + 3]));
             }
             es_bitmap_finish(acc, sums, w, x->d[b]);
-            w = format == ES_FORMAT_BMP8 ? v : next;
+            w = es_block_end(&block, format);
         }
         for (int g = 0; g < 4; g++) {
             vst1q_f32(y + 4 * g, acc[g]);
@@ -59,18 +55,17 @@ ES_INLINE uint8x16x2_t by_pairs(int8x16_t first, int8x16_t second) {
 
 /* One block into the eight rows of two dense blocks; returns what follows it. */
 ES_INLINE const uint8_t *expand_block(uint8_t *const tiles[2], const uint8_t *w, const int format) {
-    uint8_t room[ES_CODES_ROOM] __attribute__((aligned(64)));
-    const uint8_t *next = NULL, *v = es_block_codes(w, room, &next, format);
+    es_bitmap_block block;
     const uint8x16_t zero = vdupq_n_u8(ES_BITMAP_NIBBLE_ZERO);
     uint8_t *out[2];
     for (int t = 0; t < 2; t++) {
         memcpy(tiles[t], w + ES_SCALE_BYTES * t, ES_SCALE_BYTES);
         out[t] = tiles[t] + ES_SCALE_BYTES;
     }
-    es_prefetch_ahead(w, ES_BITMAP_HEAD);
+    es_block_open(&block, w, format);
     for (int c = 0; c < ES_BITMAP_CHUNKS; c++) {
-        const es_bitmap_places p = es_places_of(es_bitmap_word(w, c));
-        es_prefetch_ahead(v, 64);
+        const uint8_t *v;
+        const es_bitmap_places p = es_block_chunk(&block, c, &v, format);
         for (int t = 0; t < 2; t++) {
             const uint8x16x2_t pairs =
                 by_pairs(es_expand_sixteen(v, &p, 2 * t), es_expand_sixteen(v, &p, 2 * t + 1));
@@ -88,9 +83,8 @@ ES_INLINE const uint8_t *expand_block(uint8_t *const tiles[2], const uint8_t *w,
                 vst1q_u8(at, codes);
             }
         }
-        v += es_chunk_codes(&p, format);
     }
-    return format == ES_FORMAT_BMP8 ? v : next;
+    return es_block_end(&block, format);
 }
 
 ES_INLINE void bitmap_expand(uint8_t *tiles, const uint8_t *w, int32_t n_blocks, const int format) {

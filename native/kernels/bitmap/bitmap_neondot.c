@@ -14,13 +14,12 @@ ES_INLINE uint8x16_t four(const uint8_t *bytes) {
 
 ES_INLINE void bitmap_dot(float *y, const uint8_t *w, int32_t n_tiles, const es_q16 *x,
                           const es_split *split, int32_t n_blocks, const int format) {
-    uint8_t room[ES_CODES_ROOM] __attribute__((aligned(64)));
+    es_bitmap_block block;
     const float32x4_t none = vdupq_n_f32(0.0f);
     const uint8x16_t sign = vdupq_n_u8(128);
     for (int32_t tile = 0; tile < n_tiles; tile++, y += ES_BITMAP_ROWS) {
         float32x4_t acc[4] = {none, none, none, none};
         for (size_t b = 0; b < (size_t)n_blocks; b++) {
-            const uint8_t *next = NULL, *v = es_block_codes(w, room, &next, format);
             const uint8_t *low = split->bytes + 64 * b, *high = low + 32;
             const int32x4_t centre = vdupq_n_s32(split->centre[b]);
             int32x4_t by256[4], sums[4];
@@ -29,14 +28,12 @@ ES_INLINE void bitmap_dot(float *y, const uint8_t *w, int32_t n_tiles, const es_
                 by256[g] = vdupq_n_s32(0);
                 by1[g] = vdupq_n_u32(0);
             }
-            es_prefetch_ahead(w, ES_BITMAP_HEAD);
+            es_block_open(&block, w, format);
             for (int c = 0; c < ES_BITMAP_CHUNKS; c++) {
-                const es_bitmap_places p = es_places_of(es_bitmap_word(w, c));
+                const uint8_t *v;
+                const es_bitmap_places p = es_block_chunk(&block, c, &v, format);
                 const int8x16_t h = vreinterpretq_s8_u8(four(high + 4 * c));
                 const uint8x16_t l = four(low + 4 * c);
-                if (format == ES_FORMAT_BMP8) {
-                    es_prefetch_ahead(v, 64);
-                }
 #pragma GCC unroll 4
                 for (int g = 0; g < 4; g++) {
                     const int8x16_t codes = es_expand_sixteen(v, &p, g);
@@ -44,14 +41,13 @@ ES_INLINE void bitmap_dot(float *y, const uint8_t *w, int32_t n_tiles, const es_
                     by256[g] = vdotq_s32(by256[g], codes, h);
                     by1[g] = vdotq_u32(by1[g], stored, l);
                 }
-                v += es_chunk_codes(&p, format);
             }
             for (int g = 0; g < 4; g++) {
                 const int32x4_t lower = vaddq_s32(vreinterpretq_s32_u32(by1[g]), centre);
                 sums[g] = vaddq_s32(lower, vshlq_n_s32(by256[g], 8));
             }
             es_bitmap_finish(acc, sums, w, x->d[b]);
-            w = format == ES_FORMAT_BMP8 ? v : next;
+            w = es_block_end(&block, format);
         }
         for (int g = 0; g < 4; g++) {
             vst1q_f32(y + 4 * g, acc[g]);

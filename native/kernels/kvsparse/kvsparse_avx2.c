@@ -56,6 +56,13 @@ static int32_t count_below(const uint16_t *halfs, int32_t n, uint16_t bound) {
     return count;
 }
 
+static void prune_row(uint8_t *row, const uint16_t *halfs, int32_t n, int32_t n_kept) {
+    const es_prune by = find_bound(halfs, n, n - n_kept);
+    uint8_t *kept = row + es_sparse_bitmap_bytes(n);
+    memset(row, 0, es_sparse_bitmap_bytes(n));
+    keep_end(row, kept, kept + 2 * (size_t)n_kept, halfs, 0, n, by);
+}
+
 void es_kvsparse_avx2(es_kernels *table) {
     table->prune_row = prune_row;
     table->expand_rows = expand_rows;

@@ -2,6 +2,7 @@
  * bitmap. */
 #include "kernels/bitmap/bitmap_128.h"
 #include "kernels/kvsparse/prune_row.h"
+#include "kernels/vector/vector_neon.h"
 
 /* Eight elements from the halfs at `kept` on; reads 16 bytes. */
 ES_INLINE void expand_eight(uint16_t *to, const uint8_t *kept, uint64_t bits) {
@@ -41,19 +42,47 @@ static void expand_rows(uint16_t *to, const uint8_t *rows, size_t row_bytes, int
     }
 }
 
+enum { RUN = 4096 }; /* registers whose counts fit 16 bits */
+
 static int32_t count_below(const uint16_t *halfs, int32_t n, uint16_t bound) {
     const uint16x8_t limit = vdupq_n_u16(bound), magnitude = vdupq_n_u16(0x7fff);
-    uint32x4_t counts = vdupq_n_u32(0);
-    int32_t i = 0;
-    for (; i + 8 <= n; i += 8) {
-        const uint16x8_t below = vcltq_u16(vandq_u16(vld1q_u16(halfs + i), magnitude), limit);
-        counts = vpadalq_u16(counts, vshrq_n_u16(below, 15));
+    int32_t count = 0, i = 0;
+    while (i + 8 <= n) {
+        const int32_t end = n - i < 8 * RUN ? n : i + 8 * RUN;
+        uint16x8_t counts = vdupq_n_u16(0);
+        for (; i + 8 <= end; i += 8) {
+            const uint16x8_t x = vandq_u16(vld1q_u16(halfs + i), magnitude);
+            counts = vsubq_u16(counts, vcltq_u16(x, limit));
+        }
+        count += (int32_t)vaddlvq_u16(counts);
     }
-    int32_t count = (int32_t)vaddvq_u32(counts);
     for (; i < n; i++) {
         count += (halfs[i] & 0x7fff) < bound;
     }
     return count;
+}
+
+static void prune_row(uint8_t *row, const uint16_t *halfs, int32_t n, int32_t n_kept) {
+    const size_t bitmap = es_sparse_bitmap_bytes(n);
+    es_prune by = find_bound(halfs, n, n - n_kept);
+    const uint16x8_t limit = vdupq_n_u16(by.bound), magnitude = vdupq_n_u16(0x7fff);
+    uint8_t *kept = row + bitmap;
+    const uint8_t *last = kept + 2 * (size_t)n_kept;
+    int32_t i = 0;
+    memset(row, 0, bitmap);
+    for (; i + 8 <= n; i += 8) {
+        const uint16x8_t x = vandq_u16(vld1q_u16(halfs + i), magnitude);
+        unsigned equal = es_gather_bits(vceqq_u16(x, limit));
+        for (; equal != 0 && by.n_equal > 0; by.n_equal--) {
+            equal &= equal - 1;
+        }
+        const unsigned bits = equal | es_gather_bits(vcgtq_u16(x, limit));
+        row[i / 8] = (uint8_t)bits;
+        for (unsigned left = bits; left != 0; left &= left - 1, kept += 2) {
+            memcpy(kept, &halfs[i + __builtin_ctz(left)], sizeof *halfs);
+        }
+    }
+    keep_end(row, kept, last, halfs, i, n, by);
 }
 
 void es_kvsparse_neon(es_kernels *table) {

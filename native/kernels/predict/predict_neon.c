@@ -2,18 +2,10 @@
 #include "predict.h"
 
 #include "kernels/prefetch.h"
-
-#include <arm_neon.h>
-#include <string.h>
+#include "kernels/vector/vector_neon.h"
 
 /* Runs whose counts, at most 16 a byte and run, stay below 256. */
 enum { FOLD_RUNS = 15 };
-
-/* Bit i is set where lane i of eight is all ones. */
-ES_INLINE uint8_t gather_bits(uint16x8_t lanes) {
-    static const uint16_t bits[8] = {1, 2, 4, 8, 16, 32, 64, 128};
-    return (uint8_t)vaddvq_u16(vandq_u16(lanes, vld1q_u16(bits)));
-}
 
 static void sign_bits(uint8_t *bits, size_t n_bytes, const float *x, int32_t n) {
     int32_t i = 0;
@@ -21,7 +13,7 @@ static void sign_bits(uint8_t *bits, size_t n_bytes, const float *x, int32_t n) 
     for (; i + 8 <= n; i += 8) {
         const uint32x4_t low = vcltzq_f32(vld1q_f32(x + i));
         const uint32x4_t high = vcltzq_f32(vld1q_f32(x + i + 4));
-        bits[i / 8] = gather_bits(vcombine_u16(vmovn_u32(low), vmovn_u32(high)));
+        bits[i / 8] = es_gather_bits(vcombine_u16(vmovn_u32(low), vmovn_u32(high)));
     }
     for (; i < n; i++) {
         bits[i / 8] = (uint8_t)(bits[i / 8] | (x[i] < 0.0f) << i % 8);

@@ -74,4 +74,10 @@ ES_INLINE_NEON float32x4x2_t es_widen_halfs(const void *p) {
     return (float32x4x2_t){{vcvt_f32_f16(vget_low_f16(h)), vcvt_high_f32_f16(h)}};
 }
 
+/* Bit i is set where lane i of eight is all ones. */
+ES_INLINE_NEON uint8_t es_gather_bits(uint16x8_t lanes) {
+    static const uint16_t bits[8] = {1, 2, 4, 8, 16, 32, 64, 128};
+    return (uint8_t)vaddvq_u16(vandq_u16(lanes, vld1q_u16(bits)));
+}
+
 #endif

@@ -22,7 +22,7 @@ ES_RUN := build/run/es_run
 CMAKE = $(VENV)/bin/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(VENV)/bin/ninja) \
         -DPython_EXECUTABLE=$(abspath $(PY)) -DCMAKE_BUILD_TYPE=Debug -S native
 
-.PHONY: help setup chat es-run wheel test lint types bench check warnings sanitize check-arm check-arm-package isas goldens format clean
+.PHONY: help setup chat es-run wheel wheel-arm test lint types bench check warnings sanitize check-arm check-arm-package isas goldens format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -64,6 +64,10 @@ wheel: $(VENV)/.build-tools  ## build this machine's wheel into dist/ and try it
 	$(PYTHON) -m venv build/wheel-venv
 	build/wheel-venv/bin/python -m pip -qq --disable-pip-version-check install dist/*.whl
 	build/wheel-venv/bin/python tests/packaging/installed_wheel.py
+	@[ "$$(uname)" != Linux ] || $(PY) tests/packaging/wheel_elf.py dist/*.whl
+
+wheel-arm: $(VENV)/.build-tools  ## cross-build the wheel for 64-bit ARM Linux into dist/ and check its module
+	@PYTHON=$(abspath $(PY)) native/check/arm_wheel.sh dist
 
 bench: $(VENV)/.package  ## measure speed beside the memory bandwidth that bounds it
 	@$(VENV)/bin/edgesparse bench $(ARGS)

@@ -95,6 +95,10 @@ if(ES_MODULE)
     python_add_library(_edgesparse MODULE WITH_SOABI USE_SABI 3.10 "${es_module_c}")
     target_include_directories(_edgesparse PRIVATE include)
     target_link_libraries(_edgesparse PRIVATE es_core)
+    if(CMAKE_SYSTEM_NAME STREQUAL "Linux" AND CMAKE_SYSTEM_PROCESSOR STREQUAL "aarch64")
+        # A Raspberry Pi 5 has pages of 16 KiB, other systems of up to 64 KiB.
+        target_link_options(_edgesparse PRIVATE -Wl,-z,max-page-size=65536)
+    endif()
     # Generated code is not ours to keep free of warnings.
     set_source_files_properties("${es_module_c}" PROPERTIES COMPILE_OPTIONS "-w")
     install(TARGETS _edgesparse DESTINATION edgesparse/_native)

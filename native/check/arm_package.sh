@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Runs the package itself, with Debian's arm64 Python, on emulated ARM CPUs: logits of the default
-# model and of tiny ones must have the same bits as on this machine.
+# Runs the wheel for 64-bit ARM, with Debian's arm64 Python, on emulated ARM CPUs: logits of the
+# default model and of tiny ones must have the same bits as on this machine, and a chat the same words.
 #
 # Downloads that Python and wheels for it into build/arm-python (60 MB, once) and installs nothing.
-# PYTHON names this machine's interpreter that has edgesparse.
+# PYTHON names this machine's interpreter that has edgesparse and the tools to build it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 python=${PYTHON:-python3}
@@ -13,7 +13,7 @@ if ! command -v apt-get > /dev/null || ! command -v dpkg-deb > /dev/null; then
     echo "NOT CHECKED: the package on 64-bit ARM; that needs Debian's apt-get and dpkg-deb"
     exit 0
 fi
-native/check/arm.sh --build-only
+native/check/arm_wheel.sh build/arm-wheel
 
 # An apt of its own, so that this system's lists and architectures stay as they are.
 if [ ! -x "$here/root/usr/bin/python3" ]; then
@@ -24,7 +24,7 @@ if [ ! -x "$here/root/usr/bin/python3" ]; then
         -o APT::Sandbox::User=root)
     "${apt[@]}" update
     "${apt[@]}" install --download-only --no-install-recommends -y \
-        libpython3-dev libstdc++6 python3-minimal > /dev/null
+        libpython3-stdlib libstdc++6 python3-minimal > /dev/null
     for package in "$here"/cache/archives/*.deb; do
         dpkg-deb -x "$package" "$here/root"
     done
@@ -44,26 +44,22 @@ if [ ! -d "$here/site" ]; then
     done
 fi
 
-# The package as it is now, with a module for that Python.
-rm -rf "$here/package" && mkdir -p "$here/package"
-cp -r edgesparse models "$here/package/"
-find "$here/package" -name '*.so' -delete
-"$python" native/build.py native/include/edgesparse.h "$here/module.c" > /dev/null
-aarch64-linux-gnu-gcc -O2 -w -shared -fPIC -fvisibility=hidden -DPy_LIMITED_API=0x030a0000 \
-    -I"$root/usr/include/python$version" -idirafter "$root/usr/include" \
-    -idirafter "$root/usr/include/aarch64-linux-gnu" -Inative/include \
-    "$here/module.c" build/arm/libes_core.a -lm -pthread \
-    -o "$here/package/edgesparse/_native/_edgesparse.abi3.so"
+rm -rf "$here/package"
+"$python" -m zipfile -e build/arm-wheel/*.whl "$here/package"
 
+chat=(-m edgesparse chat -p "Say hello." -st -n 8 --temp 0)
 "$python" native/check/same_logits.py models/tiny > "$here/here.txt"
+(cd "$here" && "$python" "${chat[@]}") > "$here/said-here.txt" # away from this folder's package
 failed=0
 for cpu in cortex-a72 cortex-a76 max; do
-    PYTHONPATH=$here/package:$here/site "${emulated[@]}" -cpu "$cpu" "$root/usr/bin/python3" \
-        native/check/same_logits.py models/tiny > "$here/$cpu.txt"
-    if diff "$here/here.txt" "$here/$cpu.txt"; then
-        echo "$cpu: $(wc -l < "$here/$cpu.txt") models, the same logits as here"
+    there=(env "PYTHONPATH=$here/package:$here/site" "${emulated[@]}" -cpu "$cpu"
+        "$root/usr/bin/python3")
+    "${there[@]}" native/check/same_logits.py models/tiny > "$here/$cpu.txt"
+    (cd "$here" && "${there[@]}" "${chat[@]}") > "$here/said.txt"
+    if diff "$here/here.txt" "$here/$cpu.txt" && diff "$here/said-here.txt" "$here/said.txt"; then
+        echo "$cpu: $(wc -l < "$here/$cpu.txt") models, the same logits and words as here"
     else
-        echo "$cpu: FAILED, other logits"
+        echo "$cpu: FAILED, other logits or words"
         failed=1
     fi
 done

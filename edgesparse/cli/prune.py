@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edgesparse.checkpoint import Checkpoint
     from edgesparse.cli.terminal import Terminal
     from edgesparse.compress.prune import MatrixReport, PruneOptions
+    from edgesparse.model import Model
     from edgesparse.tokenizer import Tokenizer
 
 __all__ = ["add_arguments", "run"]
@@ -60,8 +61,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how a .gguf holds the weights that are left: float (default: f16), or rounded to 8.5 "
         "or 4.5 bits, which sparsegpt takes into account",
     )
-    parser.add_argument(
+    text = parser.add_mutually_exclusive_group()
+    text.add_argument(
         "-f", "--file", metavar="TEXT", help="text to learn from; '-' for stdin (default: Python's)"
+    )
+    text.add_argument(
+        "--own-text",
+        action="store_true",
+        help="learn from what the model says of its own accord: slower, and better on other texts",
     )
     parser.add_argument(
         "--windows",
@@ -88,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
     from edgesparse.architectures import build_plan, check_family
     from edgesparse.checkpoint import open_checkpoint
     from edgesparse.cli.terminal import Terminal
+    from edgesparse.compress.own_text import forget_own_text
     from edgesparse.compress.prune import check_prunable
     from edgesparse.compress.work import Work, fingerprint_of
     from edgesparse.config import read_config
@@ -103,12 +111,14 @@ def run(args: argparse.Namespace) -> int:
         _check_output(args, source, out, checkpoint)
         config = read_config(checkpoint)
         tokenizer = load_tokenizer(checkpoint)
-        windows, held_out, sha256 = _texts(args, tokenizer, min(_WINDOW, config.n_ctx))
+        size = min(_WINDOW, config.n_ctx)
+        text = _text(args, source, out, size, terminal)
+        windows, held_out, sha256 = _texts(args, text, tokenizer, size)
         plan = build_plan(
             config,
             tensor_names(checkpoint),
-            n_ctx=min(_WINDOW, config.n_ctx),
-            max_tokens=min(_WINDOW, config.n_ctx),
+            n_ctx=size,
+            max_tokens=size,
             fused=False,
             sparse=False,
             path=str(source),
@@ -126,6 +136,7 @@ def run(args: argparse.Namespace) -> int:
         _write(checkpoint, config, plan, chosen, work, source, out, about, reports)
     after = _perplexity(args, out, held_out, terminal, "after")
     work.remove()
+    forget_own_text(out)
     _report(args, terminal, chosen, reports, before, after, out)
     return 0
 
@@ -181,20 +192,32 @@ def _check_output(
         raise UsageError(f"{out.absolute().parent}: no such folder.")
 
 
+def _text(args: argparse.Namespace, source: Path, out: Path, size: int, terminal: Terminal) -> str:
+    """Return the text to learn from."""
+    if not args.own_text:
+        from edgesparse.compress.sample import sample_text
+
+        return sample_text() if args.file is None else options.read_prompt_file(args.file)
+    from edgesparse.cli.own_text import written_by
+
+    held_out = 0 if args.no_evaluate or args.evaluate is not None else _HELD_OUT
+    n_tokens = (max(1, args.windows) + held_out) * size
+    with _load(args, source) as model:
+        return written_by(model, source, out, n_tokens, terminal)
+
+
 def _texts(
-    args: argparse.Namespace, tokenizer: Tokenizer, size: int
+    args: argparse.Namespace, text: str, tokenizer: Tokenizer, size: int
 ) -> tuple[list[npt.NDArray[np.int32]], npt.NDArray[np.int32], str]:
     """Return windows to learn from, tokens to score, and the hash of the first text."""
     import hashlib
 
     import numpy as np
 
-    from edgesparse.compress.sample import sample_text
     from edgesparse.errors import UsageError
 
     if args.windows < 1:
         raise UsageError(f"--windows must be positive, not {args.windows}.")
-    text = sample_text() if args.file is None else options.read_prompt_file(args.file)
     ids = np.asarray(tokenizer.encode(text, add_special=True), np.int32)
     if args.evaluate is not None:
         other = options.read_prompt_file(args.evaluate).removesuffix("\n")
@@ -291,12 +314,9 @@ def _perplexity(
 ) -> float | None:
     if args.no_evaluate:
         return None
-    from edgesparse import _native
-    from edgesparse.load_model import load
     from edgesparse.perplexity import windows
 
-    executor = "native" if _native.available() else "portable"
-    with load(path, threads=args.threads, n_ctx=None, executor=executor, head="exact") as model:
+    with _load(args, path) as model:
         value = 0.0
         for estimate in windows(model, ids, min(_WINDOW, model.engine.n_ctx)):
             value = estimate.perplexity
@@ -304,6 +324,14 @@ def _perplexity(
             terminal.progress(f"perplexity {when}: window {done}")
     terminal.progress("")
     return value
+
+
+def _load(args: argparse.Namespace, path: Path) -> Model:
+    from edgesparse import _native
+    from edgesparse.load_model import load
+
+    executor = "native" if _native.available() else "portable"
+    return load(path, threads=args.threads, executor=executor, head="exact")
 
 
 def _report(

@@ -37,11 +37,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="rtn",
         help="round to the nearest, or spread errors by a text, which takes minutes (w1 to w4)",
     )
-    parser.add_argument(
+    text = parser.add_mutually_exclusive_group()
+    text.add_argument(
         "-f",
         "--file",
         metavar="TEXT",
         help="gptq: text to calibrate on (default: help topics of Python)",
+    )
+    text.add_argument(
+        "--own-text",
+        action="store_true",
+        help="gptq: calibrate on what the model says of its own accord: slower, and better on "
+        "other texts",
     )
     parser.add_argument(
         "--tokens",
@@ -78,7 +85,9 @@ def run(args: argparse.Namespace) -> int:
     from edgesparse.cancel import CancelToken
     from edgesparse.checkpoint import open_checkpoint
     from edgesparse.cli.interrupt import cancel_on_interrupt
+    from edgesparse.cli.own_text import written_by
     from edgesparse.cli.terminal import Terminal
+    from edgesparse.compress.own_text import forget_own_text
     from edgesparse.compress.quantize import Target, check_quantizable, quantize_model
     from edgesparse.compress.work import Work, fingerprint_of
     from edgesparse.errors import ModelFormatError, UsageError
@@ -94,6 +103,8 @@ def run(args: argparse.Namespace) -> int:
         warning = check_quantizable(model.config, target, args.method, str(source))
         if warning and not args.yes:
             raise UsageError(f"{warning}.", advice="Add -y to do it all the same.")
+        if args.own_text and args.method == "gptq":
+            calibration = written_by(model, source, output, args.tokens, terminal)
         before = _perplexity(model, evaluation, args.windows)
         windows = _windows(model, calibration, args.tokens) if args.method == "gptq" else []
         config, plan = model.config, model.engine.plan
@@ -118,6 +129,7 @@ def run(args: argparse.Namespace) -> int:
             raise
         n_before = checkpoint.n_bytes
     work.remove()
+    forget_own_text(output)
     terminal.progress("")
     terminal.write(_table(reports))
     terminal.write(f"{output}: {n_bytes / 1e6:.1f} MB, {n_before / 1e6:.1f} MB before\n")

@@ -14,6 +14,7 @@ from edgesparse.checkpoint.names import is_projection
 from edgesparse.checkpoint.safetensors import read_safetensors
 from edgesparse.checkpoint.source import SourceFile
 from edgesparse.cli.program import run
+from edgesparse.compress import own_text
 from edgesparse.compress import prune as prune_module
 from edgesparse.compress.layers import read_matrix
 from edgesparse.compress.patterns import n_zeros
@@ -246,3 +247,25 @@ def test_refusals_of_outputs(tmp_path, capsys):
     assert "--store int8 is for .gguf" in capsys.readouterr().err
     assert prune(source, out, "-y") == 0
     assert out.read_bytes()[:4] == b"GGUF"
+
+
+def test_a_model_writes_its_own_text(tmp_path, monkeypatch, capsys):
+    """Twice the same, kept while the work is unfinished, gone with it."""
+    outs = [tmp_path / "a.gguf", tmp_path / "b.gguf"]
+    flags = ("--own-text", "--sparsity", "0.5")
+    assert prune("llama-floats.gguf", outs[0], *flags) == 0, capsys.readouterr().err
+    real = prune_module.compress_layers
+
+    def stopping(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prune_module, "compress_layers", stopping)
+    assert prune("llama-floats.gguf", outs[1], *flags) == 130
+    kept = tmp_path / ".b.gguf.text"
+    assert len(kept.read_text("utf-8")) > 100
+    monkeypatch.setattr(prune_module, "compress_layers", real)
+    monkeypatch.setattr(own_text, "write_own_text", lambda *args, **kwargs: 1 / 0)
+    assert prune("llama-floats.gguf", outs[1], *flags) == 0
+    assert outs[0].read_bytes() == outs[1].read_bytes()
+    assert not list(tmp_path.glob(".*"))
+    assert prune("llama-floats.gguf", outs[0], "--own-text", "-f", "x") == 2

@@ -1,0 +1,35 @@
+"""A text by the model itself, with progress, for the verbs that calibrate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgesparse.cli.terminal import Terminal
+    from edgesparse.model import Model
+
+__all__ = ["written_by"]
+
+
+def written_by(model: Model, source: Path, output: Path, n_tokens: int, terminal: Terminal) -> str:
+    """Return `own_text`; Ctrl-C stops it.
+
+    Raises
+    ------
+    Cancelled
+    """
+    from edgesparse.cancel import CancelToken
+    from edgesparse.cli.interrupt import cancel_on_interrupt
+    from edgesparse.compress.own_text import own_text
+
+    token = CancelToken()
+    try:
+        with cancel_on_interrupt(token):
+            return own_text(
+                *(model, source, output, n_tokens),
+                progress=lambda done, of: terminal.progress(f"writing: {done} of {of} tokens"),
+                cancel=token,
+            )
+    finally:
+        terminal.progress("")

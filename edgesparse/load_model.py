@@ -113,11 +113,12 @@ def load(
         are not computed. Lossy, and not together with `sparsity`.
     predict_force : bool
         Predict even where that reads more bytes than it saves.
-    weights : {"auto", "dense", "q8", "q4", "bmp8", "bmp4"}
+    weights : {"auto", "dense", "q8", "q4", "bmp8", "bmp4", "csr", "nm8", "nm4"}
         Storage of the layers' matrices that are not ternary. auto: as the file has them, and q8 and
-        q4 without their zeros (bmp8, bmp4) where that is predicted to be faster; exact. dense:
-        zeros are stored. q8, q4: floats, Q8_0, Q5_0, Q6_K, Q3_K and Q2_K rounded to it, then as
-        auto. bmp8, bmp4: the same, always without zeros.
+        q4 without their zeros (bmp8, bmp4, csr, nm8, nm4) where that is predicted to be faster;
+        exact. dense: zeros are stored. q8, q4: floats, Q8_0, Q5_0, Q6_K, Q3_K and Q2_K rounded to
+        it, then as auto. bmp8, bmp4, csr: the same, always without zeros. nm8, nm4: the same, for
+        matrices that are 2:4; others stay dense.
     mem_budget : int or str, optional
         Bytes that the process may take at most, with a full context; also as ``"900MB"``. What
         would take more is refused before its weights are loaded. Without it only what certainly

@@ -238,8 +238,8 @@ def stored_formats(
     formats = {name: stored.records[name].format for name in weight_names(plan)}
     by_inputs = neuron_major_names(plan)
     for name, found in formats.items():
-        plain = found.row_format
         others = NEURON_MAJOR if name in by_inputs else ROW_BY_ROW if name in row_by_row else {}
+        plain = found if found.is_sparse and not others else found.row_format
         wanted = others.get(plain, plain)
         if found is not wanted:
             raise _packed_otherwise(f"{name} is stored as {found.name}, not as {wanted.name}")

@@ -21,8 +21,8 @@ from edgesparse.benchmark.tokens import working_set_bandwidth
 from edgesparse.cpus import last_level_cache_bytes
 from edgesparse.executors.base import Executor
 from edgesparse.executors.native import NativeExecutor, isa_names
-from edgesparse.formats.bitmap import expected_bytes
 from edgesparse.formats.weight import Format, storage_bytes
+from edgesparse.formats.without_zeros import expected_bytes
 
 __all__ = [
     "HEAD_FORMATS",
@@ -41,6 +41,7 @@ TERNARY_FORMATS = (Format.T2, Format.T5)
 HEAD_FORMATS = (Format.Q8, Format.Q6, Format.Q4, Format.Q8M, Format.Q4M, Format.F16)
 ZEROS = (0.5, 0.7)
 """Shares of zeros that bitmap kernels are measured with."""
+CSR_ZEROS = 0.95
 MAX_HEAD_ROWS = 32_768
 """Rows of a head that are measured: more change nothing but the memory that they take."""
 DEPTH = 1024
@@ -66,7 +67,7 @@ class Case:
     in_cache : bool
         One copy again and again instead of many in turn.
     zeros : float
-        Bitmap formats: share of codes that are 0.
+        Formats without zeros: share of codes that are 0.
     """
 
     kernel: str
@@ -91,7 +92,7 @@ class Case:
         if self.kernel == "attention":
             return 4 * (self.k + self.n_tokens) * self.heads[1] * self.heads[2]
         fmt = Format[self.kernel.upper()]
-        if fmt.is_bitmap:
+        if fmt.has_varying_length:
             return expected_bytes(fmt, self.n_rows, self.k, self.zeros)
         return storage_bytes(fmt, self.n_rows, self.k)
 
@@ -195,7 +196,8 @@ def shape_cases(name: str, shape: Shape, tokens: Sequence[int]) -> list[Case]:
     size = shape.matrices()["ffn_up"]
     for fmt in (Format.Q8, Format.Q4):
         cases.append(Case(fmt.name.lower(), f"{name} ffn_up", *size, 1))
-    for fmt, zeros in itertools.product((Format.BMP8, Format.BMP4), ZEROS):
+    pruned = [*itertools.product((Format.BMP8, Format.BMP4), ZEROS), (Format.CSR, CSR_ZEROS)]
+    for fmt, zeros in [*pruned, (Format.NM8, 0.5), (Format.NM4, 0.5)]:
         where = f"{name} ffn_up, {zeros:.0%} zeros"
         cases.append(Case(fmt.name.lower(), where, *size, 1, zeros=zeros))
     rows = min(shape.n_vocab, MAX_HEAD_ROWS)
@@ -224,7 +226,7 @@ def model_cases(
     ----------
     name : str
     weights : iterable of (tensor, format, n_rows, k, zeros)
-        Zeros: share of codes that are 0, of bitmaps only.
+        Zeros: share of codes that are 0, of formats without them only.
     heads : tuple of int
         Heads, kv heads, head_dim.
     depth : int

@@ -19,7 +19,7 @@ from edgesparse.formats.bitslice import pack_bitslice, pack_ternary_slices
 from edgesparse.formats.blocks import has_minimum, pack_blocks
 from edgesparse.formats.floats import pack_float
 from edgesparse.formats.memory import allocate, require_bytes
-from edgesparse.formats.sparse import as_bitmap
+from edgesparse.formats.sparse import as_sparse
 from edgesparse.formats.ternary import pack_ternary
 from edgesparse.formats.weight import BLOCK, Format, Slices, Weight, Zeros, storage_bytes
 from edgesparse.ops.rope_kv import rope_table
@@ -80,7 +80,7 @@ def random_weights(
     """Make `n_copies` matrices with valid random content; rows repeat every 64.
 
     `slices` describes the steps of bs1 to bs4, by default one half for every 32 columns; `zeros` is
-    the share of codes that are 0 in bitmap formats.
+    the share of codes that are 0 in bitmaps and csr.
 
     Raises
     ------
@@ -88,8 +88,8 @@ def random_weights(
         There is no room.
     """
     rng = np.random.default_rng(_SEED)
-    if fmt.is_bitmap:
-        return _random_bitmaps(rng, fmt, n_rows, k, n_copies, zeros)
+    if fmt.is_sparse:
+        return _random_sparse(rng, fmt, n_rows, k, n_copies, zeros)
     if fmt.is_sliced and fmt is not Format.BST:
         slices = slices or Slices()
     pattern = _pattern(rng, fmt, min(n_rows, _PATTERN_ROWS), k, slices)
@@ -103,19 +103,24 @@ def random_weights(
     return weights
 
 
-def _random_bitmaps(
+def _random_sparse(
     rng: np.random.Generator, fmt: Format, n_rows: int, k: int, n_copies: int, zeros: float
 ) -> list[Weight]:
-    low, high = (-127, 128) if fmt is Format.BMP8 else (-8, 8)
+    low, high = _CODES.get(fmt.row_format, (-127, 128))
     shape = (min(n_rows, _PATTERN_ROWS), k)
     codes = rng.integers(low, high, shape, dtype=np.int8)
     codes[codes == 0] = 1
-    codes[rng.random(shape) < zeros] = 0
+    if fmt.is_two_of_four:
+        groups = rng.random((shape[0], -(-k // 4), 4)).argsort(axis=2).argsort(axis=2)
+        codes[groups.reshape(shape[0], -1)[:, :k] >= 2] = 0
+    else:
+        codes[rng.random(shape) < zeros] = 0
     steps = np.full((shape[0], -(-k // BLOCK)), 0.01, np.float16)
     dense = np.resize(
         pack_blocks(codes, steps, None, fmt.row_format), storage_bytes(fmt.row_format, n_rows, k)
     )
-    made = as_bitmap(Weight("w", fmt.row_format, n_rows, k, dense, np.zeros(0, np.float32)))
+    weight = Weight("w", fmt.row_format, n_rows, k, dense, np.zeros(0, np.float32))
+    made = as_sparse(weight, fmt)
     sizes = [made.data.nbytes] * n_copies
     require_bytes(sum(sizes), "the weights of this measurement")
     weights = []

@@ -108,11 +108,11 @@ def _model_cases(args: argparse.Namespace, tokens: list[int]) -> list[Case]:
     from pathlib import Path
 
     from edgesparse.benchmark.kernels import model_cases
-    from edgesparse.formats.bitmap import zero_share
+    from edgesparse.formats.without_zeros import zero_share
 
     with options.load_for_measuring(args, 1) as model:
         weights = [
-            (w.name, w.format, w.n_rows, w.k, zero_share(w) if w.format.is_bitmap else 0.0)
+            (w.name, w.format, w.n_rows, w.k, zero_share(w) if w.format.is_sparse else 0.0)
             for w in model.parameters.weights.values()
         ]
         config = model.config

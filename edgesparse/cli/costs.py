@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgesparse.formats.bitmap import expected_bytes, zero_share
 from edgesparse.formats.dequantize import dequantize
 from edgesparse.formats.sparse_cost import SparseCost
+from edgesparse.formats.two_of_four import is_two_of_four
 from edgesparse.formats.weight import Format, Weight, storage_bytes
+from edgesparse.formats.without_zeros import expected_bytes, zero_share
 
 if TYPE_CHECKING:
     from edgesparse.engine import Engine
 
 __all__ = ["cost_of", "predictions"]
 
-_FORMATS = (Format.Q8, Format.BMP8, Format.Q4, Format.BMP4)
+_EIGHT = (Format.Q8, Format.BMP8, Format.CSR)
+_FOUR = (Format.Q4, Format.BMP4, Format.CSR)
 _ROWS = 1024
 
 
@@ -40,23 +42,24 @@ def predictions(weights: Iterable[Weight], cost: SparseCost) -> list[dict[str, A
     -------
     list of dict
         ``tensor``, ``format``, ``zeros`` (a share) and, by format, ``bytes`` and ``us``;
-        ``fastest`` of the 8-bit and of the 4-bit formats.
+        ``fastest`` of those for 8-bit and of those for 4-bit codes. nm8 and nm4 are there where a
+        matrix is 2:4.
     """
     rows = []
     for weight in weights:
         if weight.format.has_row_scales or weight.format.is_sliced:
             continue
-        zeros = _zeros(weight)
+        zeros, is_pattern = _zeros(weight)
+        pairs = [(*_EIGHT, Format.NM8), (*_FOUR, Format.NM4)] if is_pattern else [_EIGHT, _FOUR]
         n_bytes = {
             fmt: expected_bytes(fmt, weight.n_rows, weight.k, zeros)
-            if fmt.is_bitmap
+            if fmt.is_sparse
             else storage_bytes(fmt, weight.n_rows, weight.k)
-            for fmt in _FORMATS
+            for fmt in dict.fromkeys(pairs[0] + pairs[1])
         }
         times = {
             fmt: cost.microseconds(fmt, n, weight.n_rows * weight.k) for fmt, n in n_bytes.items()
         }
-        eight, four = (min(pair, key=lambda f: times[f]) for pair in (_FORMATS[:2], _FORMATS[2:]))
         rows.append(
             {
                 "tensor": weight.name,
@@ -64,17 +67,19 @@ def predictions(weights: Iterable[Weight], cost: SparseCost) -> list[dict[str, A
                 "zeros": round(zeros, 4),
                 "bytes": {fmt.name.lower(): n for fmt, n in n_bytes.items()},
                 "us": {fmt.name.lower(): round(t, 2) for fmt, t in times.items()},
-                "fastest": [eight.name.lower(), four.name.lower()],
+                "fastest": [min(each, key=times.__getitem__).name.lower() for each in pairs],
             }
         )
     return rows
 
 
-def _zeros(weight: Weight) -> float:
-    if weight.format.is_bitmap:
-        return zero_share(weight)
-    n_kept = 0
+def _zeros(weight: Weight) -> tuple[float, bool]:
+    """Count zeros as a share, and tell whether no four columns have more than two others."""
+    if weight.format.is_two_of_four:
+        return zero_share(weight), True
+    n_kept, is_pattern = 0, True
     for begin in range(0, weight.n_rows, _ROWS):
-        rows = np.arange(begin, min(begin + _ROWS, weight.n_rows))
-        n_kept += int(np.count_nonzero(dequantize(weight, rows)))
-    return 1 - n_kept / (weight.n_rows * weight.k)
+        live = dequantize(weight, np.arange(begin, min(begin + _ROWS, weight.n_rows))) != 0
+        n_kept += int(np.count_nonzero(live))
+        is_pattern = is_pattern and is_two_of_four(live.view(np.int8))
+    return 1 - n_kept / (weight.n_rows * weight.k), is_pattern

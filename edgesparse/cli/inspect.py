@@ -138,13 +138,18 @@ def _predictions(engine: Engine, weights: Iterable[Weight]) -> dict[str, Any]:
 
 
 def _prediction_table(data: dict[str, Any]) -> str:
-    names = ("q8", "bmp8", "q4", "bmp4")
+    names = ("q8", "bmp8", "nm8", "q4", "bmp4", "nm4", "csr")
     rows = (
         (
             row["tensor"],
             row["format"],
             f"{100 * row['zeros']:.1f} %",
-            *(f"{row['us'][name]:.1f} µs, {_size(row['bytes'][name])}" for name in names),
+            *(
+                f"{row['us'][name]:.1f} µs, {_size(row['bytes'][name])}"
+                if name in row["us"]
+                else "not 2:4"
+                for name in names
+            ),
             ", ".join(row["fastest"]),
         )
         for row in data["tensors"]
@@ -172,7 +177,7 @@ def _tensors(
         weight = weights.get(name)
         if weight is not None:
             row |= {"format": weight.format.name, "bytes": weight.n_bytes, "note": weight.note}
-            if zeros and (weight.format.is_ternary or weight.format.is_bitmap):
+            if zeros and (weight.format.is_ternary or weight.format.is_sparse):
                 row["zero_fraction"] = _zero_fraction(weight)
         rows.append(row)
     return rows
@@ -181,10 +186,10 @@ def _tensors(
 def _zero_fraction(weight: Weight) -> float:
     import numpy as np
 
-    from edgesparse.formats.bitmap import zero_share
     from edgesparse.formats.ternary import unpack_ternary
+    from edgesparse.formats.without_zeros import zero_share
 
-    if weight.format.is_bitmap:
+    if weight.format.is_sparse:
         return zero_share(weight)
     n_zeros = 0
     for begin in range(0, weight.n_rows, _ROWS):

@@ -20,6 +20,7 @@ from edgesparse.checkpoint.source import SourceFile, shown
 from edgesparse.errors import ModelFormatError, UsageError
 from edgesparse.esp.layout import BLOB, Section
 from edgesparse.formats.memory import allocate, require_bytes
+from edgesparse.formats.sparse import bytes_agree
 from edgesparse.formats.weight import Format, Slices, Weight, Zeros, storage_bytes
 
 __all__ = ["Index", "Record", "StoredWeights"]
@@ -82,8 +83,9 @@ class Index:
         except KeyError:
             raise self._error("unsupported", name, f"format {shown(item['format'])}") from None
         slices = self._slices(item, name) if fmt.is_sliced and fmt is not Format.BST else None
-        n_bytes = storage_bytes(fmt, n_rows, k, slices)
-        data = self._blob(item, "data", n_bytes, name)
+        # What the zeros decide is checked against the bytes themselves, once they are read.
+        size = None if fmt.has_varying_length else storage_bytes(fmt, n_rows, k, slices)
+        data = self._blob(item, "data", size, name)
         scales = self._blob(item, "scales", 4 * n_rows, name) if fmt.has_row_scales else None
         source, note = (self._text(item, key, 1000, least=0) for key in ("source", "note"))
         rounded = item.get("is_rounded")
@@ -115,14 +117,14 @@ class Index:
             raise self._error("range", key, f"expected 1 to {most}, found {shown(value)}")
         return value
 
-    def _blob(self, item: dict[str, Any], key: str, n_bytes: int, name: str) -> int:
+    def _blob(self, item: dict[str, Any], key: str, n_bytes: int | None, name: str) -> int:
         i = item.get(key)
         if type(i) is not int or not 0 <= i < len(self._sections):
             raise self._error("range", name, f"{key} names section {shown(i)}")
         section = self._sections[i]
         if section.name != BLOB or i in self._used:
             raise self._error("layout", name, f"{key}: section {i} is not its own")
-        if section.n_bytes != n_bytes:
+        if n_bytes is not None and section.n_bytes != n_bytes:
             detail = f"{key} needs {n_bytes} bytes, section {i} has {section.n_bytes}"
             raise self._error("layout", name, detail)
         self._used.add(i)
@@ -208,6 +210,10 @@ class StoredWeights:
                 is_rounded=r.is_rounded,
                 slices=r.slices,
             )
+            if r.format.is_sparse and not bytes_agree(weights[r.name]):
+                raise self._error(
+                    r.name, "offsets, bitmaps, columns or places contradict each other"
+                )
         self._file.check_unchanged()
         return weights
 

@@ -22,7 +22,7 @@ from edgesparse.formats.weight import (
     Weight,
 )
 
-__all__ = ["bitmap_is_valid", "expected_bytes", "pack_bitmap", "unpack_bitmap", "zero_share"]
+__all__ = ["bitmap_is_valid", "count_codes", "pack_bitmap", "unpack_bitmap"]
 
 U8 = npt.NDArray[np.uint8]
 I8 = npt.NDArray[np.int8]
@@ -124,20 +124,10 @@ def _blocks(data: U8, fmt: Format, n_rows: int, k: int) -> tuple[I64, I64, U8] |
     return (starts, counts, heads) if np.array_equal(at, index[1:]) else None
 
 
-def expected_bytes(fmt: Format, n_rows: int, k: int, zeros: float) -> int:
-    """Estimate the bytes of a matrix of which a share of `zeros` codes, anywhere, is 0."""
-    n_tiles, n_blocks = -(-n_rows // BITMAP_TILE), -(-k // BLOCK)
-    n_values = (1 - zeros) * n_rows * k
-    if fmt is Format.BMP4:  # half of the chunks end in half a byte
-        n_values = n_values / 2 + n_tiles * n_blocks * BITMAP_CHUNKS * 0.25 * (0 < zeros < 1)
-    return int(8 * (n_tiles + 1) + n_tiles * n_blocks * BITMAP_HEAD + n_values + BITMAP_SLACK)
-
-
-def zero_share(weight: Weight) -> float:
-    """Count the codes of 0 in a bitmap, padding not included, as a share of all."""
+def count_codes(weight: Weight) -> int:
+    """Count the codes that are not 0; 0 where the bytes contradict each other."""
     found = _blocks(weight.data, weight.format, weight.n_rows, weight.k)
-    n_kept = 0 if found is None else int(found[1].sum())
-    return 1 - n_kept / (weight.n_rows * weight.k)
+    return 0 if found is None else int(found[1].sum())
 
 
 def bitmap_is_valid(weight: Weight) -> bool:

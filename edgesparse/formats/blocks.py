@@ -8,10 +8,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from edgesparse.formats.bitmap import pack_bitmap, unpack_bitmap
 from edgesparse.formats.columns import pack_columns, unpack_columns
 from edgesparse.formats.rows import pack_rows, unpack_rows
 from edgesparse.formats.weight import BLOCK, TILE, Format, Weight, row_tiles
+from edgesparse.formats.without_zeros import pack_sparse, unpack_sparse
 
 __all__ = ["has_minimum", "pack_blocks", "requantize", "requantize_q8", "unpack_blocks"]
 
@@ -55,14 +55,14 @@ def pack_blocks(codes: I8, d: F16, m: F16 | None, fmt: Format) -> U8:
     Returns
     -------
     (storage_bytes(fmt, n_rows, k),) uint8
-        Of bitmap formats as many bytes as their codes take.
+        Of bitmaps and csr as many bytes as their codes take.
     """
     if fmt.is_column:
         return pack_columns(codes, d, m, fmt)
     if fmt.is_row:
         return pack_rows(codes, d, m, fmt)
-    if fmt.is_bitmap:
-        return pack_bitmap(codes, d, fmt)
+    if fmt.is_sparse:
+        return pack_sparse(codes, d, fmt)
     n_rows, k = codes.shape
     n_tiles, n_blocks = row_tiles(n_rows), -(-k // BLOCK)
     full = np.zeros((n_tiles * TILE, n_blocks * BLOCK), dtype=np.int8)
@@ -145,8 +145,8 @@ def unpack_blocks(
         return unpack_columns(weight, rows)
     if fmt.is_row:
         return unpack_rows(weight, rows)
-    if fmt.is_bitmap:
-        return unpack_bitmap(weight, rows)
+    if fmt.is_sparse:
+        return unpack_sparse(weight, rows)
     n_blocks = -(-weight.k // BLOCK)
     tiles = weight.data.reshape(row_tiles(weight.n_rows), n_blocks, -1)
     tile, lane = rows // TILE, rows % TILE

@@ -1,38 +1,45 @@
-"""Dense matrices as bitmaps: the same codes, steps and products, without the zeros."""
+"""Dense matrices without their zeros: the same codes, steps and products in fewer bytes."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from edgesparse import _native
 from edgesparse.checkpoint import TensorInfo
 from edgesparse.errors import UsageError
-from edgesparse.formats.bitmap import pack_bitmap
 from edgesparse.formats.blocks import unpack_blocks
 from edgesparse.formats.choose import is_roundable
 from edgesparse.formats.dequantize import dequantize
 from edgesparse.formats.floats import ELEMENT_DTYPE
 from edgesparse.formats.memory import allocate
 from edgesparse.formats.sparse_cost import SparseCost
+from edgesparse.formats.two_of_four import is_two_of_four
 from edgesparse.formats.weight import SPARSE, Format, Weight
+from edgesparse.formats.without_zeros import expected_bytes, pack_sparse, sparse_is_valid
 
 __all__ = [
     "SPARSE_OF",
     "WEIGHTS",
-    "as_bitmap",
-    "bitmap_bytes",
+    "as_sparse",
+    "bytes_agree",
     "choose_sparse",
     "note_zeros",
     "parse_weights",
     "rounding",
+    "sparse_bytes",
 ]
 
-SPARSE_OF = {dense: sparse for sparse, dense in SPARSE.items()}
-"""The format without zeros of dense ones that have one."""
+SPARSE_OF = {
+    Format.Q8: (Format.BMP8, Format.NM8, Format.CSR),
+    Format.Q4: (Format.BMP4, Format.NM4, Format.CSR),
+}
+"""The formats without zeros of dense ones that have any."""
 
-WEIGHTS = ("auto", "dense", "q8", "q4", "bmp8", "bmp4")
+WEIGHTS = ("auto", "dense", "q8", "q4", "bmp8", "bmp4", "csr", "nm8", "nm4")
 """Names that command lines and `load` take for the storage of a model's layers."""
 
 _NO_SCALES = np.zeros(0, np.float32)
@@ -40,47 +47,55 @@ _SAMPLED_ROWS = 16
 _PRUNED = 0.05
 """Share of zeros from which floats count as pruned."""
 _MARGIN = 0.05
-"""Share by which a bitmap must be predicted to be faster."""
+"""Share by which a format without zeros must be predicted to be faster."""
 
 
-def bitmap_bytes(weight: Weight) -> int:
-    """Count the bytes that `as_bitmap` would take, without taking them."""
-    if not _native.available():
-        return as_bitmap(weight).n_bytes
-    return _pack_native(weight, None)
+def sparse_bytes(weight: Weight, fmt: Format) -> int | None:
+    """Count the bytes that `as_sparse` would take, without taking them; None: it cannot be done."""
+    if _native.available():
+        return _pack_native(weight, fmt, None)
+    made = _pack_numpy(weight, fmt)
+    return None if made is None else made.nbytes
 
 
-def as_bitmap(weight: Weight, *, native: bool | None = None, n_bytes: int | None = None) -> Weight:
-    """Store a matrix in q8 or q4 without its zeros, as bmp8 or bmp4; products keep their bits.
+def as_sparse(
+    weight: Weight, fmt: Format, *, native: bool | None = None, n_bytes: int | None = None
+) -> Weight:
+    """Store a matrix in q8 or q4 without its zeros; products keep their bits.
 
     Parameters
     ----------
     weight : Weight
         In q8 or q4.
+    fmt : Format
+        One of `SPARSE_OF`.
     native : bool, optional
         Pack in C; by default when the compiled module is available. The bytes are the same.
     n_bytes : int, optional
-        What `bitmap_bytes` has said, so that it is not counted again.
+        What `sparse_bytes` has said, so that it is not counted again.
 
     Raises
     ------
     UsageError
-        Another format.
+        Another format; nm8 or nm4 for a matrix that is not 2:4.
     MemoryBudgetError
         The result does not fit.
     """
-    if weight.format not in SPARSE_OF:
-        raise UsageError(f"{weight.format.name.lower()} cannot be stored as a bitmap.")
-    if _native.available() if native is None else native:
-        (data,) = allocate([n_bytes or _pack_native(weight, None)], weight.name)
-        _pack_native(weight, data)
-    else:
-        codes, d, _ = unpack_blocks(weight)
-        data = pack_bitmap(codes, d, SPARSE_OF[weight.format])
+    if fmt not in SPARSE_OF.get(weight.format, ()):
+        name = weight.format.name.lower()
+        raise UsageError(f"{name} cannot be stored as {fmt.name.lower()}.")
+    data = None
+    if not (_native.available() if native is None else native):
+        data = _pack_numpy(weight, fmt)
+    elif (size := n_bytes or _pack_native(weight, fmt, None)) is not None:
+        (data,) = allocate([size], weight.name)
+        _pack_native(weight, fmt, data)
+    if data is None:
+        raise UsageError(f"{weight.name} has more than two codes in four columns.")
     data.flags.writeable = False
     return Weight(
         weight.name,
-        SPARSE_OF[weight.format],
+        fmt,
         weight.n_rows,
         weight.k,
         data,
@@ -91,13 +106,21 @@ def as_bitmap(weight: Weight, *, native: bool | None = None, n_bytes: int | None
     )
 
 
-def _pack_native(weight: Weight, data: np.ndarray[tuple[int], np.dtype[np.uint8]] | None) -> int:
-    """Pack in C, or count the bytes of it."""
+def _pack_numpy(weight: Weight, fmt: Format) -> npt.NDArray[np.uint8] | None:
+    codes, d, _ = unpack_blocks(weight)
+    if fmt.is_two_of_four and not is_two_of_four(codes):
+        return None
+    return pack_sparse(codes, d, fmt)
+
+
+def _pack_native(weight: Weight, fmt: Format, data: npt.NDArray[np.uint8] | None) -> int | None:
+    """Pack in C, or count the bytes of it; None: the matrix is not 2:4."""
     ffi, lib = _native.ffi(), _native.lib()
     job = ffi.new(
         "es_bitmap_job *",
         {
             "src_format": int(weight.format),
+            "dst_format": int(fmt),
             "n_rows": weight.n_rows,
             "k": weight.k,
             "src": ffi.from_buffer("uint8_t[]", weight.data),
@@ -107,9 +130,27 @@ def _pack_native(weight: Weight, data: np.ndarray[tuple[int], np.dtype[np.uint8]
         },
     )
     n_bytes = int(lib.es_bitmap_pack(job))
+    if n_bytes == lib.ES_E_VALUE:
+        return None
     if n_bytes < 0 or (data is not None and n_bytes != data.nbytes):
         raise ValueError(f"{weight.name}: packing {Format(weight.format).name} failed ({n_bytes})")
     return n_bytes
+
+
+def bytes_agree(weight: Weight) -> bool:
+    """Tell whether the bytes of a matrix without zeros agree with each other; in C where it can."""
+    if not _native.available():
+        return sparse_is_valid(weight)
+    ffi, lib = _native.ffi(), _native.lib()
+    data = ffi.from_buffer("uint8_t[]", weight.data)
+    record = {
+        "format": int(weight.format),
+        "n_rows": weight.n_rows,
+        "k": weight.k,
+        "data": data,
+        "n_bytes": weight.data.nbytes,
+    }
+    return bool(lib.es_weight_is_valid(ffi.new("es_weight *", record)))
 
 
 def parse_weights(name: str) -> str:
@@ -161,21 +202,45 @@ def choose_sparse(weight: Weight, weights: str, cost: SparseCost) -> Weight:
     weight : Weight
         In q8 or q4.
     weights : str
-        One of `WEIGHTS`: ``dense`` leaves it alone, ``bmp8`` and ``bmp4`` turn q8 and q4 into
-        bitmaps, the others do where `cost` predicts it to be faster.
+        One of `WEIGHTS`: ``dense`` leaves it alone, the name of a format without zeros stores it so
+        (2:4 only where the matrix is), the others do where `cost` predicts it to be faster.
     """
-    sparse = SPARSE_OF.get(weight.format)
-    if sparse is None or weights == "dense":
+    if weight.format not in SPARSE_OF or weights == "dense":
         return weight
-    n_weights, forced = weight.n_rows * weight.k, weights == sparse.name.lower()
-    n_bytes = bitmap_bytes(weight)
+    n_weights, dense = weight.n_rows * weight.k, weight.format.name.lower()
     before = cost.microseconds(weight.format, weight.n_bytes, n_weights)
-    after = cost.microseconds(sparse, n_bytes, n_weights)
-    if not forced and after >= (1 - _MARGIN) * before:
+    forced = [fmt for fmt in SPARSE_OF[weight.format] if fmt.name.lower() == weights]
+    sizes = _sizes(weight, forced or SPARSE_OF[weight.format])
+    times = {fmt: cost.microseconds(fmt, size, n_weights) for fmt, size in sizes.items()}
+    if not sizes:
+        said = f"not 2:4, stays {dense}; --weights auto tries what else leaves zeros out"
+        return replace(weight, note="; ".join(filter(None, (weight.note, said))))
+    best = min(times, key=times.__getitem__)
+    if not forced and times[best] >= (1 - _MARGIN) * before:
         return weight
-    made = as_bitmap(weight, n_bytes=n_bytes)
-    ratio = f"{weight.n_bytes / made.n_bytes:.2f}x fewer bytes than {weight.format.name.lower()}"
+    made = as_sparse(weight, best, n_bytes=sizes[best])
+    ratio = f"{weight.n_bytes / made.n_bytes:.2f}x fewer bytes than {dense}"
     said = f"zeros left out, {ratio}, " + (
-        "as asked" if forced else f"{before / after:.2f}x faster"
+        "as asked" if forced else f"{before / times[best]:.2f}x faster"
     )
     return replace(made, note="; ".join(filter(None, (weight.note, said))))
+
+
+def _sizes(weight: Weight, formats: Sequence[Format]) -> dict[Format, int]:
+    """Count the bytes of formats that can hold a matrix; csr only where it may be the smallest."""
+    sizes: dict[Format, int] = {}
+    for fmt in formats:
+        if fmt is Format.CSR and sizes and not _may_be_smallest(weight, sizes):
+            continue
+        size = sparse_bytes(weight, fmt)
+        if size is not None:
+            sizes[fmt] = size
+    return sizes
+
+
+def _may_be_smallest(weight: Weight, sizes: Mapping[Format, int]) -> bool:
+    """Guess from the bytes of a bitmap whether csr has fewer."""
+    bitmap = next(fmt for fmt in sizes if not fmt.is_two_of_four)
+    full, empty = (expected_bytes(bitmap, weight.n_rows, weight.k, z) for z in (0.0, 1.0))
+    zeros = 1 - (sizes[bitmap] - empty) / (full - empty)
+    return expected_bytes(Format.CSR, weight.n_rows, weight.k, zeros) < min(sizes.values())

@@ -1,4 +1,4 @@
-"""What a matrix costs one token, dense or as a bitmap: from measured kernels, or from usual ones.
+"""What a matrix costs one token, dense or without zeros: from measured kernels, or usual ones.
 
 A time is ``max(bytes / bandwidth, weights / rate)`` with the bandwidth of all threads and the rate
 of each format's kernel. ``edgesparse tune`` measures both; before that, usual rates of the
@@ -14,7 +14,7 @@ from edgesparse.formats.weight import Format
 
 __all__ = ["RATE_TOPICS", "SparseCost", "usual_cost"]
 
-RATE_TOPICS = dict.fromkeys(("read", "q8", "q4", "bmp8", "bmp4"), 0.0)
+RATE_TOPICS = dict.fromkeys(("read", "q8", "q4", "bmp8", "bmp4", "csr", "nm8", "nm4"), 0.0)
 """Topics of `edgesparse.tuning`: GB/s of reading and 10⁹ weights a second of products in cache, all
 threads together; 0: not measured."""
 

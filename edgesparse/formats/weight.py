@@ -41,7 +41,7 @@ COLUMN_WIDTH = 8
 SLICE_TILE = 64
 """Rows that stand side by side in the bit-slice formats."""
 BITMAP_TILE = 16
-"""Rows that stand side by side in the bitmap formats."""
+"""Rows that stand side by side in the formats without zeros."""
 BITMAP_CHUNKS = 8
 """Words of 64 bits in the bitmap of one block."""
 BITMAP_HEAD = 2 * BITMAP_TILE + 8 * BITMAP_CHUNKS
@@ -81,6 +81,9 @@ class Format(IntEnum):
     Q8MR = 39
     BMP8 = 24
     BMP4 = 25
+    CSR = 26
+    NM8 = 27
+    NM4 = 28
 
     @property
     def is_ternary(self) -> bool:
@@ -114,7 +117,7 @@ class Format(IntEnum):
             return NEURON_TILE
         if self.is_sliced:
             return SLICE_TILE
-        if self.is_bitmap:
+        if self.is_sparse:
             return BITMAP_TILE
         return COLUMN_WIDTH * self.line_rows if self.is_column else TILE
 
@@ -126,12 +129,22 @@ class Format(IntEnum):
     @property
     def is_block(self) -> bool:
         """Whether activations are quantised to int16 per block of 32."""
-        return Format.Q8 <= self <= Format.Q6 or self.is_column or self.is_row or self.is_bitmap
+        return Format.Q8 <= self <= Format.Q6 or self.is_column or self.is_row or self.is_sparse
 
     @property
-    def is_bitmap(self) -> bool:
-        """Whether only codes that are not 0 are stored (`edgesparse.formats.bitmap`)."""
-        return self in (Format.BMP8, Format.BMP4)
+    def is_sparse(self) -> bool:
+        """Whether zeros are left out: bitmaps, csr, 2:4 (`edgesparse.formats.without_zeros`)."""
+        return Format.BMP8 <= self <= Format.NM4
+
+    @property
+    def is_two_of_four(self) -> bool:
+        """Whether two of every four columns are stored (`edgesparse.formats.two_of_four`)."""
+        return self in (Format.NM8, Format.NM4)
+
+    @property
+    def has_varying_length(self) -> bool:
+        """Whether the bytes of a matrix depend on its zeros."""
+        return self.is_sparse and not self.is_two_of_four
 
     @property
     def is_sliced(self) -> bool:
@@ -209,7 +222,13 @@ _TILED = {
 }
 ROW_BY_ROW: Final = {tiled: row for row, tiled in _TILED.items()}
 """The format by single rows of tiled formats that have one."""
-SPARSE: Final = {Format.BMP8: Format.Q8, Format.BMP4: Format.Q4}
+SPARSE: Final = {
+    Format.BMP8: Format.Q8,
+    Format.BMP4: Format.Q4,
+    Format.CSR: Format.Q8,
+    Format.NM8: Format.Q8,
+    Format.NM4: Format.Q4,
+}
 """The dense format with the same codes, steps and products of formats that leave zeros out."""
 _TERNARY_GROUP = {Format.T2: 128, Format.T5: 160, Format.T2N: 128}
 _BLOCK_BYTES = {
@@ -222,6 +241,8 @@ _BLOCK_BYTES = {
     Format.Q8MN: 2048 + 256,
     Format.Q4N: 2048 + 256,
     Format.Q4MN: 2048 + 512,
+    Format.NM8: 32 + 64 + 256,
+    Format.NM4: 32 + 64 + 128,
 }
 """Bytes of one block of a tile, by columns of one line."""
 _ELEMENT_BYTES = {Format.F16: 2, Format.BF16: 2, Format.F32: 4}
@@ -242,10 +263,10 @@ def row_tiles(n_rows: int) -> int:
 def storage_bytes(fmt: Format, n_rows: int, k: int, slices: Slices | None = None) -> int:
     """Bytes that an (n_rows, k) matrix takes in `fmt`, padding included, row scales excluded.
 
-    `slices` describes the steps of bs1 to bs4, by default one half for every 32 columns. The bitmap
-    formats have no such number.
+    `slices` describes the steps of bs1 to bs4, by default one half for every 32 columns. Bitmaps
+    and csr have no such number.
     """
-    if fmt.is_bitmap:
+    if fmt.has_varying_length:
         raise ValueError(f"the bytes of {fmt.name} depend on the zeros")
     if fmt.is_sliced:
         head = 0
@@ -253,6 +274,8 @@ def storage_bytes(fmt: Format, n_rows: int, k: int, slices: Slices | None = None
             slices = slices or Slices()
             head = slices.n_groups(k) * slices.head_bytes
         return -(-n_rows // SLICE_TILE) * (head + -(-k // BLOCK) * fmt.planes * 8 * BLOCK)
+    if fmt.is_two_of_four:
+        return -(-n_rows // BITMAP_TILE) * -(-k // BLOCK) * _BLOCK_BYTES[fmt]
     if fmt.is_column:
         return -(-n_rows // fmt.line_rows) * -(-k // BLOCK) * _BLOCK_BYTES[fmt]
     if fmt.is_row:
@@ -284,7 +307,7 @@ class Weight:
     n_rows, k : int
         Logical shape, without padding.
     data : ndarray of uint8, shape (storage_bytes(format, n_rows, k, slices),)
-        The stored bytes, 64-byte aligned; of bitmap formats as many as their codes take.
+        The stored bytes, 64-byte aligned; of bitmaps and csr as many as their codes take.
     scales : ndarray of float32, shape (n_rows,) or (0,)
         Ternary formats and bst: the step of every row; empty for the others.
     source : str

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from edgesparse.errors import UsageError
 from edgesparse.executors.base import KVCache, Parameters, Step
-from edgesparse.formats.bitmap import bitmap_is_valid
 from edgesparse.formats.weight import Weight, storage_bytes
+from edgesparse.formats.without_zeros import sparse_is_valid
 from edgesparse.plan.cache_type import CHUNK
 from edgesparse.plan.op import Attention, RopeKV
 from edgesparse.plan.plan import Plan
@@ -83,8 +83,8 @@ def require(condition: bool, op: str, what: str) -> None:
 
 def require_bytes(op: str, weight: Weight) -> None:
     """Refuse a weight whose arrays are not as long as its shape says."""
-    if weight.format.is_bitmap:
-        require(bitmap_is_valid(weight), op, f"{weight.name}: offsets and bitmaps disagree")
+    if weight.format.is_sparse:
+        require(sparse_is_valid(weight), op, f"{weight.name}: its bytes contradict each other")
         return
     n_bytes = storage_bytes(weight.format, weight.n_rows, weight.k, weight.slices)
     n_scales = weight.n_rows if weight.format.has_row_scales else 0

@@ -136,7 +136,7 @@ def bind(op: Embed, bindings: Bindings) -> Runner:
     weight, dst = bindings.parameters.weights[op.weight], bindings.buffers[op.dst]
     require_bytes(op.name, weight)
     by_rows = weight.format.is_neuron_major or weight.format.is_row
-    by_tiles = not (by_rows or weight.format.is_bitmap)
+    by_tiles = not (by_rows or weight.format.is_sparse)
     require(by_tiles, op.name, "the embedding is not stored in tiles")
     require(weight.n_rows >= bindings.plan.n_vocab, op.name, "the embedding has too few rows")
     require(dst.shape[1] >= weight.k, op.name, "the buffer is narrower than the embedding")

@@ -22,7 +22,6 @@ from edgesparse.ops.predict import limits
 from edgesparse.ops.two_stage import propose
 from edgesparse.plan.op import LOGITS, GluKind, Linear, Output
 from edgesparse.portable.bind import Bindings, Float32, Int32, Runner, require, require_bytes
-from edgesparse.portable.bitmap import bitmap_product
 from edgesparse.portable.blocks import block_product, tiles_of
 from edgesparse.portable.floats import float_product, float_tiles_of
 from edgesparse.portable.glu import glu_row
@@ -45,6 +44,7 @@ from edgesparse.portable.ternary import (
     ternary_product,
     to_planes,
 )
+from edgesparse.portable.without_zeros import sparse_product
 from edgesparse.portable.workspace import LOOK_UP_TOKENS
 
 __all__ = ["bind"]
@@ -402,8 +402,8 @@ def _product(
             *(dst, add, bias, live, rows, scales, n_planes, q, s, q_sum),
             *(n_tokens, begin, end, codes[worker]),
         )
-    if weight.format.is_bitmap:
-        return _bitmap_product(weight, add, bias, bindings)
+    if weight.format.is_sparse:
+        return _sparse_product(weight, add, bias, bindings)
     if weight.format.is_block:
         x = workspace.int16(weight.k)
         tiles = tiles_of(weight)
@@ -421,17 +421,20 @@ def _product(
     )
 
 
-def _bitmap_product(weight: Weight, add: bool, bias: Float32, bindings: Bindings) -> Product:
-    """Return the product with a bitmap."""
+def _sparse_product(weight: Weight, add: bool, bias: Float32, bindings: Bindings) -> Product:
+    """Return the product with a format without zeros."""
     x, n_blocks = bindings.workspace.int16(weight.k), -(-weight.k // BLOCK)
     n_tiles = -(-weight.n_rows // weight.format.tile_rows)
-    starts = weight.data[: 8 * n_tiles].view("<u8").astype(np.int64)
+    if weight.format.has_varying_length:
+        starts = weight.data[: 8 * n_tiles].view("<u8").astype(np.int64)
+    else:
+        starts = np.arange(n_tiles) * (weight.data.nbytes // n_tiles)
     scratch = [
         _tile_scratch(bindings.workspace.unpacked(worker), n_blocks)
         for worker in range(bindings.pool.n_threads)
     ]
     data, kind = weight.data, int(weight.format)
-    return lambda dst, n_tokens, begin, end, worker: bitmap_product(
+    return lambda dst, n_tokens, begin, end, worker: sparse_product(
         dst, add, bias, data, starts, kind, *x, n_tokens, begin, end, *scratch[worker]
     )
 

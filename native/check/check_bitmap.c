@@ -1,5 +1,6 @@
-/* Bitmap formats: scalar against the codes that were packed, every other instruction set against scalar,
- * products of expanded tiles against products of bitmaps, and damaged offsets and words refused. */
+/* Formats without zeros: scalar against the codes that were packed, every other instruction set against scalar,
+ * products of expanded tiles against products of what is stored, and damaged offsets, words, columns and
+ * places refused. */
 #include "check/check_support.h"
 #include "kernels.h"
 #include "kernels/dense/dense.h"
@@ -12,9 +13,35 @@ enum { MAX_BLOCKS = 9, MAX_TILES = 3, MAX_ROWS = MAX_TILES * ES_BITMAP_ROWS };
 enum { UNIFORM, EXTREME, WILD, N_PATTERNS };
 /* Densities in 256ths, and two of words: only full and empty ones, and every byte in turn. */
 enum { FULL_OR_EMPTY = 300, EVERY_BYTE = 301 };
-static const int DENSITIES[] = {0, 1, 13, 77, 128, 200, 256, FULL_OR_EMPTY, EVERY_BYTE};
+static const int DENSITIES[] = {0, 1, 5, 13, 77, 128, 200, 256, FULL_OR_EMPTY, EVERY_BYTE};
 #define LENGTH(array) ((int)(sizeof(array) / sizeof((array)[0])))
-enum { MAX_BYTES = 64 + MAX_TILES * MAX_BLOCKS * (ES_BITMAP_HEAD + 512) + 128 };
+enum { MAX_BYTES = 64 + MAX_TILES * MAX_BLOCKS * 1122 + 128 };
+/* What is packed from what: csr holds both kinds of codes. */
+static const struct {
+    int32_t format, dense;
+} FORMATS[] = {{ES_FORMAT_BMP8, ES_FORMAT_Q8}, {ES_FORMAT_BMP4, ES_FORMAT_Q4},
+               {ES_FORMAT_CSR, ES_FORMAT_Q8},  {ES_FORMAT_CSR, ES_FORMAT_Q4},
+               {ES_FORMAT_NM8, ES_FORMAT_Q8},  {ES_FORMAT_NM4, ES_FORMAT_Q4}};
+
+typedef struct functions {
+    es_bitmap_dot *dot;
+    es_bitmap_expand *expand;
+} functions;
+
+static functions functions_of(const es_kernels *table, int32_t format) {
+    switch (format) {
+    case ES_FORMAT_BMP8:
+        return (functions){table->bmp8_dot, table->bmp8_expand};
+    case ES_FORMAT_BMP4:
+        return (functions){table->bmp4_dot, table->bmp4_expand};
+    case ES_FORMAT_CSR:
+        return (functions){table->csr_dot, table->csr_expand};
+    case ES_FORMAT_NM8:
+        return (functions){table->nm8_dot, table->nm8_expand};
+    default:
+        return (functions){table->nm4_dot, table->nm4_expand};
+    }
+}
 
 typedef struct bench {
     check_buffer dense, w, y, expected, q, split, tiles;
@@ -42,7 +69,8 @@ static int is_live(bench *m, int density, int32_t row, int32_t column) {
 }
 
 /* Dense tiles with zeros in them, as the repacker gets them. */
-static size_t fill_dense(bench *m, int32_t n_rows, int32_t k, int format, int density) {
+static size_t fill_dense(bench *m, int32_t n_rows, int32_t k, int format, int density,
+                         int two_of_four) {
     const size_t n_blocks = ((size_t)k + 31) / 32, block = es_block_bytes(format);
     const size_t n_bytes = ((size_t)n_rows + 7) / 8 * n_blocks * block;
     uint8_t *w = check_tail(&m->dense, n_bytes);
@@ -57,11 +85,15 @@ static size_t fill_dense(bench *m, int32_t n_rows, int32_t k, int format, int de
             half = m->pattern == WILD ? half : (uint16_t)(0x2000 | (half & 0x83ff));
             half = (half & 0x7c00) == 0x7c00 ? (uint16_t)(half & 0xfbff) : half;
             memcpy(at + 2 * (row % 8), &half, 2);
+            int n_kept = 0; /* of the group of four */
             for (int32_t i = 0; i < 32; i++) {
                 const int32_t column = (int32_t)b * 32 + i, most = nibble ? 7 : 127;
                 int32_t code = check_range(&m->random, -most - 1, most);
                 code = m->pattern == EXTREME ? (code & 1 ? most : -most - 1) : code;
                 code = column < k && is_live(m, density, row, column) ? code : 0;
+                n_kept = i % 4 == 0 ? 0 : n_kept;
+                code = two_of_four && n_kept == 2 ? 0 : code;
+                n_kept += code != 0;
                 m->codes[row][column] = (int8_t)code;
                 uint8_t *codes = at + ES_SCALE_BYTES + 2 * (row % 8) + i % 2;
                 if (nibble) {
@@ -113,37 +145,72 @@ static int is_product(const bench *m, float y, int32_t row, const uint8_t *dense
            1e-6 * ((double)n_blocks + 2) * magnitude + (double)n_blocks * 0x1p-122;
 }
 
-/* A damaged offset, word or length is refused; undamaged again it is accepted. */
-static int is_guarded(bench *m, uint8_t *w, size_t n_bytes, es_weight weight) {
-    int passed = es_bitmap_is_valid(&weight);
-    const size_t n_tiles = ((size_t)weight.n_rows + 15) / 16;
-    const size_t places[] = {0, 8 * n_tiles + check_random(&m->random) % 8,
-                             8 * (check_random(&m->random) % (n_tiles + 1)) + 7,
-                             8 * (n_tiles + 1) + 32};
-    for (int i = 0; i < LENGTH(places); i++) {
-        /* A lost bit of the last place moves what follows by a byte, or in bmp4 maybe not at all; blocks
-         * that follow are then read elsewhere and could by chance end where they should. */
-        const int may_pass = i == 3 && (weight.format == ES_FORMAT_BMP4 || weight.k > 32);
-        w[places[i]] ^= 0x01;
-        passed &= may_pass || !es_bitmap_is_valid(&weight);
-        w[places[i]] ^= 0x01;
-    }
-    weight.n_bytes = n_bytes - 64;
-    passed &= !es_bitmap_is_valid(&weight);
-    weight.n_bytes = n_bytes;
-    return passed && es_bitmap_is_valid(&weight);
+/* Whether a matrix is refused with one bit of a byte changed. */
+static int refuses(uint8_t *w, size_t at, uint8_t bit, const es_weight *weight) {
+    w[at] ^= bit;
+    const int valid = weight->format == ES_FORMAT_CSR     ? es_csr_is_valid(weight)
+                      : es_is_two_of_four(weight->format) ? es_nm_is_valid(weight)
+                                                          : es_bitmap_is_valid(weight);
+    w[at] ^= bit;
+    return !valid;
 }
 
-static void one_case(bench *m, int32_t n_rows, int32_t k, int format, int density) {
+/* A damaged offset, word, column, place or length is refused; undamaged again it is accepted. */
+static int is_guarded(bench *m, uint8_t *w, size_t n_bytes, es_weight weight) {
+    int passed = !refuses(w, 0, 0, &weight);
+    const size_t n_tiles = ((size_t)weight.n_rows + 15) / 16, first = 8 * (n_tiles + 1);
+    if (es_is_two_of_four(weight.format)) {
+        /* Both places of a group are made to be the same, or to stand the wrong way round. */
+        uint16_t *places = (uint16_t *)(void *)(w + ES_BITMAP_ROWS * 2);
+        const uint16_t second = places[1];
+        places[1] = places[0];
+        passed &= refuses(w, 0, 0, &weight);
+        places[1] = second;
+    } else {
+        passed &= refuses(w, 8 * n_tiles + check_random(&m->random) % 8, 1, &weight);
+        passed &= refuses(w, 8 * (check_random(&m->random) % (n_tiles + 1)) + 7, 1, &weight);
+    }
+    if (weight.format == ES_FORMAT_CSR) {
+        passed &= refuses(w, first, 1, &weight);        /* length of a block */
+        passed &= refuses(w, first + 1, 0x80, &weight); /* number of words */
+        const unsigned n_words = w[first + 1] >> 3;
+        passed &=
+            n_words == 0 || refuses(w, first + 2, 1, &weight); /* the first row's first entry */
+        /* The last entry of the first block: no such column, a code of 0. */
+        const size_t end = first + (w[first] | (w[first + 1] & 7u) << 8);
+        passed &= n_words == 0 || refuses(w, end - 2, 0x20, &weight);
+        if (n_words > 0) {
+            const uint8_t code = w[end - 1];
+            w[end - 1] = 0;
+            passed &= refuses(w, 0, 0, &weight);
+            w[end - 1] = code;
+        }
+    } else if (!es_is_two_of_four(weight.format)) {
+        /* A lost bit moves what follows by a byte, or in bmp4 maybe not at all; blocks that follow are then
+         * read elsewhere and could by chance end where they should. */
+        passed &=
+            weight.format == ES_FORMAT_BMP4 || weight.k > 32 || refuses(w, first + 32, 1, &weight);
+    }
+    weight.n_bytes = n_bytes - 64;
+    passed &= refuses(w, 0, 0, &weight);
+    weight.n_bytes = n_bytes;
+    return passed && !refuses(w, 0, 0, &weight);
+}
+
+static void one_case(bench *m, int32_t n_rows, int32_t k, int32_t format, int32_t dense,
+                     int density) {
     if (check_skips()) {
         return;
     }
-    const int dense = format == ES_FORMAT_BMP8 ? ES_FORMAT_Q8 : ES_FORMAT_Q4;
     const size_t n_blocks = ((size_t)k + 31) / 32;
-    const size_t src_bytes = fill_dense(m, n_rows, k, dense, density);
+    const size_t src_bytes = fill_dense(m, n_rows, k, dense, density, es_is_two_of_four(format));
     const uint8_t *src = check_tail(&m->dense, src_bytes);
-    es_bitmap_job job = {
-        .src_format = dense, .n_rows = n_rows, .k = k, .src = src, .src_bytes = src_bytes};
+    es_bitmap_job job = {.src_format = dense,
+                         .dst_format = format,
+                         .n_rows = n_rows,
+                         .k = k,
+                         .src = src,
+                         .src_bytes = src_bytes};
     const int64_t n_bytes = es_bitmap_pack(&job);
     uint8_t *w = check_tail(&m->w, (size_t)n_bytes);
     memset(w, 0, (size_t)n_bytes);
@@ -158,7 +225,9 @@ static void one_case(bench *m, int32_t n_rows, int32_t k, int format, int densit
     check_case(m->count, passed, "pack", format, n_rows, k);
 
     const int32_t n_tiles = (n_rows + 15) / 16;
-    const size_t y_bytes = (size_t)n_tiles * 16 * sizeof(float), first = 8 * (size_t)(n_tiles + 1);
+    const size_t y_bytes = (size_t)n_tiles * 16 * sizeof(float);
+    const size_t first = es_is_two_of_four(format) ? 0 : 8 * (size_t)(n_tiles + 1);
+    const size_t nm_bytes = n_blocks * es_nm_block_bytes(format);
     float *y = check_tail(&m->y, y_bytes), *expected = check_tail(&m->expected, y_bytes);
     const es_q16 x = fill_q16(m, n_blocks);
     es_split split = {check_tail(&m->split, n_blocks * 64), m->centre};
@@ -166,12 +235,11 @@ static void one_case(bench *m, int32_t n_rows, int32_t k, int format, int densit
         m->table->split_q16(check_tail(&m->split, n_blocks * 64), m->centre, x.q,
                             (int32_t)n_blocks);
     }
-    const int is_bmp8 = format == ES_FORMAT_BMP8;
+    const functions own = functions_of(m->table, format);
     memset(y, 0x55, y_bytes);
-    (is_bmp8 ? m->table->bmp8_dot : m->table->bmp4_dot)(y, w + first, n_tiles, &x, &split,
-                                                        (int32_t)n_blocks);
-    (is_bmp8 ? m->scalar->bmp8_dot : m->scalar->bmp4_dot)(expected, w + first, n_tiles, &x, &split,
-                                                          (int32_t)n_blocks);
+    own.dot(y, w + first, n_tiles, &x, &split, (int32_t)n_blocks);
+    functions_of(m->scalar, format)
+        .dot(expected, w + first, n_tiles, &x, &split, (int32_t)n_blocks);
     passed = memcmp(y, expected, y_bytes) == 0;
     for (int32_t row = 0; m->truth && passed && row < n_rows; row++) {
         passed = is_product(m, y[row], row, src, &x, n_blocks, dense);
@@ -179,18 +247,19 @@ static void one_case(bench *m, int32_t n_rows, int32_t k, int format, int densit
     check_case(m->count, passed, "dot", format, n_rows, k);
 
     /* Every tile expanded, and the dense product of it. */
-    const size_t tile_bytes = 2 * n_blocks * es_block_bytes(dense);
+    const size_t tile_bytes = 2 * n_blocks * es_block_bytes(es_dense_format(format));
     uint8_t *tiles = check_tail(&m->tiles, tile_bytes);
     passed = 1;
     for (int32_t tile = 0; tile < n_tiles; tile++) {
-        uint64_t start;
+        uint64_t start = nm_bytes * (size_t)tile;
         float product[16];
-        memcpy(&start, w + 8 * tile, sizeof start);
+        if (!es_is_two_of_four(format)) {
+            memcpy(&start, w + 8 * tile, sizeof start);
+        }
         memset(tiles, 0x55, tile_bytes);
-        (is_bmp8 ? m->table->bmp8_expand : m->table->bmp4_expand)(tiles, w + start,
-                                                                  (int32_t)n_blocks);
-        (is_bmp8 ? m->table->q8_dot : m->table->q4_dot)(product, 16, tiles, 2, &x, 1,
-                                                        (int32_t)n_blocks);
+        own.expand(tiles, w + start, (int32_t)n_blocks);
+        (es_dense_format(format) == ES_FORMAT_Q8 ? m->table->q8_dot : m->table->q4_dot)(
+            product, 16, tiles, 2, &x, 1, (int32_t)n_blocks);
         passed &= memcmp(product, expected + 16 * tile, sizeof product) == 0;
     }
     check_case(m->count, passed, "expand", format, n_rows, k);
@@ -212,9 +281,18 @@ static void cases(check_count *count, const es_kernels *table, const es_kernels 
     m.q = check_buffer_new(MAX_BLOCKS * 64);
     m.split = check_buffer_new(MAX_BLOCKS * 64);
     m.tiles = check_buffer_new(2 * MAX_BLOCKS * 272);
-    const int kept = table->bmp8_dot == scalar->bmp8_dot || table->bmp4_dot == scalar->bmp4_dot ||
-                     table->bmp8_expand == scalar->bmp8_expand ||
-                     table->bmp4_expand == scalar->bmp4_expand;
+    int kept = 0;
+#if defined(__x86_64__)
+    const int n_own = LENGTH(FORMATS);
+#else
+    const int n_own = 2; /* bitmaps */
+#endif
+    for (int i = 0; i < n_own; i++) {
+        const functions own = functions_of(table, FORMATS[i].format);
+        const functions plain = functions_of(scalar, FORMATS[i].format);
+        kept |= own.dot == plain.dot ||
+                (own.expand == plain.expand && FORMATS[i].format != ES_FORMAT_CSR);
+    }
     check_case(count, isa == ES_ISA_SCALAR || !kept, "level has kernels of its own", isa, 0, 0);
     static const int32_t ROWS[] = {1, 7, 8, 9, 16, 17, 24, 33, 48};
     static const int32_t COLUMNS[] = {1, 31, 32, 33, 65, 96, 257, 288};
@@ -222,8 +300,10 @@ static void cases(check_count *count, const es_kernels *table, const es_kernels 
         for (int d = 0; d < LENGTH(DENSITIES); d++) {
             for (int r = 0; r < LENGTH(ROWS); r++) {
                 for (int c = 0; c < LENGTH(COLUMNS); c++) {
-                    one_case(&m, ROWS[r], COLUMNS[c], ES_FORMAT_BMP8, DENSITIES[d]);
-                    one_case(&m, ROWS[r], COLUMNS[c], ES_FORMAT_BMP4, DENSITIES[d]);
+                    for (int i = 0; i < LENGTH(FORMATS); i++) {
+                        one_case(&m, ROWS[r], COLUMNS[c], FORMATS[i].format, FORMATS[i].dense,
+                                 DENSITIES[d]);
+                    }
                 }
             }
         }

@@ -58,6 +58,9 @@ enum {
     /* A bitmap and the codes that are not 0; codes, steps and products are those of q8 and q4. */
     ES_FORMAT_BMP8 = 24,
     ES_FORMAT_BMP4 = 25,
+    ES_FORMAT_CSR = 26, /* the same with the column of each, for few of them */
+    ES_FORMAT_NM8 = 27, /* two codes of every four columns, and which (2:4) */
+    ES_FORMAT_NM4 = 28,
     /* Not for products: the signs of a matrix, alone or beside the places of its non-zeros. */
     ES_FORMAT_SIGNS = 32,
     ES_FORMAT_SIGNS_MASKED = 33,
@@ -319,20 +322,24 @@ typedef struct es_coarse_job {
 
 int32_t es_coarse(const es_coarse_job *job);
 
-/* A matrix in q8 or q4 into bmp8 or bmp4, with the same codes and steps. */
+/* A matrix in q8 or q4 into a format without its zeros, with the same codes and steps: q8 into bmp8, csr
+ * or nm8, q4 into bmp4, csr or nm4. */
 typedef struct es_bitmap_job {
     int32_t src_format; /* ES_FORMAT_Q8 or ES_FORMAT_Q4 */
+    int32_t dst_format;
     int32_t n_rows;
     int32_t k;
-    int32_t reserved;
     const uint8_t *src;
     size_t src_bytes;
     uint8_t *dst;     /* NULL: nothing is written */
     size_t dst_bytes; /* at dst; what an earlier call without dst has returned */
 } es_bitmap_job;
 
-/* Bytes of the result, or a negative error. */
+/* Bytes of the result, or a negative error: ES_E_VALUE where four columns have over two codes for nm8, nm4. */
 int64_t es_bitmap_pack(const es_bitmap_job *job);
+
+/* 1 if a matrix's bytes have the length that its format and shape mean and agree with each other. */
+int32_t es_weight_is_valid(const es_weight *weight);
 /* cffi:end */
 
 #endif

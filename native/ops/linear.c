@@ -15,7 +15,7 @@ static int is_ternary(const es_weight *w) {
 
 static int is_block(const es_weight *w) {
     return (w->format >= ES_FORMAT_Q8 && w->format <= ES_FORMAT_Q6) || es_is_column(w->format) ||
-           es_is_row(w->format) || es_is_bitmap(w->format);
+           es_is_row(w->format) || es_is_sparse(w->format);
 }
 
 /* Small inputs become zeros, where the op has a threshold and the token is far enough behind the first. */
@@ -257,7 +257,7 @@ void es_linear_rows(const es_linear_job *job, const es_output *out, const es_inp
         es_linear_column_rows(job, out, input, scratch, begin, end);
         return;
     }
-    if (es_is_bitmap(w->format)) {
+    if (es_is_sparse(w->format)) {
         es_bitmap_rows(job, out, input, scratch, begin, end);
         return;
     }

@@ -282,11 +282,25 @@ static inline int32_t es_tile_format(int32_t format) {
 /* Longest row of a coarse head: its sums stay below 2^31. */
 enum { ES_COARSE_MAX_K = 1 << 20 };
 
-/* Bitmap formats (edgesparse/formats/README.md): tiles of 16 rows, of varying length. */
+/* Formats without zeros (edgesparse/formats/README.md): tiles of 16 rows, of varying length but for 2:4. */
 enum { ES_BITMAP_ROWS = 16, ES_BITMAP_HEAD = 96, ES_BITMAP_SLACK = 64 };
 
-static inline int es_is_bitmap(int32_t format) {
-    return format == ES_FORMAT_BMP8 || format == ES_FORMAT_BMP4;
+static inline int es_is_sparse(int32_t format) {
+    return format >= ES_FORMAT_BMP8 && format <= ES_FORMAT_NM4;
+}
+
+static inline int es_is_two_of_four(int32_t format) {
+    return format == ES_FORMAT_NM8 || format == ES_FORMAT_NM4;
+}
+
+/* Bytes of 16 rows and 32 columns in nm8 or nm4: steps, places, codes. */
+static inline size_t es_nm_block_bytes(int32_t format) {
+    return format == ES_FORMAT_NM8 ? 32 + 64 + 256 : 32 + 64 + 128;
+}
+
+/* The dense format with the same codes and steps. */
+static inline int32_t es_dense_format(int32_t format) {
+    return format == ES_FORMAT_BMP4 || format == ES_FORMAT_NM4 ? ES_FORMAT_Q4 : ES_FORMAT_Q8;
 }
 
 /* int16 inputs of one token taken apart, for instruction sets that multiply bytes; see split_q16. */
@@ -346,8 +360,8 @@ typedef struct es_kernels {
     /* By format, from ES_FORMAT_Q8R on. */
     es_row_list *row_list[4];
     es_row_tile *row_tile[4];
-    es_bitmap_dot *bmp8_dot, *bmp4_dot;
-    es_bitmap_expand *bmp8_expand, *bmp4_expand;
+    es_bitmap_dot *bmp8_dot, *bmp4_dot, *csr_dot, *nm8_dot, *nm4_dot;
+    es_bitmap_expand *bmp8_expand, *bmp4_expand, *csr_expand, *nm8_expand, *nm4_expand;
     /* Makes es_split of a token's n_blocks blocks; NULL where the products do not want it. */
     void (*split_q16)(uint8_t *bytes, int32_t *centre, const int16_t *q, int32_t n_blocks);
     es_float_dot *f16_dot;
@@ -426,7 +440,7 @@ typedef struct es_kernels {
     /* Variant names for reporting, same order of families as es_kernel_variant. */
     const char *t2_variant, *t2n_variant, *t5_variant, *q8_variant, *q4_variant, *q8m_variant,
         *q4m_variant, *q6_variant, *columns_variant, *rows_variant;
-    const char *lut_variant, *mad_variant, *bitmap_variant;
+    const char *lut_variant, *mad_variant, *bitmap_variant, *csr_variant, *nm_variant;
     const char *f16_variant, *bf16_variant, *f32_variant, *vector_variant, *attention_variant,
         *kvsparse_variant;
 } es_kernels;
@@ -479,6 +493,12 @@ void es_bitmap_avxvnni(es_kernels *table);
 void es_bitmap_avx512vnni(es_kernels *table);
 void es_bitmap_neon(es_kernels *table);
 void es_bitmap_neondot(es_kernels *table);
+void es_csr_scalar(es_kernels *table);
+void es_csr_avx2(es_kernels *table);
+void es_csr_avx512vnni(es_kernels *table);
+void es_nm_scalar(es_kernels *table);
+void es_nm_avx2(es_kernels *table);
+void es_nm_avx512vnni(es_kernels *table);
 void es_bitslice_scalar(es_kernels *table);
 void es_bitslice_avx2(es_kernels *table);
 void es_bitslice_avxvnni(es_kernels *table);

@@ -14,6 +14,8 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
     es_columns_scalar(table);
     es_rows_scalar(table);
     es_bitmap_scalar(table);
+    es_csr_scalar(table);
+    es_nm_scalar(table);
     es_bitslice_scalar(table);
     es_vector_scalar(table);
     es_storing_scalar(table);
@@ -30,6 +32,8 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
         es_columns_avx2(table);
         es_rows_avx2(table);
         es_bitmap_avx2(table);
+        es_csr_avx2(table);
+        es_nm_avx2(table);
         es_bitslice_avx2(table);
         es_vector_avx2(table);
         es_storing_avx2(table);
@@ -54,6 +58,8 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
         es_dense_avx512vnni(table);
         es_columns_avx512vnni(table);
         es_bitmap_avx512vnni(table);
+        es_csr_avx512vnni(table);
+        es_nm_avx512vnni(table);
         es_bitslice_avx512vnni(table);
         es_attention_avx512vnni(table);
         es_kvsparse_avx512vnni(table);
@@ -113,6 +119,9 @@ const char *es_kernel_variant(int32_t isa, const char *family) {
         {"q4mn", table.columns_variant},
         {"bmp8", table.bitmap_variant},
         {"bmp4", table.bitmap_variant},
+        {"csr", table.csr_variant},
+        {"nm8", table.nm_variant},
+        {"nm4", table.nm_variant},
         {"f16", table.f16_variant},
         {"q8r", table.rows_variant},
         {"q4r", table.rows_variant},

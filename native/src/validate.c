@@ -28,8 +28,8 @@ static int slices_are_valid(const es_weight *w, size_t rows, size_t blocks) {
     return w->n_bytes == tiles * (groups * 64 * (step + beside) + blocks * planes * 256);
 }
 
-static int weight_is_valid(const es_weight *w) {
-    if (w->n_rows < 1 || w->k < 1 || w->data == NULL) {
+int32_t es_weight_is_valid(const es_weight *w) {
+    if (w == NULL || w->n_rows < 1 || w->k < 1 || w->data == NULL) {
         return 0;
     }
     const size_t rows = (size_t)w->n_rows, k = (size_t)w->k;
@@ -78,6 +78,11 @@ static int weight_is_valid(const es_weight *w) {
     case ES_FORMAT_BMP8:
     case ES_FORMAT_BMP4:
         return es_bitmap_is_valid(w);
+    case ES_FORMAT_CSR:
+        return es_csr_is_valid(w);
+    case ES_FORMAT_NM8:
+    case ES_FORMAT_NM4:
+        return es_nm_is_valid(w);
     case ES_FORMAT_SIGNS:
         return w->n_bytes == rows * ((k + 255) / 256) * 32;
     case ES_FORMAT_SIGNS_MASKED:
@@ -133,7 +138,7 @@ static int linear_is_valid(const es_plan *plan, const es_op *op) {
     }
     if (op->coarse != NULL &&
         (op->n_outputs != 1 || op->outputs[0].dst != -1 || op->coarse_scales == NULL ||
-         k > ES_COARSE_MAX_K || es_is_bitmap(plan->weights[op->outputs[0].weight].format))) {
+         k > ES_COARSE_MAX_K || es_is_sparse(plan->weights[op->outputs[0].weight].format))) {
         return 0;
     }
     return has_width(plan, op->src, k) && op->glu >= ES_GLU_NONE && op->glu <= ES_GLU_RELU &&
@@ -207,7 +212,7 @@ static int op_is_valid(const es_plan *plan, const es_op *op) {
                plan->weights[op->outputs[0].weight].format != ES_FORMAT_T2N &&
                !es_is_column(plan->weights[op->outputs[0].weight].format) &&
                !es_is_row(plan->weights[op->outputs[0].weight].format) &&
-               !es_is_bitmap(plan->weights[op->outputs[0].weight].format) &&
+               !es_is_sparse(plan->weights[op->outputs[0].weight].format) &&
                !is_signs(&plan->weights[op->outputs[0].weight]) &&
                plan->weights[op->outputs[0].weight].n_rows >= plan->n_vocab &&
                has_width(plan, op->dst, plan->weights[op->outputs[0].weight].k);
@@ -268,7 +273,7 @@ int es_plan_is_valid(const es_plan *plan) {
         return 0;
     }
     for (int32_t i = 0; i < plan->n_weights; i++) {
-        if (!weight_is_valid(&plan->weights[i])) {
+        if (!es_weight_is_valid(&plan->weights[i])) {
             return 0;
         }
     }

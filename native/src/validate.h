@@ -13,4 +13,8 @@ int es_step_is_valid(const es_plan *plan, const es_step *step);
 /* 1 when a bitmap's offsets and length fit its words (repack/bitmap.c). */
 int es_bitmap_is_valid(const es_weight *w);
 
+/* The same for columns that are stored, and for places of two in four. */
+int es_csr_is_valid(const es_weight *w);
+int es_nm_is_valid(const es_weight *w);
+
 #endif

@@ -20,7 +20,9 @@ EXECUTORS = ("native", "portable", "reference")
 
 
 @pytest.mark.parametrize("name", ["llama-blocks.gguf", "llama-floats.gguf"])
-@pytest.mark.parametrize(("dense", "sparse"), [("q8", "bmp8"), ("q4", "bmp4"), ("dense", "auto")])
+@pytest.mark.parametrize(
+    ("dense", "sparse"), [("q8", "bmp8"), ("q4", "bmp4"), ("q8", "csr"), ("dense", "auto")]
+)
 def test_same_logits(name: str, dense: str, sparse: str) -> None:
     found = []
     for weights in (dense, sparse):
@@ -35,7 +37,7 @@ def test_same_logits(name: str, dense: str, sparse: str) -> None:
 def test_rounding_is_named() -> None:
     with edgesparse.load(TINY / "llama-bf16", weights="bmp8") as model:
         assert "14 BF16 rounded to bmp8" in model.info.quality
-        notes = [w.note for w in model.parameters.weights.values() if w.format.is_bitmap]
+        notes = [w.note for w in model.parameters.weights.values() if w.format.is_sparse]
     assert len(notes) == 14
     assert all("zeros left out" in note and "rounded anew" in note for note in notes)
 
@@ -59,10 +61,10 @@ def test_predictions_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(data["tensors"]) > 4
     for row in data["tensors"]:
         assert 0 <= row["zeros"] < 1
-        assert set(row["bytes"]) == set(row["us"]) == {"q8", "bmp8", "q4", "bmp4"}
+        assert set(row["bytes"]) == set(row["us"]) == {"q8", "bmp8", "q4", "bmp4", "csr"}
         eight, four = row["fastest"]
-        assert row["us"][eight] == min(row["us"]["q8"], row["us"]["bmp8"])
-        assert row["us"][four] == min(row["us"]["q4"], row["us"]["bmp4"])
+        assert row["us"][eight] == min(row["us"][name] for name in ("q8", "bmp8", "csr"))
+        assert row["us"][four] == min(row["us"][name] for name in ("q4", "bmp4", "csr"))
     assert main(["inspect", path, "--costs"]) == 0
     assert "predicted from" in capsys.readouterr().out
 

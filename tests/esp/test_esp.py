@@ -236,6 +236,30 @@ def test_a_code_that_is_none_is_refused(packed: Path, tmp_path: Path) -> None:
         edgesparse.load(target, threads=1)
 
 
+@pytest.mark.parametrize("weights", ["bmp8", "bmp4", "csr"])
+def test_matrices_without_zeros(weights: str, tmp_path: Path) -> None:
+    """Their length is what their zeros decide; whether it is right is checked as they are read."""
+    source = tiny.FOLDER / "llama-bf16"
+    path = pack(source, tmp_path / "model.esp", weights=weights)
+    with (
+        edgesparse.load(source, weights=weights, threads=2) as old,
+        edgesparse.load(path, threads=2) as new,
+    ):
+        assert weights in new.info.formats.split()
+        assert np.array_equal(new.logits(PROMPT), old.logits(PROMPT))
+    with open_checkpoint(path) as checkpoint:
+        assert checkpoint.stored is not None
+        record = next(r for r in checkpoint.stored.records.values() if r.format.is_sparse)
+        offset = checkpoint.info(record.name).offset
+    raw, section = bytearray(path.read_bytes()), read_table(SourceFile(str(path)))[record.data]
+    raw[offset] ^= 8  # where the first tile begins
+    crc = zlib.crc32(bytes(raw[offset : offset + section.n_bytes]))
+    struct.pack_into("<I", raw, HEADER.size + record.data * ENTRY.size + 32, crc)
+    path.write_bytes(_fixed(raw))
+    with pytest.raises(ModelFormatError, match="contradict each other"):
+        edgesparse.load(path, threads=1)
+
+
 def test_a_file_cut_short_later_changes_nothing(packed: Path, tmp_path: Path) -> None:
     path = tmp_path / "model.esp"
     path.write_bytes(packed.read_bytes())

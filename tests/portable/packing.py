@@ -15,7 +15,7 @@ from edgesparse.formats.weight import Format, Slices, Weight, Zeros, storage_byt
 F32 = np.float32
 ZERO = {
     **{Format.Q4: 8, Format.Q6: 32, Format.Q4N: 8, Format.Q4R: 8},
-    **{Format.BMP4: 8, Format.BMP8: 0},
+    **{Format.BMP4: 8, Format.BMP8: 0, Format.NM4: 8},
 }
 """Stored codes of value 0."""
 Array = npt.NDArray[Any]
@@ -48,6 +48,8 @@ def random_weight(rng: np.random.Generator, fmt: Format, n_rows: int, k: int) ->
             Format.Q8R: (-128, 128),
             Format.Q8MR: (-128, 128),
             Format.BMP8: (-128, 128),
+            Format.CSR: (-128, 128),
+            Format.NM8: (-128, 128),
             Format.Q6: (0, 64),
         }.get(fmt, (0, 16))
         codes = rng.integers(low, high, (n_rows, n_blocks * 32))
@@ -55,12 +57,15 @@ def random_weight(rng: np.random.Generator, fmt: Format, n_rows: int, k: int) ->
         # From subnormal halfs to large ones.
         d = (rng.uniform(-1, 1, (n_rows, n_blocks)) * 2.0 ** rng.integers(-22, 3)).astype("f2")
         m = rng.normal(size=(n_rows, n_blocks)).astype("f2")
-        if fmt.name in ("Q8", "Q6", "Q4", "Q8N", "Q4N", "Q8R", "Q4R", "BMP8", "BMP4"):
+        if fmt.name in ("Q8", "Q6", "Q4", "Q8N", "Q4N", "Q8R", "Q4R") or fmt.is_sparse:
             m = None
-        if fmt.is_bitmap:
-            codes[rng.random(codes.shape) < 0.6] = ZERO[fmt]
+        if fmt.is_sparse:
+            codes[rng.random(codes.shape) < 0.6] = ZERO.get(fmt, 0)
+        if fmt.is_two_of_four:  # of every four columns two are zeros
+            places = rng.random((n_rows, n_blocks * 8, 4)).argsort(axis=2)[..., :2]
+            np.put_along_axis(codes.reshape(n_rows, -1, 4), places, ZERO.get(fmt, 0), axis=2)
         pack = _pack_columns if fmt.is_column else _pack_rows if fmt.is_row else _pack_blocks
-        pack = _pack_bitmap if fmt.is_bitmap else pack
+        pack = _PACK_SPARSE.get(fmt, pack)
         data = pack(fmt, codes, d, m)
         logical = (codes - ZERO.get(fmt, 0), d, m)
     else:
@@ -77,7 +82,7 @@ def random_weight(rng: np.random.Generator, fmt: Format, n_rows: int, k: int) ->
         padded = np.zeros((-(-n_rows // 8) * 8, k), stored.dtype)
         padded[:n_rows] = stored
         data = padded.reshape(-1, 8, k).transpose(0, 2, 1).copy().view(np.uint8).ravel()
-    assert fmt.is_bitmap or data.nbytes == storage_bytes(fmt, n_rows, k)
+    assert fmt.has_varying_length or data.nbytes == storage_bytes(fmt, n_rows, k)
     return Weight(f"{fmt.name}-{n_rows}x{k}", fmt, n_rows, k, data, scales), logical
 
 
@@ -140,6 +145,70 @@ def _pack_bitmap(fmt: Format, codes: Array, d: Array, m: None) -> Array:
         index.append(index[0] + len(tiles))
     out = b"".join(at.to_bytes(8, "little") for at in index) + tiles + bytes(64)
     return np.frombuffer(out + bytes(-len(out) % 64), np.uint8)
+
+
+def _pack_csr(fmt: Format, codes: Array, d: Array, m: None) -> Array:
+    n_rows, n_columns = codes.shape
+    n_tiles = -(-n_rows // 16)
+    index, tiles = [8 * (n_tiles + 1)], bytearray()
+    for tile in range(n_tiles):
+        for b in range(n_columns // 32):
+            kept: list[list[int]] = [[] for _ in range(16)]
+            steps = bytearray()
+            for row in range(16 * tile, min(16 * tile + 16, n_rows)):
+                kept[row % 16] = [i for i in range(32) if codes[row, 32 * b + i]]
+                steps += np.array(d[row, b], "<f2").tobytes() if kept[row % 16] else b""
+            words, entries = bytearray(), bytearray()
+            for n in range(-(-max(map(len, kept)) // 2)):
+                word = 0
+                for row, i in ((row, i) for row in range(16) for i in range(2)):
+                    if 2 * n + i < len(kept[row]):
+                        word |= 1 << (2 * row + i)
+                        column = kept[row][2 * n + i]
+                        code = int(codes[16 * tile + row, 32 * b + column]) & 255
+                        entries += bytes([column, code])
+                words += word.to_bytes(4, "little")
+            n_bytes = 2 + len(words) + len(steps) + len(entries)
+            tiles += (n_bytes | len(words) // 4 << 11).to_bytes(2, "little")
+            tiles += words + steps + entries
+        index.append(index[0] + len(tiles))
+    out = b"".join(at.to_bytes(8, "little") for at in index) + tiles + bytes(64)
+    return np.frombuffer(out + bytes(-len(out) % 64), np.uint8)
+
+
+def _pack_two_of_four(fmt: Format, codes: Array, d: Array, m: None) -> Array:
+    n_rows, n_columns = codes.shape
+    zero, out = ZERO.get(fmt, 0), bytearray()
+    for tile in range(0, -(-n_rows // 16) * 16, 16):
+        for b in range(n_columns // 32):
+            steps, places = np.zeros(16, "<f2"), [0] * 32
+            values = np.full((4, 16, 2, 2), zero, np.int64)
+            for r in range(16):
+                for group in range(8):
+                    four = np.full(4, zero)
+                    if tile + r < n_rows:
+                        steps[r] = d[tile + r, b]
+                        four = codes[tile + r, 32 * b + 4 * group :][:4]
+                    live = [i for i in range(4) if four[i] != zero]
+                    others = [i for i in range(4) if four[i] == zero]
+                    for j, place in enumerate(sorted((live + others)[:2])):
+                        places[2 * r + j] |= place << (2 * group)
+                        values[group % 4, r, j, group // 4] = four[place]
+            out += steps.tobytes() + np.array(places, "<u2").tobytes()
+            flat = values.reshape(-1)
+            if fmt is Format.NM4:
+                flat = flat[::2] | flat[1::2] << 4
+            out += (flat & 255).astype(np.uint8).tobytes()
+    return np.frombuffer(bytes(out), np.uint8)
+
+
+_PACK_SPARSE = {
+    Format.BMP8: _pack_bitmap,
+    Format.BMP4: _pack_bitmap,
+    Format.CSR: _pack_csr,
+    Format.NM8: _pack_two_of_four,
+    Format.NM4: _pack_two_of_four,
+}
 
 
 def _pack_slices(codes: Array, planes: int, heads: list[Array], group_blocks: int = 1) -> Array:

@@ -22,7 +22,7 @@ NOTHING = Parameters({}, {}, {})
 
 
 @pytest.mark.parametrize(
-    "fmt", [f for f in Format if not (f.is_neuron_major or f.is_row or f.is_bitmap)]
+    "fmt", [f for f in Format if not (f.is_neuron_major or f.is_row or f.is_sparse)]
 )
 def test_embed(fmt: Format) -> None:
     rng = np.random.default_rng(int(fmt))
@@ -40,7 +40,7 @@ def test_embed(fmt: Format) -> None:
     assert n_cases == 12
 
 
-@pytest.mark.parametrize("fmt", [Format.T2N, Format.Q8N, Format.Q4R, Format.BMP8])
+@pytest.mark.parametrize("fmt", [Format.T2N, Format.Q8N, Format.Q4R, Format.BMP8, Format.NM4])
 def test_an_embedding_that_is_not_in_tiles_is_refused(fmt: Format) -> None:
     weight, _ = random_weight(np.random.default_rng(0), fmt, 13, 64)
     plan = plan_of(Embed("e", "w", "x"), buffers={"x": 64}, n_vocab=13)

@@ -15,10 +15,13 @@ import numpy.typing as npt
 import pytest
 
 from edgesparse.checkpoint import Checkpoint, open_checkpoint
+from edgesparse.checkpoint.names import gguf_name, is_projection
 from edgesparse.checkpoint.packed import grouped_chunks
 from edgesparse.checkpoint.sparse_bitmask import compress_rows
+from edgesparse.cli.program import run
 from edgesparse.errors import ModelFormatError
 from edgesparse.formats import load_weights
+from tests.models import tiny
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "sparse_bitmask"
 GATE = "model.layers.0.mlp.gate_proj"
@@ -102,6 +105,38 @@ def test_writing_gives_the_bytes_of_the_package() -> None:
         np.testing.assert_array_equal(offsets, stored[f"{name}.row_offsets"][1])
         n_cases += 1
     assert n_cases == 7
+
+
+@pytest.mark.slow
+def test_the_package_reads_what_prune_writes(tmp_path: Path) -> None:
+    """Needs torch, by way of compressed-tensors; 0.14 is the last line that reads such folders."""
+    why = "pip install compressed-tensors==0.14.0.1 (which brings torch and transformers)"
+    pytest.importorskip("compressed_tensors", reason=why)
+    import torch
+    from compressed_tensors.compressors import BitmaskCompressor, ModelCompressor
+
+    source = tiny.path("llama-bf16")
+    argv = ["prune", str(source), str(tmp_path / "out"), "-y", "-q"]
+    flags = ["--method", "magnitude", "--sparsity", "0.6", "--no-evaluate"]
+    assert run([*argv, *flags]) == 0
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    whole = ModelCompressor.from_compression_config(config["quantization_config"])
+    assert isinstance(whole.sparsity_compressor, BitmaskCompressor)
+    theirs = dict(whole.sparsity_compressor.decompress(str(tmp_path / "out")))
+    dense = read_file(source)
+    n_cases = 0
+    with open_checkpoint(tmp_path / "out") as ours:
+        for name, (_, before) in dense.items():
+            known = gguf_name(name, "llama")
+            if known is None or not is_projection(known):
+                continue
+            found = theirs[name].view(torch.int16).numpy().view(np.uint16)
+            np.testing.assert_array_equal(found.tobytes(), ours.read(known).tobytes())
+            zeros = int((found == 0).sum())
+            assert zeros >= 0.6 * found.size - 1
+            np.testing.assert_array_equal(found, np.where(found == 0, 0, before))
+            n_cases += 1
+    assert n_cases == 14
 
 
 def edit(suffix: str, change: Callable[[npt.NDArray[Any]], Any]) -> Callable[[Tensors], None]:

@@ -19,14 +19,14 @@ RATE_TOPICS = dict.fromkeys(("read", "q8", "q4", "bmp8", "bmp4", "csr", "nm8", "
 threads together; 0: not measured."""
 
 _READ = 12.0
-_AVX2 = dict(q8=42.0, q4=40.0, bmp8=12.0, bmp4=10.0, csr=28.0, nm8=37.0, nm4=29.0)
+_AVX2 = {"q8": 42.0, "q4": 40.0, "bmp8": 12.0, "bmp4": 10.0, "csr": 28.0, "nm8": 37.0, "nm4": 29.0}
 _USUAL: dict[str, dict[str, float]] = {
-    "avx512vbmi2": dict(q8=48, q4=46, bmp8=44, bmp4=40, csr=85, nm8=66, nm4=62),
+    "avx512vbmi2": {"q8": 48, "q4": 46, "bmp8": 44, "bmp4": 40, "csr": 85, "nm8": 66, "nm4": 62},
     "avx2": _AVX2,
     "avxvnni": _AVX2,
-    "neon": dict(q8=6.8, q4=5.9, bmp8=3.4, bmp4=2.6, csr=0.8, nm8=0.4, nm4=0.3),
-    "neondot": dict(q8=12.4, q4=14.1, bmp8=6.6, bmp4=4.9, csr=1, nm8=0.4, nm4=0.3),
-    "scalar": dict(q8=2, q4=2, bmp8=0.4, bmp4=0.4, csr=2, nm8=0.8, nm4=0.6),
+    "neon": {"q8": 6.8, "q4": 5.9, "bmp8": 3.4, "bmp4": 2.6, "csr": 0.8, "nm8": 0.4, "nm4": 0.3},
+    "neondot": {"q8": 12.4, "q4": 14.1, "bmp8": 6.6, "bmp4": 4.9, "csr": 1, "nm8": 0.4, "nm4": 0.3},
+    "scalar": {"q8": 2, "q4": 2, "bmp8": 0.4, "bmp4": 0.4, "csr": 2, "nm8": 0.8, "nm4": 0.6},
 }
 """10⁹ weights a second of one thread on a Sapphire Rapids server at 2.6 GHz: from cache, csr at
 94 % zeros; but of bitmaps on AVX2 from memory, where table look-ups and waiting add up. Those of

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -16,8 +18,15 @@ from edgesparse.executors import make_executor
 from edgesparse.executors.base import Parameters
 from edgesparse.executors.native import isa_names
 from edgesparse.formats import Format, Weight, dequantize, pack_blocks, unpack_blocks
-from edgesparse.formats.sparse import SPARSE_OF, as_sparse, choose_sparse, sparse_bytes
+from edgesparse.formats.sparse import (
+    SPARSE_OF,
+    as_sparse,
+    bytes_agree,
+    choose_sparse,
+    sparse_bytes,
+)
 from edgesparse.formats.sparse_cost import usual_cost
+from edgesparse.formats.weight import SPARSE
 from edgesparse.formats.without_zeros import expected_bytes, sparse_is_valid, zero_share
 from edgesparse.ops.linear import product
 
@@ -167,6 +176,45 @@ def test_damage_is_refused(fmt: Format, place: str, executor: str) -> None:
     assert not sparse_is_valid(bad)
     with pytest.raises(Exception, match=r"refused the plan|contradict each other"):
         run(bad, np.zeros((1, 32), np.float32), executor, None)
+
+
+HUGE = 2**31 - 1
+BOMBS: dict[str, tuple[Format, dict[str, int], tuple[int, int]]] = {
+    **{f"4 TiB of {fmt.name}": (fmt, {"n_rows": 1 << 21, "k": 1 << 21}, (0, 0)) for fmt in SPARSE},
+    **{f"most of {fmt.name}": (fmt, {"n_rows": HUGE, "k": HUGE}, (0, 0)) for fmt in SPARSE},
+    **{f"rows of {fmt.name}": (fmt, {"n_rows": HUGE}, (0, 0)) for fmt in SPARSE},
+    "first tile far away": (Format.BMP8, {}, (7, 0x7F)),
+    "second tile far away": (Format.CSR, {}, (15, 0x7F)),
+    "end before the start": (Format.BMP4, {}, (16, 0xFF)),
+    "more bits than codes": (Format.BMP8, {}, (24 + 33, 0xFF)),
+    "a longer block": (Format.CSR, {}, (24, 0xFF)),
+    "31 words": (Format.CSR, {}, (25, 0xF8)),
+}
+"""What is wrong: the shape, and the bits of a byte."""
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+@pytest.mark.parametrize("native", [True, False])
+def test_bombs_are_refused_at_once(bomb: str, native: bool) -> None:
+    if native and not _native.available():
+        pytest.skip("no compiled module")
+    fmt, shape, (at, bits) = BOMBS[bomb]
+    pattern = fmt.is_two_of_four
+    good = as_sparse(matrix(SPARSE[fmt], 32, 64, 0.3, two_of_four=pattern), fmt)
+    data = good.data.copy()
+    data[at] ^= bits
+    bad = replace(good, data=data, **shape)  # type: ignore[arg-type]
+    agree = bytes_agree if native else sparse_is_valid
+    assert agree(good)
+    tracemalloc.start()
+    begin = time.perf_counter()
+    assert not agree(bad)
+    seconds = time.perf_counter() - begin
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
+    # Below 10 ms on an idle machine; here with room for a busy one.
+    assert seconds < 0.5
 
 
 def test_choice_follows_the_prediction() -> None:

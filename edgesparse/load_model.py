@@ -28,6 +28,7 @@ from edgesparse.model import Model
 from edgesparse.model_info import describe, with_quality
 from edgesparse.native_choices import cost_of_zeros, has_vectors, prompt_chunk, ternary_format
 from edgesparse.plan.cache_type import CacheType
+from edgesparse.plan.outliers import has_outliers
 from edgesparse.plan.sparsify import sparsify
 from edgesparse.sampling.recommended import read_recommended
 from edgesparse.tokenizer import load_tokenizer
@@ -185,6 +186,11 @@ def load(
         )
         if kv_sparsity:
             plan = plan.with_sparse_cache(kv_sparsity)
+        if (sparsity is not None or predict is not None) and has_outliers(plan):
+            raise UsageError(
+                f"{source}: small inputs and dead gates are not left out beside outliers.",
+                advice="Leave --sparsity and --predict out, or quantise without --outliers.",
+            )
         thresholds: Thresholds | None = None
         factors: dict[str, npt.NDArray[np.float32]] = {}
         notes: tuple[str, ...] = ()

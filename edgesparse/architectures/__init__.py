@@ -15,6 +15,7 @@ from edgesparse.config import ModelConfig
 from edgesparse.errors import UnsupportedArchitecture
 from edgesparse.plan.builder import PlanBuilder
 from edgesparse.plan.cache_type import CacheType
+from edgesparse.plan.outliers import with_outliers
 from edgesparse.plan.plan import Plan
 
 __all__ = ["ARCHITECTURES", "ROPE_LOCAL_TABLE", "ROPE_TABLE", "build_plan", "check_family"]
@@ -94,7 +95,7 @@ def build_plan(
     check_family(config.architecture, path)
     builder = PlanBuilder(fused=fused, sparse=sparse)
     ARCHITECTURES[config.architecture](builder, config, tensors)
-    return builder.finish(
+    plan = builder.finish(
         architecture=config.architecture,
         n_layers=config.n_layers,
         n_kv_heads=config.n_kv_heads,
@@ -105,3 +106,4 @@ def build_plan(
         cache_type_k=cache_type_k,
         cache_type_v=cache_type_v,
     )
+    return with_outliers(plan, tensors)

@@ -10,6 +10,7 @@ import numpy as np
 from edgesparse.checkpoint.experts import split_experts
 from edgesparse.checkpoint.gguf_header import GgufHeader, MetadataValue, read_header
 from edgesparse.checkpoint.gguf_types import resolve_types
+from edgesparse.checkpoint.outliers import find_outliers
 from edgesparse.checkpoint.powerinfer import adapt_powerinfer
 from edgesparse.checkpoint.reader import Checkpoint
 from edgesparse.checkpoint.slices import find_slices
@@ -46,6 +47,7 @@ def open_gguf(path: str, *, i2s_layout: str = "auto", verify: bool = True) -> Ch
         if header.magic == b"PWRI":
             tensors = adapt_powerinfer(metadata, tensors, warnings, path)
         tensors = find_slices(metadata, tensors, path)
+        tensors = find_outliers(metadata, tensors, path)
         tensors = split_experts(tensors, path)
         checkpoint = Checkpoint(
             *(path, "gguf", files, metadata, tensors, warnings),

@@ -248,6 +248,8 @@ class TensorInfo:
         The tensors that GPTQ, AWQ and compressed-tensors matrices consist of.
     slices : SliceLayout or None
         For bit planes, whose `type` I8 says nothing about their numbers.
+    has_outliers : bool
+        A side matrix in the bytes of csr (`edgesparse.checkpoint.outliers`), likewise I8.
     """
 
     name: str
@@ -261,6 +263,7 @@ class TensorInfo:
     packed: Packed | None = None
     transposed: bool = False
     slices: SliceLayout | None = None
+    has_outliers: bool = False
 
     @property
     def n_cols(self) -> int:

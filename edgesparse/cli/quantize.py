@@ -37,6 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="rtn",
         help="round to the nearest, or spread errors by a text, which takes minutes (w1 to w4)",
     )
+    parser.add_argument(
+        "--outliers",
+        default="0",
+        metavar="SHARE",
+        help="keep this share of every matrix, such as 0.5%%, in a sparse side matrix of 8 bits: "
+        "the largest numbers, with gptq times the size of their inputs (default: none)",
+    )
     text = parser.add_mutually_exclusive_group()
     text.add_argument(
         "-f",
@@ -87,12 +94,13 @@ def run(args: argparse.Namespace) -> int:
     from edgesparse.cli.interrupt import cancel_on_interrupt
     from edgesparse.cli.own_text import written_by
     from edgesparse.cli.terminal import Terminal
+    from edgesparse.compress.outliers import parse_share
     from edgesparse.compress.own_text import forget_own_text
     from edgesparse.compress.quantize import Target, check_quantizable, quantize_model
     from edgesparse.compress.work import Work, fingerprint_of
     from edgesparse.errors import ModelFormatError, UsageError
 
-    target = Target.parse(args.type)
+    target, outliers = Target.parse(args.type), parse_share(args.outliers)
     source, output = Path(args.input), Path(args.output)
     _check_output(output, overwrite=args.yes)
     if args.tokens < _WINDOW or args.windows < 0:
@@ -100,7 +108,9 @@ def run(args: argparse.Namespace) -> int:
     terminal = Terminal(color=not args.no_color)
     calibration, evaluation = _texts(args)
     with edgesparse.load(source, threads=args.threads, fused=False) as model:
-        warning = check_quantizable(model.config, target, args.method, str(source))
+        warning = check_quantizable(
+            *(model.config, target, args.method, str(source)), outliers=outliers
+        )
         if warning and not args.yes:
             raise UsageError(f"{warning}.", advice="Add -y to do it all the same.")
         if args.own_text and args.method == "gptq":
@@ -111,6 +121,7 @@ def run(args: argparse.Namespace) -> int:
     if windows:
         terminal.note(f"calibrating on {sum(map(len, windows))} tokens")
     settings = {"type": target.name, "method": args.method, "tokens": args.tokens}
+    settings |= {"outliers": str(outliers)}
     work = Work(output, fingerprint_of(source, {**settings, "text": calibration}))
     if work.n_found:
         terminal.note(f"going on: {work.n_found} matrices are finished already")
@@ -120,6 +131,7 @@ def run(args: argparse.Namespace) -> int:
             reports, n_bytes = quantize_model(
                 *(checkpoint, config, plan, output, target, work),
                 method=args.method,
+                outliers=outliers,
                 windows=windows,
                 progress=lambda done, of: terminal.progress(f"layer {done} of {of}"),
                 cancel=token,

@@ -19,15 +19,19 @@ import numpy.typing as npt
 from edgesparse.cancel import CancelToken
 from edgesparse.checkpoint import Checkpoint, TensorInfo, TensorType, dequantize, ternarize
 from edgesparse.checkpoint.gguf_types import type_id
+from edgesparse.checkpoint.outliers import VERSION as OUTLIERS_VERSION
+from edgesparse.checkpoint.outliers import outliers_name
 from edgesparse.checkpoint.slices import VERSION
 from edgesparse.checkpoint.types import n_bytes_of
 from edgesparse.compress.gguf_out import NewTensor, Rows, copied, model_tensors, write_gguf
 from edgesparse.compress.grid import Rounded, round_gptq, round_nearest
 from edgesparse.compress.layers import Matrix, compress_layers, read_matrix
+from edgesparse.compress.outliers import Outliers, take_outliers
 from edgesparse.compress.work import Work
 from edgesparse.config import ModelConfig
 from edgesparse.errors import UsageError
 from edgesparse.formats.bitslice import pack_bitslice
+from edgesparse.formats.csr import pack_csr
 from edgesparse.plan.plan import Plan
 
 __all__ = ["METHODS", "MatrixReport", "Target", "check_quantizable", "quantize_model"]
@@ -121,14 +125,18 @@ class MatrixReport:
     error: float
 
 
-def check_quantizable(config: ModelConfig, target: Target, method: str, source: str) -> str | None:
+def check_quantizable(
+    config: ModelConfig, target: Target, method: str, source: str, outliers: float = 0.0
+) -> str | None:
     """Return a warning, or None.
 
     Raises
     ------
     UsageError
-        A mixture of experts, or a method that the type has no use for.
+        A mixture of experts, a method that the type has no use for, outliers of a ternary model.
     """
+    if outliers and target.is_ternary:
+        raise UsageError(f"{target.name} has no outliers: its numbers are -1, 0, 1 times a scale.")
     if method not in METHODS:
         raise UsageError(f"method must be rtn or gptq, not {method!r}.")
     if config.experts is not None:
@@ -157,6 +165,7 @@ def quantize_model(
     work: Work,
     *,
     method: str = "rtn",
+    outliers: float = 0.0,
     windows: Sequence[npt.NDArray[np.int32]] = (),
     progress: Callable[[int, int], None] | None = None,
     cancel: CancelToken | None = None,
@@ -172,6 +181,8 @@ def quantize_model(
     work : Work
         Where finished matrices are kept, and found if an earlier run was interrupted.
     method : {"rtn", "gptq"}
+    outliers : float
+        Share of every matrix that is kept in a side matrix, see `take_outliers`.
     windows : sequence of int32 ndarray
         Text for GPTQ, see `compress_layers`.
     progress, cancel
@@ -188,16 +199,21 @@ def quantize_model(
     Cancelled
         What is finished stays in `work`.
     UsageError
-        A matrix that the type cannot hold.
+        A matrix that the type cannot hold; a model that has outliers already.
     """
+    if any(info.has_outliers for info in checkpoint.tensors.values()):
+        raise UsageError(
+            f"{checkpoint.path} is quantised already, with outliers.",
+            advice="Quantise the model that it was made of.",
+        )
     reports: list[MatrixReport] = []
 
     def change(matrix: Matrix) -> Float32:
         stored = work.get(matrix.name)
         if stored is None:
-            stored = _round(matrix, target, method)
+            stored = _round(matrix, target, method, outliers)
             work.put(matrix.name, stored)
-        n_bytes = _n_bytes(target, *matrix.weight.shape)
+        n_bytes = _n_bytes(target, *matrix.weight.shape) + int(stored.get("side_bytes", 0))
         reports.append(MatrixReport(matrix.name, n_bytes, float(stored["error"])))
         return _values(stored, target, matrix.weight.shape)
 
@@ -213,9 +229,16 @@ def quantize_model(
     return reports, n_bytes
 
 
-def _round(matrix: Matrix, target: Target, method: str) -> dict[str, npt.NDArray[np.generic]]:
+def _round(
+    matrix: Matrix, target: Target, method: str, outliers: float
+) -> dict[str, npt.NDArray[np.generic]]:
     """Round one matrix: what `Work` keeps of it."""
     weight = matrix.weight
+    side: dict[str, npt.NDArray[np.generic]] = {}
+    if outliers:
+        norms = matrix.norms if matrix.hessian.size else None
+        weight, taken = take_outliers(weight, outliers, norms)
+        side = _kept_outliers(taken)
     if target.bits:
         group = target.columns(weight.shape[1])
         if method == "gptq":
@@ -229,14 +252,42 @@ def _round(matrix: Matrix, target: Target, method: str) -> dict[str, npt.NDArray
         }
     else:
         made = {"data": _encode(weight, target, matrix.name)}
+    made |= side
     made["error"] = np.array(matrix.lost(_values(made, target, weight.shape)))
     return made
+
+
+def _kept_outliers(outliers: Outliers) -> dict[str, npt.NDArray[np.generic]]:
+    """Give the arrays that `Work` keeps of a side matrix; few numbers, so by their places."""
+    places = np.flatnonzero(outliers.codes)
+    size = np.array(pack_csr(*outliers).nbytes)
+    codes = outliers.codes.reshape(-1)[places]
+    return {"places": places, "side_codes": codes, "side_steps": outliers.steps, "side_bytes": size}
+
+
+def _outliers(
+    made: Mapping[str, npt.NDArray[np.generic]], shape: tuple[int, ...]
+) -> Outliers | None:
+    """Undo `_kept_outliers`."""
+    if "places" not in made:
+        return None
+    codes = np.zeros(shape, np.int8)
+    codes.reshape(-1)[np.asarray(made["places"], np.intp)] = np.asarray(made["side_codes"], np.int8)
+    return Outliers(codes, np.asarray(made["side_steps"], np.float16))
 
 
 def _values(
     made: Mapping[str, npt.NDArray[np.generic]], target: Target, shape: tuple[int, ...]
 ) -> Float32:
     """Return what a reader will make of a matrix."""
+    side = _outliers(made, shape)
+    base = _base_values(made, target, shape)
+    return base if side is None else base + side.values
+
+
+def _base_values(
+    made: Mapping[str, npt.NDArray[np.generic]], target: Target, shape: tuple[int, ...]
+) -> Float32:
     kind = target.type_of(shape[1])
     if kind is not None:
         return dequantize(kind, np.asarray(made["data"], np.uint8), shape)
@@ -298,7 +349,15 @@ def _tensors(
             return _eight_bits(checkpoint, name, info)
         return copied(checkpoint, name)
 
-    tensors = model_tensors(checkpoint, config, plan, matrix)
+    sides: dict[str, list[Any]] = {"names": [], "rows": [], "columns": []}
+    more: list[NewTensor] = []
+
+    def with_side(name: str, info: TensorInfo, rows: Rows) -> NewTensor:
+        side = _side_matrix(name, info, work, rows, sides) if name in changed else None
+        more.extend([] if side is None else [side])
+        return matrix(name, info, rows)
+
+    tensors = model_tensors(checkpoint, config, plan, with_side) + more
     extra: dict[str, Any] = {
         "general.file_type": _FILE_TYPES.get(target.name, _GUESSED),
         "general.quantization_version": 2,
@@ -306,7 +365,25 @@ def _tensors(
     if slices["names"]:
         extra |= {f"edgesparse.slices.{key}": values for key, values in slices.items()}
         extra["edgesparse.slices.version"] = VERSION
+    if sides["names"]:
+        extra |= {f"edgesparse.outliers.{key}": values for key, values in sides.items()}
+        extra["edgesparse.outliers.version"] = OUTLIERS_VERSION
     return tensors, extra
+
+
+def _side_matrix(
+    name: str, info: TensorInfo, work: Work, rows: Rows, sides: dict[str, list[Any]]
+) -> NewTensor | None:
+    """Make the tensor of a matrix's outliers, if it has any."""
+    shape = (info.n_rows, info.n_cols)
+    found = _outliers(work.require(name), shape)
+    if found is None:
+        return None
+    data = pack_csr(found.codes[rows], found.steps[rows])
+    for key, value in zip(sides, (outliers_name(name), *shape), strict=True):
+        sides[key].append(value)
+    kind = type_id(TensorType.I8)
+    return NewTensor(outliers_name(name), kind, data.shape, data.nbytes, lambda: data)
 
 
 def _eight_bits(checkpoint: Checkpoint, name: str, info: TensorInfo) -> NewTensor:

@@ -132,6 +132,8 @@ def _default(info: TensorInfo, uniform: bool, ternary: Format) -> Choice:
         return Choice(Format.Q8, "not ternary with one scale per row; codes kept exactly")
     if info.slices is not None:
         return Choice(Format(Format.BS1 + info.slices.bits - 1))
+    if info.has_outliers:
+        return Choice(Format.CSR, "outliers of the matrix beside it")
     if info.packed is not None:
         return Choice(*grouped_choice(info.packed, info.n_cols))
     if info.type in (_T.Q4_K, _T.Q5_K):

@@ -180,7 +180,18 @@ def csr_is_valid(weight: Weight) -> bool:
     block, row, column, code = _entries(weight.data, found)
     same_row = (np.diff(block) == 0) & (np.diff(row) == 0)
     ascends = np.diff(column.astype(np.int64))[same_row] > 0
-    return bool((column < BLOCK).all() and ascends.all() and (code != 0).all())
+    is_finite = np.isfinite(_steps(weight.data, found)).all()
+    return bool((column < BLOCK).all() and ascends.all() and (code != 0).all() and is_finite)
+
+
+def _steps(data: U8, found: _Found) -> F16:
+    """Give the steps of all rows of blocks, 0 where a row has no entry, shape (n, 16)."""
+    live = found.counts > 0
+    steps = np.zeros(live.shape, np.float16)
+    at = (found.begins + _HEAD + 4 * found.n_words)[:, None] + 2 * (np.cumsum(live, axis=1) - 1)
+    stored = np.ascontiguousarray(data[at[live][:, None] + np.arange(2)])
+    steps[live] = stored.view("<f2").reshape(-1)
+    return steps
 
 
 def count_entries(weight: Weight) -> int:
@@ -204,12 +215,7 @@ def unpack_csr(weight: Weight, rows: npt.NDArray[np.intp]) -> tuple[I8, F16, Non
     block, row, column, code = _entries(weight.data, found)
     blocks = np.zeros((len(found.begins), BITMAP_TILE, BLOCK), np.int8)
     blocks[block, row, column] = code
-    live = found.counts > 0
-    steps = np.zeros(live.shape, np.float16)
-    at = (found.begins + _HEAD + 4 * found.n_words)[:, None] + 2 * (np.cumsum(live, axis=1) - 1)
-    steps[live] = np.ascontiguousarray(weight.data[at[live][:, None] + np.arange(2)]).view("<f2")[
-        :, 0
-    ]
     codes = blocks.reshape(-1, n_blocks, BITMAP_TILE, BLOCK).transpose(0, 2, 1, 3)
+    steps = _steps(weight.data, found)
     d = steps.reshape(-1, n_blocks, BITMAP_TILE).transpose(0, 2, 1).reshape(-1, n_blocks)
     return codes.reshape(-1, n_blocks * BLOCK)[rows, : weight.k], d[rows], None

@@ -44,6 +44,7 @@ from edgesparse.formats.grouped import store_grouped
 from edgesparse.formats.masters import master_scale
 from edgesparse.formats.memory import allocate, require_bytes
 from edgesparse.formats.sparse import SPARSE_OF
+from edgesparse.formats.stored_outliers import read_outliers
 from edgesparse.formats.stored_slices import read_slices, slices_of
 from edgesparse.formats.transposed import store_transposed, transposed_choice
 from edgesparse.formats.weight import NEURON_MAJOR, ROW_BY_ROW, Format, Weight, storage_bytes
@@ -188,7 +189,13 @@ def load_vector(checkpoint: Checkpoint, name: str) -> npt.NDArray[np.float32]:
 
 def _stored_bytes(info: TensorInfo, fmt: Format) -> int:
     scales = 4 * info.n_rows if fmt.has_row_scales else 0
-    return storage_bytes(fmt, info.n_rows, info.n_cols) + scales
+    return _matrix_bytes(info, fmt) + scales
+
+
+def _matrix_bytes(info: TensorInfo, fmt: Format) -> int:
+    if info.has_outliers:  # as they stand in the file
+        return info.n_bytes
+    return storage_bytes(fmt, info.n_rows, info.n_cols, slices_of(info))
 
 
 def _check_shape(info: TensorInfo) -> None:
@@ -231,10 +238,7 @@ class _Loader:
         self, infos: Mapping[str, TensorInfo], choices: Mapping[str, Choice]
     ) -> tuple[dict[str, Weight], set[str]]:
         """Load tensors in the chosen formats; also name those that turned out not uniform."""
-        sizes = [
-            storage_bytes(choices[name].format, info.n_rows, info.n_cols, slices_of(info))
-            for name, info in infos.items()
-        ]
+        sizes = [_matrix_bytes(info, choices[name].format) for name, info in infos.items()]
         require_bytes(sum(sizes) + self._threads * _CHUNK_BYTES, "loading the model")
         targets = {}
         for (name, info), data in zip(infos.items(), allocate(sizes), strict=True):
@@ -290,6 +294,9 @@ class _Loader:
                     if piece.target.info.slices is not None:
                         read_slices(self._checkpoint, piece.target.info, piece.target.data)
                         continue
+                    if piece.target.info.has_outliers:
+                        read_outliers(self._checkpoint, piece.target.info, piece.target.data)
+                        continue
                     self._checkpoint.read_into(name, raw, piece.start)
                     self._convert(piece.target, raw, piece.begin, piece.end)
                 except NotUniform:
@@ -319,7 +326,7 @@ class _Loader:
 
 def _pieces(target: Target) -> Iterable[_Rows]:
     info = target.info
-    if info.packed is not None or info.slices is not None or info.transposed:
+    if info.packed is not None or info.slices is not None or info.transposed or info.has_outliers:
         # Decoding reads by itself.
         yield _Rows(target, 0, info.n_rows, 0, 0)
         return
@@ -355,7 +362,11 @@ def _weight(target: Target, choice: Choice) -> Weight:
         info.n_cols,
         target.data,
         target.scales,
-        source="slices" if info.slices is not None else info.type.name,
+        source="slices"
+        if info.slices is not None
+        else "outliers"
+        if info.has_outliers
+        else info.type.name,
         note=choice.note,
         is_rounded=choice.is_rounded,
         slices=slices_of(info),

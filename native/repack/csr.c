@@ -50,7 +50,8 @@ size_t es_csr_put(uint8_t *to, const es_codes_block *block) {
 }
 
 /* Whether a block of at most `room` bytes means what it says: as many bytes as its words, no entry
- * without the one before it, columns within the block and ascending along a row, codes that are not 0. */
+ * without the one before it, columns within the block and ascending along a row, codes that are not 0,
+ * finite steps. */
 static int block_is_valid(const uint8_t *at, size_t room, size_t *n_bytes) {
     if (room < ES_CSR_HEAD) {
         return 0;
@@ -76,8 +77,12 @@ static int block_is_valid(const uint8_t *at, size_t room, size_t *n_bytes) {
     if (expected != block.n_bytes) {
         return 0;
     }
-    const uint8_t *v =
-        block.words + 4 * block.n_words + 2 * __builtin_popcount(es_csr_rows(&block));
+    const uint8_t *v = block.words + 4 * block.n_words;
+    for (int n = __builtin_popcount(es_csr_rows(&block)); n > 0; n--, v += 2) {
+        if ((v[1] & 0x7c) == 0x7c) {
+            return 0;
+        }
+    }
     int last[ES_BITMAP_ROWS];
     memset(last, 0xff, sizeof last); /* -1 */
     for (int n = 0; n < block.n_words; n++) {

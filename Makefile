@@ -76,7 +76,7 @@ bench: $(VENV)/.package  ## measure speed beside the memory bandwidth that bound
 
 $(ES_RUN): $(NATIVE) | $(VENV)/.build-tools
 	@$(CMAKE) -B build/run -DCMAKE_BUILD_TYPE=Release -DES_MODULE=OFF -DES_WERROR=ON > /dev/null
-	@$(VENV)/bin/cmake --build build/run --target es_run -- --quiet
+	@$(VENV)/bin/cmake --build build/run --target es_run es_fuzz -- --quiet
 	@touch $@
 
 es-run: $(ES_RUN)  ## build build/run/es_run, which runs a pre-packed model without Python
@@ -96,10 +96,11 @@ warnings: $(VENV)/.build-tools  ## compile all C with warnings as errors
 	@$(CMAKE) -B build/warnings -DES_WERROR=ON > /dev/null
 	@$(VENV)/bin/cmake --build build/warnings -- --quiet
 
-sanitize: $(VENV)/.build-tools  ## try every kernel under the address and undefined sanitizers
+sanitize: $(VENV)/.package  ## try every kernel, and damaged files, under the address and undefined sanitizers
 	@$(CMAKE) -B build/sanitize -DES_SANITIZE=address,undefined > /dev/null
-	@$(VENV)/bin/cmake --build build/sanitize --target es_check es_run -- --quiet
+	@$(VENV)/bin/cmake --build build/sanitize --target es_check es_run es_fuzz -- --quiet
 	build/sanitize/es_check
+	build/sanitize/es_fuzz 1000 0 $$($(PY) -m tests.esp.pack_tiny build/sanitize/samples)
 
 # On another machine, in an emulator; ARM_ARGS='--quick --if-installed' is what .ci/run asks for.
 check-arm: $(VENV)/.build-tools  ## try every kernel for 64-bit ARM on emulated CPUs

@@ -117,6 +117,14 @@ endif()
 
 # ---- the runner: a pre-packed model without Python ----------------------------------------------
 
-add_executable(es_run EXCLUDE_FROM_ALL run/es_run.c run/esp.c)
-target_include_directories(es_run PRIVATE . src)
-target_link_libraries(es_run PRIVATE es_core)
+add_library(es_runner STATIC EXCLUDE_FROM_ALL run/esp.c run/greedy.c)
+target_include_directories(es_runner PUBLIC . PRIVATE src)
+target_link_libraries(es_runner PUBLIC es_core)
+
+add_executable(es_run EXCLUDE_FROM_ALL run/es_run.c)
+target_link_libraries(es_run PRIVATE es_runner)
+
+# Files with mistakes in them, for the runner to refuse or survive.
+add_executable(es_fuzz EXCLUDE_FROM_ALL run/es_fuzz.c)
+target_include_directories(es_fuzz PRIVATE src)
+target_link_libraries(es_fuzz PRIVATE es_runner)

@@ -1,28 +1,29 @@
 /* Runs a pre-packed model without Python: reads token ids, continues them greedily, prints a digest
  * (CRC-32) of every row of logits, so that two machines can be compared.
  *
- *   es_run MODEL.esp [-n COUNT] [-t THREADS] [--isa NAME] TOKEN...
+ *   es_run MODEL.esp [-n COUNT] [-t THREADS] [--isa NAME] [--mmap] TOKEN...
+ *
+ * --mmap maps the file instead of reading it into private memory.
+ * Exit status: 0 done, 1 the model cannot do this, 2 wrong arguments, 3 the file cannot be used.
  */
-#include "esp.h"
-
-#include "src/kernels.h"
+#include "greedy.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_PROMPT = 1 << 16, CHUNK = 128 };
+enum { MAX_PROMPT = 1 << 16 };
 
 typedef struct arguments {
     const char *path;
     int32_t n_generate, n_threads, isa;
+    int is_mapped;
     int32_t *tokens; /* room for the prompt and what is generated */
     int32_t n_tokens;
 } arguments;
 
-static int complain(const char *what, const char *where) {
+static void complain(const char *what, const char *where) {
     fprintf(stderr, "es_run: %s: %s\n", where, what);
-    return 1;
 }
 
 static int read_number(const char *text, int32_t least, int32_t most, int32_t *number) {
@@ -57,6 +58,8 @@ static int read_arguments(arguments *args, int argc, char **argv) {
         } else if (strcmp(argv[i], "--isa") == 0) {
             good = find_isa(value, &args->isa);
             i++;
+        } else if (strcmp(argv[i], "--mmap") == 0) {
+            args->is_mapped = 1;
         } else if (args->path == NULL) {
             args->path = argv[i];
         } else {
@@ -69,108 +72,15 @@ static int read_arguments(arguments *args, int argc, char **argv) {
         }
     }
     if (args->path == NULL || args->n_tokens == 0) {
-        fputs("usage: es_run MODEL.esp [-n COUNT] [-t THREADS] [--isa NAME] TOKEN...\n", stderr);
+        fputs("usage: es_run MODEL.esp [-n COUNT] [-t THREADS] [--isa NAME] [--mmap] TOKEN...\n",
+              stderr);
         return 0;
     }
     return 1;
 }
 
-/* Runs tokens [begin, end), the logits of the last one. */
-static int32_t forward(es_engine *engine, int32_t n_ops, const int32_t *tokens, int32_t begin,
-                       int32_t end, const es_cache *cache, float *logits) {
-    static const int32_t zeros[CHUNK];
-    for (int32_t first = begin; first < end; first += CHUNK) {
-        int32_t positions[CHUNK];
-        const int32_t n = end - first < CHUNK ? end - first : CHUNK, last = n - 1;
-        for (int32_t i = 0; i < n; i++) {
-            positions[i] = first + i;
-        }
-        const es_step step = {.n_tokens = n,
-                              .n_outputs = first + n == end,
-                              .n_caches = 1,
-                              .sparse_from = INT32_MAX,
-                              .tokens = tokens + first,
-                              .positions = positions,
-                              .sequences = zeros,
-                              .outputs = &last,
-                              .caches = cache,
-                              .logits = logits};
-        const int32_t status = es_engine_run(engine, &step, 0, n_ops);
-        if (status != ES_OK) {
-            return status;
-        }
-    }
-    return ES_OK;
-}
-
-static int32_t largest(const float *logits, int32_t n) {
-    int32_t best = 0;
-    for (int32_t i = 1; i < n; i++) {
-        best = logits[i] > logits[best] ? i : best;
-    }
-    return best;
-}
-
-static int generate(es_engine *engine, const es_plan *plan, arguments *args, const es_cache *cache,
-                    float *logits) {
-    int32_t begin = 0, end = args->n_tokens;
-    for (int32_t i = 0; i < args->n_generate; i++) {
-        const int32_t status =
-            forward(engine, plan->n_ops, args->tokens, begin, end, cache, logits);
-        if (status != ES_OK) {
-            return complain("the engine refuses the tokens", args->path);
-        }
-        const int32_t token = largest(logits, plan->n_vocab);
-        printf("%d %08x\n", (int)token,
-               (unsigned)esp_crc32(0, (const uint8_t *)logits, (size_t)plan->n_vocab * 4));
-        args->tokens[end] = token;
-        begin = end++;
-    }
-    return 0;
-}
-
-/* Of all heads at one position of the layer that needs most, times layers and positions. */
-static size_t cache_bytes(const es_plan *plan, int32_t type, int32_t capacity) {
-    size_t row_bytes = 1;
-    for (int32_t i = 0; i < plan->n_ops; i++) {
-        const es_op *op = &plan->ops[i];
-        if (op->kind == ES_OP_ROPE_KV || op->kind == ES_OP_ATTENTION) {
-            const size_t n = (size_t)op->n_kv_heads * es_cache_row_bytes(type, op->head_dim);
-            row_bytes = n > row_bytes ? n : row_bytes;
-        }
-    }
-    return row_bytes * (size_t)plan->n_layers * (size_t)capacity;
-}
-
-static int run(const esp_model *model, arguments *args) {
-    const int32_t capacity = args->n_tokens + args->n_generate;
-    int32_t status;
-    if (capacity > model->plan.n_ctx) {
-        return complain("its context is shorter than these tokens", args->path);
-    }
-    es_engine *engine = es_engine_create(&model->plan, args->n_threads, args->isa, &status);
-    if (engine == NULL) {
-        return complain(status == ES_E_MEMORY ? "no memory for the engine"
-                                              : "the plan is not valid",
-                        args->path);
-    }
-    const es_cache cache = {
-        .keys = calloc(cache_bytes(&model->plan, model->plan.cache_type_k, capacity), 1),
-        .values = calloc(cache_bytes(&model->plan, model->plan.cache_type_v, capacity), 1),
-        .capacity = capacity,
-    };
-    float *logits = malloc((size_t)model->plan.n_vocab * sizeof *logits);
-    int code;
-    if (cache.keys == NULL || cache.values == NULL || logits == NULL) {
-        code = complain("no memory for the cache", args->path);
-    } else {
-        code = generate(engine, &model->plan, args, &cache, logits);
-    }
-    free(logits);
-    free(cache.keys);
-    free(cache.values);
-    es_engine_destroy(engine);
-    return code;
+static void print_token(int32_t token, uint32_t digest) {
+    printf("%d %08x\n", (int)token, (unsigned)digest);
 }
 
 int main(int argc, char **argv) {
@@ -178,13 +88,16 @@ int main(int argc, char **argv) {
     esp_model model;
     int code = 2;
     if (args.tokens != NULL && read_arguments(&args, argc, argv)) {
-        const char *wrong = esp_open(&model, args.path);
+        code = 3;
+        const char *wrong = esp_open(&model, args.path, args.is_mapped);
+        if (wrong == NULL) {
+            wrong = es_greedy(&model, args.n_threads, args.isa, args.tokens, args.n_tokens,
+                              args.n_generate, print_token);
+            code = wrong != NULL;
+            esp_close(&model);
+        }
         if (wrong != NULL) {
             complain(wrong, args.path);
-            code = 3;
-        } else {
-            code = run(&model, &args);
-            esp_close(&model);
         }
     }
     free(args.tokens);

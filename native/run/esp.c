@@ -5,7 +5,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 enum { HEADER_BYTES = 40, ENTRY_BYTES = 40, PLAN_HEAD_BYTES = 56, VERSION = 1, PLAN_VERSION = 1 };
 enum { MAX_SECTIONS = 1 << 18, MAX_PLAN_ITEMS = 1 << 20, SMALL = 64, LARGE = 1 << 16 };
@@ -37,7 +39,32 @@ uint32_t esp_crc32(uint32_t crc, const uint8_t *bytes, size_t n_bytes) {
     return ~crc;
 }
 
-static const char *read_file(esp_model *model, const char *path) {
+static const char *read_bytes(esp_model *model, FILE *file) {
+    void *memory = NULL;
+    if (posix_memalign(&memory, LARGE, model->n_bytes) != 0) {
+        return "there is no memory for the file";
+    }
+    model->bytes = memory;
+    return fread(memory, 1, model->n_bytes, file) == model->n_bytes ? NULL
+                                                                    : "the file is truncated";
+}
+
+/* What a mapped file's other writers do to it would happen to this process. */
+static const char *map_bytes(esp_model *model, FILE *file, const struct stat *status) {
+    if ((status->st_uid != 0 && status->st_uid != geteuid()) ||
+        (status->st_mode & (S_IWGRP | S_IWOTH)) != 0) {
+        return "others can write this file, so it is not mapped";
+    }
+    void *memory = mmap(NULL, model->n_bytes, PROT_READ, MAP_PRIVATE, fileno(file), 0);
+    if (memory == MAP_FAILED) {
+        return "the file cannot be mapped";
+    }
+    model->bytes = memory;
+    model->is_mapped = 1;
+    return NULL;
+}
+
+static const char *read_file(esp_model *model, const char *path, int mapped) {
     FILE *file = fopen(path, "rb");
     struct stat status;
     if (file == NULL || fstat(fileno(file), &status) != 0 || !S_ISREG(status.st_mode)) {
@@ -46,20 +73,10 @@ static const char *read_file(esp_model *model, const char *path) {
         }
         return "the file cannot be opened";
     }
-    const char *wrong = NULL;
-    const size_t n_bytes = (size_t)status.st_size;
-    void *memory = NULL;
-    if (n_bytes < HEADER_BYTES) {
-        wrong = "the file is truncated";
-    } else if (posix_memalign(&memory, LARGE, n_bytes) != 0) {
-        wrong = "there is no memory for the file";
-    } else {
-        model->bytes = memory;
-        model->n_bytes = n_bytes;
-        if (fread(memory, 1, n_bytes, file) != n_bytes) {
-            wrong = "the file is truncated";
-        }
-    }
+    model->n_bytes = (size_t)status.st_size;
+    const char *wrong = model->n_bytes < HEADER_BYTES ? "the file is truncated"
+                        : mapped                      ? map_bytes(model, file, &status)
+                                                      : read_bytes(model, file);
     fclose(file);
     return wrong;
 }
@@ -176,6 +193,19 @@ static int resolve_op(const esp_model *model, es_op *op) {
            RESOLVE(op->experts, 4 * experts) && resolve_outputs(model, op);
 }
 
+/* Whether an op writes logits; the engine checks that their number is n_vocab. */
+static int makes_logits(const es_plan *plan) {
+    for (int32_t i = 0; i < plan->n_ops; i++) {
+        const es_op *op = &plan->ops[i];
+        for (int32_t j = 0; op->kind == ES_OP_LINEAR && j < op->n_outputs; j++) {
+            if (op->outputs[j].dst == -1) {
+                return 1;
+            }
+        }
+    }
+    return 0;
+}
+
 static const char *read_plan(esp_model *model, const uint8_t *at, size_t n_bytes) {
     if (n_bytes < PLAN_HEAD_BYTES) {
         return "the plan is truncated";
@@ -223,10 +253,19 @@ static const char *read_plan(esp_model *model, const uint8_t *at, size_t n_bytes
                             .ops = model->ops,
                             .widths = model->widths,
                             .weights = model->weights};
+    if (model->plan.n_layers > model->plan.n_ops) {
+        return "the plan has more layers than ops";
+    }
+    uint64_t width = 0;
     for (size_t i = 0; i < n_buffers; i++) {
         if (model->widths[i] < 1) {
             return "a buffer of the plan has no width";
         }
+        width += (uint64_t)model->widths[i];
+    }
+    /* What is in a buffer comes from the rows of a matrix or goes to its columns. */
+    if (width > model->n_bytes) {
+        return "the plan's buffers are wider than all its matrices";
     }
     for (size_t i = 0; i < n_weights; i++) {
         es_weight *w = &model->weights[i];
@@ -240,20 +279,34 @@ static const char *read_plan(esp_model *model, const uint8_t *at, size_t n_bytes
             return "an op of the plan names what is not there";
         }
     }
-    return NULL;
+    return makes_logits(&model->plan) ? NULL : "the plan makes no logits";
 }
 
-const char *esp_open(esp_model *model, const char *path) {
+/* Turns what has been read into a model. */
+static const char *parse(esp_model *model) {
     const uint8_t *plan = NULL;
     size_t plan_bytes = 0;
+    const char *wrong = check_container(model, &plan, &plan_bytes);
+    return wrong == NULL ? read_plan(model, plan, plan_bytes) : wrong;
+}
+
+const char *esp_open(esp_model *model, const char *path, int mapped) {
     memset(model, 0, sizeof *model);
-    const char *wrong = read_file(model, path);
+    const char *wrong = read_file(model, path, mapped);
     if (wrong == NULL) {
-        wrong = check_container(model, &plan, &plan_bytes);
+        wrong = parse(model);
     }
-    if (wrong == NULL) {
-        wrong = read_plan(model, plan, plan_bytes);
+    if (wrong != NULL) {
+        esp_close(model);
     }
+    return wrong;
+}
+
+const char *esp_open_bytes(esp_model *model, uint8_t *bytes, size_t n_bytes) {
+    memset(model, 0, sizeof *model);
+    model->bytes = bytes;
+    model->n_bytes = n_bytes;
+    const char *wrong = n_bytes < HEADER_BYTES ? "the file is truncated" : parse(model);
     if (wrong != NULL) {
         esp_close(model);
     }
@@ -264,6 +317,10 @@ void esp_close(esp_model *model) {
     free(model->ops);
     free(model->weights);
     free(model->widths);
-    free(model->bytes);
+    if (model->is_mapped) {
+        munmap(model->bytes, model->n_bytes);
+    } else {
+        free(model->bytes);
+    }
     memset(model, 0, sizeof *model);
 }

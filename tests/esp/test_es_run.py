@@ -12,11 +12,13 @@ import edgesparse
 from edgesparse.checkpoint import TensorType, open_checkpoint
 from edgesparse.default_model import default_model_path
 from edgesparse.executors.native import isa_names
+from tests.esp.pack_tiny import write_samples
 from tests.esp.packing import PROMPT, ROOT, es_run, greedy, pack
 from tests.models import tiny
 
 HOST, ARM = ROOT / "build/run/es_run", ROOT / "build/arm/es_run"
 SANITIZED = ROOT / "build/sanitize/es_run"
+FUZZ = ROOT / "build/run/es_fuzz"
 CPUS = ("cortex-a72", "cortex-a76", "max")
 
 
@@ -106,6 +108,41 @@ def test_default_model_on_emulated_arm(tmp_path: Path) -> None:
 
 
 @needs_host
+def test_a_mapped_file_gives_the_same(tmp_path: Path) -> None:
+    import subprocess
+
+    path = pack(tiny.FOLDER / "bitnet-tq2_0.gguf", tmp_path / "model.esp")
+    expected = es_run([str(HOST)], path, PROMPT, "-n", "4")
+    assert es_run([str(HOST)], path, PROMPT, "-n", "4", "--mmap") == expected
+    path.chmod(0o620)
+    done = subprocess.run([HOST, path, "--mmap", "1"], capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert "others can write this file" in done.stderr
+    assert es_run([str(HOST)], path, PROMPT, "-n", "4") == expected
+
+
+@needs_host
+def test_damaged_files_of_every_kind(tmp_path: Path) -> None:
+    """What `make sanitize` tries a thousand times for each file, here a few times."""
+    import re
+    import subprocess
+
+    paths = write_samples(tmp_path)
+    command = [str(FUZZ), "100", "5000", *map(str, paths)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done
+    found = re.fullmatch(
+        r"es_fuzz: (\d+) mutants of \d+ files: (\d+) refused by the reader, (\d+) by the engine, "
+        r"(\d+) ran \(\w+\)\n",
+        done.stdout,
+    )
+    assert found is not None, done.stdout
+    n_all, *ends = map(int, found.groups())
+    assert n_all == sum(ends) == 100 * len(paths) >= 1000
+    assert min(ends) >= 100
+
+
+@needs_host
 def test_broken_files_are_refused(tmp_path: Path) -> None:
     """Every length and every flipped bit of what is read first: one message, exit code 3."""
     import subprocess
@@ -170,6 +207,7 @@ def test_plans_that_lie_are_refused(tmp_path: Path) -> None:
             [program, path, "-n", "2", "3", "5"], capture_output=True, check=False, timeout=60
         )
         assert done.returncode in (0, 1, 3), (int(word), value, done)
+        assert done.stderr.count(b"\n") == (done.returncode != 0), done
         codes[done.returncode] = codes.get(done.returncode, 0) + 1
     assert sum(codes.values()) == len(words) == 244
     assert codes[1] + codes[3] > 60

@@ -101,9 +101,9 @@ static int32_t odd_number(mutant *m, int32_t old) {
     const int32_t random = (int32_t)check_random(&m->random);
     switch (below(m, 6)) {
     case 0:
-        return old + 1;
+        return (int32_t)((uint32_t)old + 1);
     case 1:
-        return old - 1;
+        return (int32_t)((uint32_t)old - 1);
     case 2:
         return (int32_t)((uint32_t)old ^ 1u << below(m, 32));
     case 3:
@@ -128,12 +128,27 @@ static void change_pointer(mutant *m, size_t struct_at, int is_op) {
                                         offsetof(es_output, live_factors)};
     static const size_t of_weights[] = {offsetof(es_weight, data), offsetof(es_weight, scales)};
     const size_t field = below(m, sizeof of_ops / sizeof of_ops[0]);
-    const size_t at =
-        is_op ? of_ops[field] + (field < 6 ? 0 : of_outputs[below(m, 3)]) : of_weights[below(m, 2)];
+    const size_t of_output = of_outputs[below(m, 3)]; /* of the last two */
+    const size_t at = is_op ? of_ops[field] + (field < 6 ? 0 : of_output) : of_weights[below(m, 2)];
     const size_t end = m->n_bytes / 64;
-    const uint64_t places[] = {below(m, end), end - below(m, 32), end - below(m, 512), 0,
-                               below(m, SIZE_MAX / 64)};
-    const uint64_t offset = 64 * places[below(m, sizeof places / sizeof places[0])];
+    uint64_t place = 0;
+    switch (below(m, 5)) {
+    case 0:
+        place = below(m, end);
+        break;
+    case 1:
+        place = end - below(m, 32);
+        break;
+    case 2:
+        place = end - below(m, 512);
+        break;
+    case 3:
+        place = below(m, SIZE_MAX / 64);
+        break;
+    default: /* none */
+        break;
+    }
+    const uint64_t offset = 64 * place;
     memcpy(m->bytes + struct_at + at, &offset, sizeof offset);
 }
 
@@ -161,7 +176,8 @@ static void change_plan(const sample *s, mutant *m) {
     case 2: { /* one op or weight in place of another */
         const size_t size = part < 4 ? sizeof(es_op) : sizeof(es_weight);
         const size_t n = part < 4 ? n_ops : n_weights, first = part < 4 ? ops : weights;
-        memmove(m->bytes + first + size * below(m, n), m->bytes + first + size * below(m, n), size);
+        uint8_t *to = m->bytes + first + size * below(m, n);
+        memmove(to, m->bytes + first + size * below(m, n), size);
         break;
     }
     default:

@@ -224,7 +224,7 @@ static void scale_case(bench *m, int32_t n_rows, int32_t stride, int shared, es_
     if (check_skips()) {
         return;
     }
-    enum { TOKENS = 2 };
+    enum { TOKENS = 2, SCALE_LIVE = 131 };
     const size_t n_floats = (size_t)(TOKENS * stride), bytes = n_floats * sizeof(float);
     int32_t *sums = check_tail(&m->x, bytes);
     float *scales = check_tail(&m->w, (size_t)n_rows * sizeof *scales);
@@ -238,14 +238,26 @@ static void scale_case(bench *m, int32_t n_rows, int32_t stride, int shared, es_
     }
     const float s[TOKENS] = {0.37f, 1234.5f};
     const int32_t qsum[TOKENS] = {check_range(&m->random, -90000, 90000), 0};
-    const es_scaling by = {scales, shared, s, stride % 3 == 0 ? NULL : qsum};
+    float live[TOKENS * SCALE_LIVE];
+    for (size_t i = 0; i < TOKENS * SCALE_LIVE; i++) {
+        live[i] = (float)check_range(&m->random, -1, 1) * check_uniform(&m->random);
+    }
+    const es_scaling by = {
+        .scales = scales,
+        .shared = shared,
+        .s = s,
+        .qsum = stride % 3 == 0 ? NULL : qsum,
+        .live = kind != ES_STORE_ADD && n_rows % 4 > 1 ? live : NULL,
+        .live_stride = SCALE_LIVE,
+    };
     m->table->scale_sums(y, (size_t)stride, sums, (size_t)stride, &by, n_rows, TOKENS, kind);
     float *start = expected;
     for (int32_t t = 0; m->truth && t < TOKENS; t++, start += stride) {
         for (int32_t r = 0; r < n_rows; r++) {
             const int32_t offset = by.qsum != NULL ? qsum[t] : 0;
             const float value = (float)(sums[t * stride + r] - offset) * (scales[r] / s[t]);
-            start[r] = kind == ES_STORE_ADD ? start[r] + value : value;
+            const int is_dead = by.live != NULL && !(live[t * SCALE_LIVE + r] > 0.0f);
+            start[r] = kind == ES_STORE_ADD ? start[r] + value : is_dead ? 0.0f : value;
         }
     }
     if (!m->truth) {

@@ -159,9 +159,16 @@ void es_linear_finish(const es_linear_job *job, const es_output *out, const es_i
         (size_t)(out->dst < 0 ? engine->plan.n_vocab : engine->plan.widths[out->dst]);
     const int is_far = (size_t)job->n_tokens * stride * sizeof(float) >= FAR_BYTES;
     const float *scales = w->scales + first;
-    es_scaling by = {scales, share_scale(scales, n_rows), input->s + row,
-                     kind == ES_SUMS_OF_CODES ? input->sum + row : NULL};
-    if (out->bias == NULL && out->live < 0 && job->rows == NULL) {
+    es_scaling by = {.scales = scales,
+                     .shared = share_scale(scales, n_rows),
+                     .s = input->s + row,
+                     .qsum = kind == ES_SUMS_OF_CODES ? input->sum + row : NULL};
+    const int masks = out->live_threshold <= 0.0f && !out->add && !job->op->outputs_only;
+    if (out->bias == NULL && job->rows == NULL && (out->live < 0 || masks)) {
+        if (out->live >= 0) {
+            by.live = es_linear_target(job, out, out->live, row) + first;
+            by.live_stride = (size_t)engine->plan.widths[out->live];
+        }
         engine->k.scale_sums(destination(job, out, row) + first, stride, sums, sums_stride, &by,
                              n_rows, n_tokens,
                              out->add ? ES_STORE_ADD

@@ -239,32 +239,44 @@ static void live_inputs(es_linear_job *linear, int32_t output) {
 
 /* ---- many tokens over neuron-major weights --------------------------------------------------- */
 
+/* Outputs of one work item: kernels for many tokens wait for memory unless they use whole lines, which
+ * hold the codes of 256. And its tokens; both together fit the scratch. */
+static int32_t neuron_rows(const es_linear_job *linear) {
+    return linear->n_tokens >= linear->engine->k.many_tokens ? 2 * ES_NEURON_ROWS : ES_NEURON_ROWS;
+}
+
+static int32_t neuron_tokens(const es_linear_job *linear, int32_t k) {
+    return es_min(es_linear_token_block(linear, k), ES_MANY_TOKENS / 2);
+}
+
 static void neuron_block(void *context, int32_t block, int32_t thread) {
     const sparse_job *job = context;
     const es_linear_job *linear = job->linear;
     const es_engine *engine = linear->engine;
     const es_input *input = es_linear_input(linear, thread);
     const es_weight *w = job->w;
-    const int32_t token_block = es_linear_token_block(linear, w->k);
+    const int32_t token_block = neuron_tokens(linear, w->k);
     const int32_t n_token_blocks = (linear->n_tokens + token_block - 1) / token_block;
-    const int32_t first = block / n_token_blocks * ES_NEURON_ROWS;
+    const int32_t block_rows = neuron_rows(linear), first = block / n_token_blocks * block_rows;
     const int32_t t0 = block % n_token_blocks * token_block;
-    const int32_t n_rows = es_min(ES_NEURON_ROWS, w->n_rows - first);
+    const int32_t n_rows = es_min(block_rows, w->n_rows - first);
     const int32_t n_tokens = es_min(token_block, linear->n_tokens - t0);
     int32_t *sums = (int32_t *)(void *)engine->scratch[thread].sums;
     es_ternary_dot *dot =
         n_tokens >= engine->k.many_tokens ? engine->k.t2n_many : engine->k.t2n_dot;
-    dot(sums, ES_NEURON_ROWS, w->data + first / 4, w->n_bytes / (size_t)w->k, n_rows,
+    dot(sums, (size_t)block_rows, w->data + first / 4, w->n_bytes / (size_t)w->k, n_rows,
         input->q8 + (size_t)t0 * input->q8_stride, input->q8_stride, n_tokens, w->k);
-    es_linear_finish(linear, job->out, input, t0, n_tokens, sums, ES_NEURON_ROWS, ES_SUMS_OF_CODES,
-                     first, n_rows);
+    for (int32_t r = 0; r < n_rows; r += ES_NEURON_ROWS) {
+        es_linear_finish(linear, job->out, input, t0, n_tokens, sums + r, (size_t)block_rows,
+                         ES_SUMS_OF_CODES, first + r, es_min(ES_NEURON_ROWS, n_rows - r));
+    }
 }
 
 static void neuron_blocks(es_linear_job *linear, int32_t output) {
     sparse_job job = {.linear = linear, .out = &linear->op->outputs[output]};
     job.w = es_linear_weight(linear, job.out);
-    const int32_t n_rows = (job.w->n_rows + ES_NEURON_ROWS - 1) / ES_NEURON_ROWS;
-    const int32_t token_block = es_linear_token_block(linear, job.w->k);
+    const int32_t n_rows = es_ratio_up(job.w->n_rows, neuron_rows(linear));
+    const int32_t token_block = neuron_tokens(linear, job.w->k);
     const int32_t n_tokens = (linear->n_tokens + token_block - 1) / token_block;
     es_pool_run(linear->engine->pool, neuron_block, &job, n_rows * n_tokens);
     linear->engine->moved += job.w->n_bytes + es_linear_scale_bytes(job.w);

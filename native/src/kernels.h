@@ -34,6 +34,8 @@ typedef struct es_scaling {
     int32_t shared;      /* all of them are the first, which is divided once */
     const float *s;      /* [n_tokens] */
     const int32_t *qsum; /* [n_tokens]; NULL: zeros */
+    const float *live;   /* [n_tokens][live_stride]: results are +0 where this is not above 0; or NULL */
+    size_t live_stride;
 } es_scaling;
 
 /* Far: results that will have left the caches before they are read need not pass through them. */
@@ -398,7 +400,7 @@ typedef struct es_kernels {
     /* y += x */
     void (*add)(float *y, const float *x, int32_t n);
     /* y[t * y_stride + r] = (sums[t * sums_stride + r] - qsum[t]) * (scales[r] / s[t]) for r < n_rows and
-     * t < n_tokens, or that is added. */
+     * t < n_tokens, or that is added; `live` is NULL where it is. */
     void (*scale_sums)(float *y, size_t y_stride, const int32_t *sums, size_t sums_stride,
                        const es_scaling *by, int32_t n_rows, int32_t n_tokens, es_store_kind kind);
     /* Rotates one head in place: n_rot/2 cosines then n_rot/2 sines; pairs (i, i + n_rot/2) or (2i, 2i+1). */

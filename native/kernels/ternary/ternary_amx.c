@@ -23,6 +23,7 @@ enum {
     T5_BLOCKS = 6,     /* an even number: 320 columns are whole steps, 160 are not */
     T2N_COLUMNS = 512, /* inputs that are unpacked together, for 128 outputs */
     T2N_PANELS = ES_T2_BLOCK / PANEL_ROWS,
+    T2N_BLOCKS = 2, /* of 128 outputs: a cache line of each input */
     PANEL_BYTES = T2_BLOCKS * ES_T2_BLOCK * PANEL_ROWS,
     T2N_PANEL_BYTES = T2N_COLUMNS * PANEL_ROWS,
     MANY_TOKENS = 16
@@ -175,7 +176,8 @@ static void t2n_unpack(uint8_t *panels, const uint8_t *w, size_t row_bytes, size
     }
 }
 
-/* Tiles 0-3: n_tokens x 32 sums over n_steps steps; the tiles are configured for n_tokens. */
+/* Tiles 0-3: n_tokens x 32 sums over n_steps steps; the tiles are configured for n_tokens. Activations
+ * pass by with the hint that they are not read again soon, so that the panel stays in the first level. */
 ES_INLINE void multiply(int32_t *sums, size_t sums_stride, const uint8_t *panel, const int8_t *q,
                         size_t q_stride, const int both, size_t n_steps, int accumulate) {
     const size_t stride = sums_stride * sizeof(int32_t);
@@ -199,12 +201,12 @@ ES_INLINE void multiply(int32_t *sums, size_t sums_stride, const uint8_t *panel,
     }
     for (size_t s = 0; s < n_steps; s++) {
         _tile_loadd(6, panel + s * STEP_BYTES, 64);
-        _tile_loadd(4, q + s * STEP_COLUMNS, q_stride);
+        _tile_stream_loadd(4, q + s * STEP_COLUMNS, q_stride);
         _tile_dpbssd(0, 4, 6);
         _tile_loadd(7, panel + s * STEP_BYTES + TILE_BYTES, 64);
         _tile_dpbssd(1, 4, 7);
         if (both) {
-            _tile_loadd(5, q2 + s * STEP_COLUMNS, q_stride);
+            _tile_stream_loadd(5, q2 + s * STEP_COLUMNS, q_stride);
             _tile_dpbssd(2, 5, 6);
             _tile_dpbssd(3, 5, 7);
         }
@@ -309,17 +311,23 @@ static void t5_many(int32_t *sums, size_t sums_stride, const uint8_t *w, size_t 
 static void t2n_many(int32_t *sums, size_t sums_stride, const uint8_t *w, size_t row_bytes,
                      int32_t n_rows, const int8_t *q, size_t q_stride, int32_t n_tokens,
                      int32_t k) {
-    _Alignas(64) uint8_t panels[T2N_PANELS * T2N_PANEL_BYTES];
+    _Alignas(64) uint8_t panels[T2N_BLOCKS * T2N_PANELS * T2N_PANEL_BYTES];
     const size_t rows = (size_t)n_rows, columns = (size_t)k;
+    const size_t step = T2N_BLOCKS * ES_T2_BLOCK;
     configure(PANEL_TOKENS);
-    for (size_t r = 0; r < rows; r += ES_T2_BLOCK) {
+    for (size_t r = 0; r < rows; r += step) {
+        const size_t n_outputs = least(step, rows - r);
+        const size_t n_blocks = (n_outputs + ES_T2_BLOCK - 1) / ES_T2_BLOCK;
         for (size_t c = 0; c < columns; c += T2N_COLUMNS) {
             const size_t n = least(T2N_COLUMNS, columns - c);
             const uint8_t *chunk = w + c * row_bytes + r / ES_T2_BLOCK * ES_TERNARY_BLOCK_BYTES;
-            t2n_unpack(panels, chunk, row_bytes, n);
+            for (size_t b = 0; b < n_blocks; b++) {
+                t2n_unpack(panels + b * T2N_PANELS * T2N_PANEL_BYTES,
+                           chunk + b * ES_TERNARY_BLOCK_BYTES, row_bytes, n);
+            }
             prefetch_rows(chunk + n * row_bytes, row_bytes, least(T2N_COLUMNS, columns - c - n),
-                          ES_TERNARY_BLOCK_BYTES);
-            for (size_t p = 0; p < T2N_PANELS && r + p * PANEL_ROWS < rows; p++) {
+                          n_blocks * ES_TERNARY_BLOCK_BYTES);
+            for (size_t p = 0; p * PANEL_ROWS < n_outputs; p++) {
                 const size_t first = r + p * PANEL_ROWS;
                 multiply_panel(sums + first, sums_stride, panels + p * T2N_PANEL_BYTES,
                                least(PANEL_ROWS, rows - first), q + c, q_stride, (size_t)n_tokens,

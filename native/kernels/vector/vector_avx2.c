@@ -235,15 +235,19 @@ ES_INLINE_AVX2 __m256 scaled(const int32_t *sums, int32_t offset, __m256 factor)
                          factor);
 }
 
-/* One token; far stores want whole lines of 64 bytes. */
+/* One token; far stores want whole lines of 64 bytes. `live` is of a kind that does not add. */
 ES_INLINE_AVX2 void scale_token(float *y, const int32_t *sums, int32_t offset, const float *scales,
-                                const int shared, float s, int32_t n_rows,
-                                const es_store_kind kind) {
+                                const int shared, float s, const float *live, const int masked,
+                                int32_t n_rows, const es_store_kind kind) {
     const __m256 first = _mm256_set1_ps(scales[0] / s), divisor = _mm256_set1_ps(s);
     int32_t r = 0;
     for (; r + 8 <= n_rows; r += 8) {
         const __m256 factor = shared ? first : _mm256_div_ps(_mm256_loadu_ps(scales + r), divisor);
-        const __m256 value = scaled(sums + r, offset, factor);
+        __m256 value = scaled(sums + r, offset, factor);
+        if (masked) {
+            const __m256 gate = _mm256_loadu_ps(live + r);
+            value = _mm256_and_ps(value, _mm256_cmp_ps(gate, _mm256_setzero_ps(), _CMP_GT_OQ));
+        }
         if (kind == ES_STORE_FAR) {
             _mm256_stream_ps(y + r, value);
         } else if (kind == ES_STORE_ADD) {
@@ -254,35 +258,58 @@ ES_INLINE_AVX2 void scale_token(float *y, const int32_t *sums, int32_t offset, c
     }
     for (; r < n_rows; r++) {
         const float value = (float)(sums[r] - offset) * ((shared ? scales[0] : scales[r]) / s);
-        y[r] = kind == ES_STORE_ADD ? y[r] + value : value;
+        if (kind == ES_STORE_ADD) {
+            y[r] = y[r] + value;
+        } else {
+            y[r] = !masked || live[r] > 0.0f ? value : 0.0f;
+        }
     }
 }
 
+/* Tokens between the one that is scaled and the one whose gates are asked for: they come from memory, in
+ * runs too short for a prefetcher. */
+enum { LIVE_AHEAD = 8 };
+
 ES_INLINE_AVX2 void scale_tokens(float *y, size_t y_stride, const int32_t *sums, size_t sums_stride,
-                                 const es_scaling *by, const int shared, int32_t n_rows,
-                                 int32_t n_tokens, const es_store_kind kind) {
+                                 const es_scaling *by, const int shared, const int masked,
+                                 int32_t n_rows, int32_t n_tokens, const es_store_kind kind) {
+    const float *live = by->live;
     for (int32_t t = 0; t < n_tokens; t++, y += y_stride, sums += sums_stride) {
         const int32_t offset = by->qsum != NULL ? by->qsum[t] : 0;
-        scale_token(y, sums, offset, by->scales, shared, by->s[t], n_rows, kind);
+        if (masked && t + LIVE_AHEAD < n_tokens) {
+            for (int32_t r = 0; r < n_rows; r += 16) {
+                __builtin_prefetch(live + LIVE_AHEAD * by->live_stride + r, 0, 3);
+            }
+        }
+        scale_token(y, sums, offset, by->scales, shared, by->s[t], live, masked, n_rows, kind);
+        live = masked ? live + by->live_stride : NULL;
+    }
+}
+
+ES_INLINE_AVX2 void scale_kind(float *y, size_t y_stride, const int32_t *sums, size_t sums_stride,
+                               const es_scaling *by, const int masked, int32_t n_rows,
+                               int32_t n_tokens, es_store_kind kind) {
+    const int whole_lines = (uintptr_t)y % 64 == 0 && y_stride % 16 == 0 && n_rows % 16 == 0;
+    if (!by->shared) {
+        scale_tokens(y, y_stride, sums, sums_stride, by, 0, masked, n_rows, n_tokens, ES_STORE);
+    } else if (kind == ES_STORE_FAR && whole_lines) {
+        scale_tokens(y, y_stride, sums, sums_stride, by, 1, masked, n_rows, n_tokens, ES_STORE_FAR);
+        _mm_sfence(); /* far stores are not ordered: other threads read them after this job */
+    } else {
+        scale_tokens(y, y_stride, sums, sums_stride, by, 1, masked, n_rows, n_tokens, ES_STORE);
     }
 }
 
 static void scale_sums(float *y, size_t y_stride, const int32_t *sums, size_t sums_stride,
                        const es_scaling *by, int32_t n_rows, int32_t n_tokens, es_store_kind kind) {
-    const int whole_lines = (uintptr_t)y % 64 == 0 && y_stride % 16 == 0 && n_rows % 16 == 0;
-    if (!by->shared) {
-        if (kind == ES_STORE_ADD) {
-            scale_tokens(y, y_stride, sums, sums_stride, by, 0, n_rows, n_tokens, ES_STORE_ADD);
-        } else {
-            scale_tokens(y, y_stride, sums, sums_stride, by, 0, n_rows, n_tokens, ES_STORE);
-        }
+    if (kind == ES_STORE_ADD && by->shared) {
+        scale_tokens(y, y_stride, sums, sums_stride, by, 1, 0, n_rows, n_tokens, ES_STORE_ADD);
     } else if (kind == ES_STORE_ADD) {
-        scale_tokens(y, y_stride, sums, sums_stride, by, 1, n_rows, n_tokens, ES_STORE_ADD);
-    } else if (kind == ES_STORE_FAR && whole_lines) {
-        scale_tokens(y, y_stride, sums, sums_stride, by, 1, n_rows, n_tokens, ES_STORE_FAR);
-        _mm_sfence(); /* far stores are not ordered: other threads read them after this job */
+        scale_tokens(y, y_stride, sums, sums_stride, by, 0, 0, n_rows, n_tokens, ES_STORE_ADD);
+    } else if (by->live != NULL) {
+        scale_kind(y, y_stride, sums, sums_stride, by, 1, n_rows, n_tokens, kind);
     } else {
-        scale_tokens(y, y_stride, sums, sums_stride, by, 1, n_rows, n_tokens, ES_STORE);
+        scale_kind(y, y_stride, sums, sums_stride, by, 0, n_rows, n_tokens, kind);
     }
 }
 

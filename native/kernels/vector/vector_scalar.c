@@ -139,7 +139,13 @@ static void scale_sums(float *y, size_t y_stride, const int32_t *sums, size_t su
         for (int32_t r = 0; r < n_rows; r++) {
             const float factor = by->shared ? first : by->scales[r] / by->s[t];
             const float value = (float)(sums[r] - offset) * factor;
-            y[r] = kind == ES_STORE_ADD ? y[r] + value : value;
+            if (kind == ES_STORE_ADD) {
+                y[r] = y[r] + value;
+            } else {
+                y[r] = by->live == NULL || by->live[(size_t)t * by->live_stride + (size_t)r] > 0.0f
+                           ? value
+                           : 0.0f;
+            }
         }
     }
 }

@@ -241,33 +241,58 @@ static void multiply_tokens(int32_t *sums, size_t sums_stride, const uint8_t *pa
     }
 }
 
-/* One panel times all tokens. Tiles are configured for 32 tokens when it begins and when it ends. */
-static void multiply_panel(int32_t *sums, size_t sums_stride, const uint8_t *panel, size_t n_rows,
-                           const int8_t *q, size_t q_stride, size_t n_tokens, size_t n_steps,
-                           int accumulate) {
-    const size_t n_whole = n_tokens / PANEL_TOKENS * PANEL_TOKENS;
-    for (size_t t = 0; t < n_whole; t += PANEL_TOKENS) {
-        multiply_tokens(sums + t * sums_stride, sums_stride, panel, n_rows, q + t * q_stride,
-                        q_stride, PANEL_TOKENS, n_steps, accumulate);
-    }
-    if (n_whole < n_tokens) {
-        configure(n_tokens - n_whole);
-        multiply_tokens(sums + n_whole * sums_stride, sums_stride, panel, n_rows,
-                        q + n_whole * q_stride, q_stride, n_tokens - n_whole, n_steps, accumulate);
-        configure(PANEL_TOKENS);
-    }
-}
-
 ES_INLINE size_t least(size_t a, size_t b) {
     return a < b ? a : b;
 }
 
-/* Requests n_bytes of each of n_rows rows. */
-static void prefetch_rows(const uint8_t *w, size_t row_bytes, size_t n_rows, size_t n_bytes) {
-    for (size_t r = 0; r < n_rows; r++) {
-        for (size_t i = 0; i < n_bytes; i += ES_CACHE_LINE) {
-            es_prefetch(w, r * row_bytes + i);
+/* Lines of weights that are still to be asked for: n_bytes of each of n_rows rows. Few at a time between
+ * products: more than a core has buffers for would hold it up. */
+typedef struct requests {
+    const uint8_t *row;
+    size_t row_bytes, n_rows, n_bytes;
+    size_t at;       /* in the row */
+    size_t per_call; /* lines */
+} requests;
+
+/* For n_calls of request(). */
+ES_INLINE requests requests_of(const uint8_t *w, size_t row_bytes, size_t n_rows, size_t n_bytes,
+                               size_t n_calls) {
+    const size_t n_lines = n_rows * ((n_bytes + ES_CACHE_LINE - 1) / ES_CACHE_LINE);
+    return (requests){w, row_bytes, n_rows, n_bytes, 0, (n_lines + n_calls - 1) / n_calls};
+}
+
+ES_INLINE void request(requests *next) {
+    for (size_t i = 0; i < next->per_call && next->n_rows > 0; i++) {
+        es_prefetch(next->row, next->at);
+        next->at += ES_CACHE_LINE;
+        if (next->at >= next->n_bytes) {
+            next->at = 0;
+            next->row = (const uint8_t *)((uintptr_t)next->row + next->row_bytes);
+            next->n_rows--;
         }
+    }
+}
+
+ES_INLINE size_t token_panels(size_t n_tokens) {
+    return (n_tokens + PANEL_TOKENS - 1) / PANEL_TOKENS;
+}
+
+/* One panel times all tokens. Tiles are configured for 32 tokens when it begins and when it ends. */
+static void multiply_panel(int32_t *sums, size_t sums_stride, const uint8_t *panel, size_t n_rows,
+                           const int8_t *q, size_t q_stride, size_t n_tokens, size_t n_steps,
+                           int accumulate, requests *next) {
+    const size_t n_whole = n_tokens / PANEL_TOKENS * PANEL_TOKENS;
+    for (size_t t = 0; t < n_whole; t += PANEL_TOKENS) {
+        request(next);
+        multiply_tokens(sums + t * sums_stride, sums_stride, panel, n_rows, q + t * q_stride,
+                        q_stride, PANEL_TOKENS, n_steps, accumulate);
+    }
+    if (n_whole < n_tokens) {
+        request(next);
+        configure(n_tokens - n_whole);
+        multiply_tokens(sums + n_whole * sums_stride, sums_stride, panel, n_rows,
+                        q + n_whole * q_stride, q_stride, n_tokens - n_whole, n_steps, accumulate);
+        configure(PANEL_TOKENS);
     }
 }
 
@@ -286,11 +311,12 @@ ES_INLINE void many(int32_t *sums, size_t sums_stride, const uint8_t *w, size_t 
             unpack(panel, chunk, row_bytes, n, blocks, fields, decode);
             /* The next chunk arrives from memory while this one is multiplied. */
             const int is_last = b + blocks == n_blocks;
-            prefetch_rows(is_last ? w + (r + n) * row_bytes
-                                  : chunk + blocks * ES_TERNARY_BLOCK_BYTES,
-                          row_bytes, n, blocks * ES_TERNARY_BLOCK_BYTES);
+            requests next = requests_of(is_last ? w + (r + n) * row_bytes
+                                                : chunk + blocks * ES_TERNARY_BLOCK_BYTES,
+                                        row_bytes, n, blocks * ES_TERNARY_BLOCK_BYTES,
+                                        token_panels(n_tokens));
             multiply_panel(sums + r, sums_stride, panel, n, q + b * block, q_stride, n_tokens,
-                           (blocks * block + STEP_COLUMNS - 1) / STEP_COLUMNS, b > 0);
+                           (blocks * block + STEP_COLUMNS - 1) / STEP_COLUMNS, b > 0, &next);
         }
     }
     _tile_release();
@@ -325,13 +351,15 @@ static void t2n_many(int32_t *sums, size_t sums_stride, const uint8_t *w, size_t
                 t2n_unpack(panels + b * T2N_PANELS * T2N_PANEL_BYTES,
                            chunk + b * ES_TERNARY_BLOCK_BYTES, row_bytes, n);
             }
-            prefetch_rows(chunk + n * row_bytes, row_bytes, least(T2N_COLUMNS, columns - c - n),
-                          n_blocks * ES_TERNARY_BLOCK_BYTES);
-            for (size_t p = 0; p * PANEL_ROWS < n_outputs; p++) {
+            const size_t n_panels = (n_outputs + PANEL_ROWS - 1) / PANEL_ROWS;
+            requests next = requests_of(
+                chunk + n * row_bytes, row_bytes, least(T2N_COLUMNS, columns - c - n),
+                n_blocks * ES_TERNARY_BLOCK_BYTES, n_panels * token_panels((size_t)n_tokens));
+            for (size_t p = 0; p < n_panels; p++) {
                 const size_t first = r + p * PANEL_ROWS;
                 multiply_panel(sums + first, sums_stride, panels + p * T2N_PANEL_BYTES,
                                least(PANEL_ROWS, rows - first), q + c, q_stride, (size_t)n_tokens,
-                               (n + STEP_COLUMNS - 1) / STEP_COLUMNS, c > 0);
+                               (n + STEP_COLUMNS - 1) / STEP_COLUMNS, c > 0, &next);
             }
         }
     }

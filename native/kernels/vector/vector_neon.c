@@ -195,22 +195,31 @@ static void glu_gelu(float *y, const float *gate, const float *up, int32_t n) {
 
 static void add(float *y, const float *x, int32_t n){EACH(vaddq_f32, y, y, x, n)}
 
-/* One token. */
+/* One token; `live` is NULL, or of a kind that does not add. */
 ES_INLINE_NEON
     void scale_token(float *y, const int32_t *sums, int32_t offset, const float *scales,
-                     const int shared, float s, int32_t n_rows, const es_store_kind kind) {
+                     const int shared, float s, const float *live, int32_t n_rows,
+                     const es_store_kind kind) {
     const float32x4_t first = vdupq_n_f32(scales[0] / s), divisor = vdupq_n_f32(s);
     const int32x4_t taken = vdupq_n_s32(offset);
     int32_t r = 0;
     for (; r + 4 <= n_rows; r += 4) {
         const float32x4_t factor = shared ? first : vdivq_f32(vld1q_f32(scales + r), divisor);
         const float32x4_t sum = vcvtq_f32_s32(vsubq_s32(vld1q_s32(sums + r), taken));
-        const float32x4_t value = vmulq_f32(sum, factor);
+        float32x4_t value = vmulq_f32(sum, factor);
+        if (live != NULL) {
+            const uint32x4_t kept = vcgtzq_f32(vld1q_f32(live + r));
+            value = vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(value), kept));
+        }
         vst1q_f32(y + r, kind == ES_STORE_ADD ? vaddq_f32(vld1q_f32(y + r), value) : value);
     }
     for (; r < n_rows; r++) {
         const float value = (float)(sums[r] - offset) * ((shared ? scales[0] : scales[r]) / s);
-        y[r] = kind == ES_STORE_ADD ? y[r] + value : value;
+        if (kind == ES_STORE_ADD) {
+            y[r] = y[r] + value;
+        } else {
+            y[r] = live == NULL || live[r] > 0.0f ? value : 0.0f;
+        }
     }
 }
 
@@ -220,14 +229,15 @@ static void scale_sums(float *y, size_t y_stride, const int32_t *sums, size_t su
     for (int32_t t = 0; t < n_tokens; t++, y += y_stride, sums += sums_stride) {
         const int32_t offset = by->qsum != NULL ? by->qsum[t] : 0;
         const float s = by->s[t];
+        const float *live = by->live == NULL ? NULL : by->live + (size_t)t * by->live_stride;
         if (kind == ES_STORE_ADD && by->shared) {
-            scale_token(y, sums, offset, by->scales, 1, s, n_rows, ES_STORE_ADD);
+            scale_token(y, sums, offset, by->scales, 1, s, NULL, n_rows, ES_STORE_ADD);
         } else if (kind == ES_STORE_ADD) {
-            scale_token(y, sums, offset, by->scales, 0, s, n_rows, ES_STORE_ADD);
+            scale_token(y, sums, offset, by->scales, 0, s, NULL, n_rows, ES_STORE_ADD);
         } else if (by->shared) {
-            scale_token(y, sums, offset, by->scales, 1, s, n_rows, ES_STORE);
+            scale_token(y, sums, offset, by->scales, 1, s, live, n_rows, ES_STORE);
         } else {
-            scale_token(y, sums, offset, by->scales, 0, s, n_rows, ES_STORE);
+            scale_token(y, sums, offset, by->scales, 0, s, live, n_rows, ES_STORE);
         }
     }
 }

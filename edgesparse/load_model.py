@@ -17,11 +17,13 @@ from edgesparse.config import ModelConfig, read_config
 from edgesparse.cpus import default_threads
 from edgesparse.default_model import default_model_path
 from edgesparse.engine import Engine
-from edgesparse.errors import UsageError
+from edgesparse.errors import MemoryBudgetError, UsageError
 from edgesparse.executors import make_executor
+from edgesparse.executors.base import Parameters
 from edgesparse.formats.head import parse_head
 from edgesparse.formats.memory import release_freed
 from edgesparse.formats.sparse import parse_weights
+from edgesparse.formats.weight import Format
 from edgesparse.loading import live_row_names, load_parameters, load_vectors, tensor_names
 from edgesparse.memory_gate import MemoryGate
 from edgesparse.model import Model
@@ -97,7 +99,7 @@ def load(
         log-probabilities, logits processors and sampling from all tokens use the whole head.
     ternary : {"auto", "t2", "t5", "bst"}
         Storage of ternary weights, all exact. auto: what ``edgesparse tune`` found to be faster
-        with the native executor, else t2.
+        with the native executor, else t2; t5, the smallest, where mem_budget would refuse that.
     sparsity : float, path or Thresholds, optional
         A calibration by thresholds (`edgesparse.sparsity`): while tokens are generated, small
         activations count as zero and their weights are not read. Lossy, so off by default;
@@ -234,20 +236,30 @@ def load(
             chunk=chunk,
             budget=budget,
         )
-        parameters = load_parameters(
-            checkpoint,
-            config,
-            plan,
-            head=head,
-            native=native or None,
-            threads=n_threads,
-            ternary=ternary_format(ternary, native, isa, n_threads),
-            row_by_row=single_rows,
-            layers=weights,
-            cost=cost_of_zeros(native, isa, n_threads),
-            before=gate.check,
-            mapped=mmap,
-        )
+        def load_as(fmt: Format) -> Parameters:
+            return load_parameters(
+                checkpoint,
+                config,
+                plan,
+                head=head,
+                native=native or None,
+                threads=n_threads,
+                ternary=fmt,
+                row_by_row=single_rows,
+                layers=weights,
+                cost=cost_of_zeros(native, isa, n_threads),
+                before=gate.check,
+                mapped=mmap,
+            )
+
+        chosen = ternary_format(ternary, native, isa, n_threads)
+        try:
+            parameters = load_as(chosen)
+        except MemoryBudgetError:
+            # Refused before anything was allocated: the smallest exact storage may fit.
+            if ternary != "auto" or budget is None or not native or chosen is Format.T5:
+                raise
+            parameters = load_as(Format.T5)
         parameters = replace(parameters, vectors={**parameters.vectors, **factors})
         recommended = read_recommended(checkpoint)
         warnings = (*checkpoint.warnings, *tokenizer.warnings, *recommended.warnings, *notes)

@@ -16,6 +16,7 @@ from edgesparse.budget import MemoryNeed, check_memory, parse_size
 from edgesparse.cli import main
 from edgesparse.errors import MemoryBudgetError, UsageError
 from edgesparse.formats import memory
+from edgesparse.formats.weight import Format
 from tests.executors.running import load_tiny
 
 _NEED = MemoryNeed(10_000_000, 50_000_000, 0, 0, 0, 80_000_000, 5_000_000, 1_000_000, 1024)
@@ -109,6 +110,25 @@ def test_nothing_is_loaded_beyond_the_budget(
     assert n_cases == 7
     with pytest.raises(UsageError, match="is no size"):
         edgesparse.load(mem_budget="much")
+
+
+def test_a_budget_may_choose_the_smallest_ternary_storage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("edgesparse.budget.resident_bytes", lambda: 10**8)
+    needs = {}
+    for ternary in ("t2", "t5"):
+        with edgesparse.load(ternary=ternary, threads=1, n_ctx=256) as model:
+            needs[ternary] = model.info.memory.total
+    between = (needs["t2"] + needs["t5"]) // 2
+    assert needs["t5"] < between < needs["t2"]
+    with edgesparse.load(mem_budget=between, threads=1, n_ctx=256) as model:
+        assert model.info.memory.total == needs["t5"]
+        assert Format.T5 in {weight.format for weight in model.parameters.weights.values()}
+    with pytest.raises(MemoryBudgetError, match="the budget is"):
+        edgesparse.load(mem_budget=between, ternary="t2", threads=1, n_ctx=256)
+    with pytest.raises(MemoryBudgetError, match="the budget is"):
+        edgesparse.load(mem_budget=needs["t5"] - 1, threads=1, n_ctx=256)
 
 
 def test_plan_and_inspect_print_it(capsys: pytest.CaptureFixture[str]) -> None:

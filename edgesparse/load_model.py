@@ -236,6 +236,7 @@ def load(
             chunk=chunk,
             budget=budget,
         )
+
         def load_as(fmt: Format) -> Parameters:
             return load_parameters(
                 checkpoint,

@@ -34,7 +34,8 @@ typedef struct es_scaling {
     int32_t shared;      /* all of them are the first, which is divided once */
     const float *s;      /* [n_tokens] */
     const int32_t *qsum; /* [n_tokens]; NULL: zeros */
-    const float *live;   /* [n_tokens][live_stride]: results are +0 where this is not above 0; or NULL */
+    const float
+        *live; /* [n_tokens][live_stride]: results are +0 where this is not above 0; or NULL */
     size_t live_stride;
 } es_scaling;
 

@@ -311,10 +311,9 @@ ES_INLINE void many(int32_t *sums, size_t sums_stride, const uint8_t *w, size_t 
             unpack(panel, chunk, row_bytes, n, blocks, fields, decode);
             /* The next chunk arrives from memory while this one is multiplied. */
             const int is_last = b + blocks == n_blocks;
-            requests next = requests_of(is_last ? w + (r + n) * row_bytes
-                                                : chunk + blocks * ES_TERNARY_BLOCK_BYTES,
-                                        row_bytes, n, blocks * ES_TERNARY_BLOCK_BYTES,
-                                        token_panels(n_tokens));
+            requests next = requests_of(
+                is_last ? w + (r + n) * row_bytes : chunk + blocks * ES_TERNARY_BLOCK_BYTES,
+                row_bytes, n, blocks * ES_TERNARY_BLOCK_BYTES, token_panels(n_tokens));
             multiply_panel(sums + r, sums_stride, panel, n, q + b * block, q_stride, n_tokens,
                            (blocks * block + STEP_COLUMNS - 1) / STEP_COLUMNS, b > 0, &next);
         }

@@ -196,10 +196,9 @@ static void glu_gelu(float *y, const float *gate, const float *up, int32_t n) {
 static void add(float *y, const float *x, int32_t n){EACH(vaddq_f32, y, y, x, n)}
 
 /* One token; `live` is NULL, or of a kind that does not add. */
-ES_INLINE_NEON
-    void scale_token(float *y, const int32_t *sums, int32_t offset, const float *scales,
-                     const int shared, float s, const float *live, int32_t n_rows,
-                     const es_store_kind kind) {
+ES_INLINE_NEON void scale_token(float *y, const int32_t *sums, int32_t offset, const float *scales,
+                                const int shared, float s, const float *live, int32_t n_rows,
+                                const es_store_kind kind) {
     const float32x4_t first = vdupq_n_f32(scales[0] / s), divisor = vdupq_n_f32(s);
     const int32x4_t taken = vdupq_n_s32(offset);
     int32_t r = 0;

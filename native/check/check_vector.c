@@ -219,12 +219,14 @@ static void add_case(bench *m) {
     compare(m, y, expected, bytes, good, "add");
 }
 
-/* Two tokens of n_rows sums, as they are or added, with a scale each or one for all. */
+enum { SCALED_ROWS = 180 };
+
+/* Two tokens of n_rows sums, as they are, masked or added, with a scale each or one for all. */
 static void scale_case(bench *m, int32_t n_rows, int32_t stride, int shared, es_store_kind kind) {
     if (check_skips()) {
         return;
     }
-    enum { TOKENS = 2, SCALE_LIVE = 131 };
+    enum { TOKENS = 2, SCALE_LIVE = SCALED_ROWS + 1 };
     const size_t n_floats = (size_t)(TOKENS * stride), bytes = n_floats * sizeof(float);
     int32_t *sums = check_tail(&m->x, bytes);
     float *scales = check_tail(&m->w, (size_t)n_rows * sizeof *scales);
@@ -268,7 +270,7 @@ static void scale_case(bench *m, int32_t n_rows, int32_t stride, int shared, es_
 }
 
 static void scale_cases(bench *m) {
-    for (int32_t n_rows = 1; n_rows <= 180; n_rows++) {
+    for (int32_t n_rows = 1; n_rows <= SCALED_ROWS; n_rows++) {
         for (int kind = ES_STORE; kind <= ES_STORE_ADD; kind++) {
             for (int shared = 0; shared < 2; shared++) {
                 scale_case(m, n_rows, n_rows, shared, (es_store_kind)kind);

@@ -1,7 +1,5 @@
 /* Attention for AVX-512 F and DQ: the sixteen lanes of dot16 are one register. */
 #include "kernels.h"
-
-#define ES_FAR_BYTES 6144 /* behind what is near: 2 KiB */
 #include "kernels/attention/cache_rows.h"
 
 #include <immintrin.h>
@@ -198,7 +196,9 @@ ES_INLINE_512 void add_columns(float *const *acc, const size_t width, size_t col
     const uint8_t *ahead =
         row + (size_t)n * (rows->row_bytes + n_ahead * (column / 16 / n_registers));
     for (int32_t j = 0; j < n; j++, row += rows->row_bytes) {
-        es_prefetch_source(ahead + (size_t)j * n_ahead, n_ahead, rows->kind);
+        if (rows->kind != ES_SOURCE_F32) {
+            es_prefetch_lines(ahead + (size_t)j * n_ahead, n_ahead);
+        }
         for (size_t r = 0; r < n_registers; r++) {
             const __m512 value = load_sixteen(row, column + 16 * r, rows->kind);
             for (size_t h = 0; h < n_queries; h++) {

@@ -41,28 +41,12 @@ static inline __attribute__((always_inline)) void es_prefetch_lines(const uint8_
     }
 }
 
-/* A variant that gains from asking twice, first into the second-level cache, says how far ahead. */
-#ifndef ES_FAR_BYTES
-#define ES_FAR_BYTES 0
-#endif
-
-/* Asks for n_bytes of the cache at p, and for those far ahead of it. */
-static inline __attribute__((always_inline)) void
-es_prefetch_source(const uint8_t *p, size_t n_bytes, es_source_kind kind) {
-    if (kind == ES_SOURCE_F32) {
-        return;
-    }
-    es_prefetch_lines(p, n_bytes);
-    for (size_t i = 0; ES_FAR_BYTES > 0 && i < n_bytes; i += ES_CACHE_LINE) {
-        __builtin_prefetch((const void *)((uintptr_t)p + ES_FAR_BYTES + i), 0, 2);
-    }
-}
-
 /* Asks for what lies ahead of a row of the cache. */
 static inline __attribute__((always_inline)) void es_prefetch_row(const uint8_t *row,
                                                                   const es_source_rows *rows) {
-    es_prefetch_source((const void *)((uintptr_t)row + ES_PREFETCH_BYTES), rows->row_bytes,
-                       rows->kind);
+    if (rows->kind != ES_SOURCE_F32) {
+        es_prefetch_ahead(row, rows->row_bytes);
+    }
 }
 
 /* n elements as floats. A code has 8 bits and a step 11, so that no product is rounded. */

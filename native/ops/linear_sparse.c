@@ -219,14 +219,16 @@ static void merge_neurons(const sparse_job *job) {
 
 static void live_inputs(es_linear_job *linear, int32_t output) {
     es_engine *engine = linear->engine;
+    const int32_t n_threads = es_pool_threads(engine->pool);
     sparse_job job = {.linear = linear, .out = &linear->op->outputs[output]};
     job.w = es_linear_weight(linear, job.out);
-    job.n_pieces = ES_PIECES_PER_THREAD * es_pool_threads(engine->pool);
+    /* A piece begins by waiting for memory: one thread takes the list as a whole. */
+    job.n_pieces = n_threads > 1 ? ES_PIECES_PER_THREAD * n_threads : 1;
     for (job.row = 0; job.row < linear->n_tokens; job.row++) {
         job.id = ++engine->job;
         es_pool_run(engine->pool, neuron_piece, &job, job.n_pieces);
         merge_neurons(&job);
-        for (int32_t i = 0; i < es_pool_threads(engine->pool); i++) {
+        for (int32_t i = 0; i < n_threads; i++) {
             const es_scratch *scratch = &engine->scratch[i];
             if (scratch->list_job == job.id) { /* every thread's list is the whole one */
                 engine->moved += (uint64_t)scratch->n_listed * (job.w->n_bytes / (size_t)job.w->k) +

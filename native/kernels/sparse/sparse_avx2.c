@@ -74,10 +74,11 @@ ES_INLINE void add32(int32_t *sums, __m256i lo, __m256i hi) {
 
 static void t2n_pass(int32_t *sums, size_t row_bytes, const es_chunk *now, const es_chunk *next) {
     const __m256i low = _mm256_set1_epi8(3), high = _mm256_set1_epi8(12);
+    es_ask ask = {next->rows, 0};
     for (size_t b = 0; b < row_bytes; b += 32, sums += 128) {
-        /* A line is two steps of b: the even one asks for the line of a pair's first row, the odd one
-         * for that of the second. */
-        const size_t line = b & ~(size_t)(ES_CACHE_LINE - 1), odd = b / 32 & 1;
+        /* A line is two steps of b, and the first asks for what both do. */
+        const int asks = b % ES_CACHE_LINE == 0;
+        const es_near near = es_near_line(now, next, b, row_bytes);
         __m256i lo0 = _mm256_setzero_si256(), lo1 = lo0, lo2 = lo0, lo3 = lo0;
         __m256i hi0 = lo0, hi1 = lo0, hi2 = lo0, hi3 = lo0;
         for (int32_t i = 0; i < now->n; i += 2) {
@@ -86,7 +87,13 @@ static void t2n_pass(int32_t *sums, size_t row_bytes, const es_chunk *now, const
             const __m256i x = _mm256_set1_epi16(pair);
             const __m256i a = _mm256_loadu_si256((const __m256i *)(now->rows[i] + b));
             const __m256i c = _mm256_loadu_si256((const __m256i *)(now->rows[i + 1] + b));
-            __builtin_prefetch(next->rows[(size_t)i + odd] + line, 0, 3);
+            if (asks) {
+                __builtin_prefetch(near.rows[i] + near.offset, 0, 3);
+                __builtin_prefetch(near.rows[i + 1] + near.offset, 0, 3);
+                if (i % ES_ASK_ROWS == 0) {
+                    es_ask_lines(&ask, row_bytes);
+                }
+            }
             const __m256i lo = _mm256_unpacklo_epi8(a, c), hi = _mm256_unpackhi_epi8(a, c);
             const __m256i lo_top = _mm256_srli_epi16(lo, 4), hi_top = _mm256_srli_epi16(hi, 4);
             lo0 = multiply_add(lo0, _mm256_and_si256(lo_top, high), x);

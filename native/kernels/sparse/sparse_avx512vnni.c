@@ -3,6 +3,7 @@
  * Four inputs' packed rows are interleaved byte by byte, so that a 32-bit lane holds one packed byte of
  * each and belongs to one output per field. Fields stay where they are in the byte: their int32 sums
  * come out 64, 16, 4 and 1 times as large, and exact. */
+#define ES_CHUNK_INPUTS 64
 #include "chunk.h"
 
 #include <immintrin.h>
@@ -74,8 +75,8 @@ ES_INLINE __m512i load(const uint8_t *p, const int blocks) {
 }
 
 /* 128 `blocks` outputs, whose packed bytes begin at offset b of every row. */
-ES_INLINE void t2n_line(int32_t *sums, size_t b, const es_chunk *now, const es_chunk *next,
-                        const int blocks) {
+ES_INLINE void t2n_line(int32_t *sums, size_t row_bytes, size_t b, const es_chunk *now,
+                        es_near near, es_ask *ask, const int blocks) {
     const __m512i mask[4] = {_mm512_set1_epi8((char)192), _mm512_set1_epi8(48),
                              _mm512_set1_epi8(12), _mm512_set1_epi8(3)};
     __m512i acc[4][4];
@@ -94,8 +95,9 @@ ES_INLINE void t2n_line(int32_t *sums, size_t b, const es_chunk *now, const es_c
 #pragma GCC unroll 4
         for (int r = 0; r < 4; r++) {
             row[r] = load(now->rows[i + r] + b, blocks);
-            __builtin_prefetch(next->rows[i + r] + b, 0, 3);
+            __builtin_prefetch(near.rows[i + r] + near.offset, 0, 3);
         }
+        es_ask_lines(ask, row_bytes);
         const __m512i lo01 = _mm512_unpacklo_epi8(row[0], row[1]);
         const __m512i hi01 = _mm512_unpackhi_epi8(row[0], row[1]);
         const __m512i lo23 = _mm512_unpacklo_epi8(row[2], row[3]);
@@ -120,11 +122,12 @@ ES_INLINE void t2n_line(int32_t *sums, size_t b, const es_chunk *now, const es_c
 
 static void t2n_pass(int32_t *sums, size_t row_bytes, const es_chunk *now, const es_chunk *next) {
     size_t b = 0;
+    es_ask ask = {next->rows, 0};
     for (; b + 64 <= row_bytes; b += 64, sums += 256) {
-        t2n_line(sums, b, now, next, 2);
+        t2n_line(sums, row_bytes, b, now, es_near_line(now, next, b, row_bytes), &ask, 2);
     }
     if (b < row_bytes) {
-        t2n_line(sums, b, now, next, 1);
+        t2n_line(sums, row_bytes, b, now, es_near_line(now, next, b, row_bytes), &ask, 1);
     }
 }
 

@@ -30,6 +30,7 @@ from edgesparse.model import Model
 from edgesparse.model_info import describe, with_quality
 from edgesparse.native_choices import cost_of_zeros, has_vectors, prompt_chunk, ternary_format
 from edgesparse.plan.cache_type import CacheType
+from edgesparse.plan.orders import split_by_order
 from edgesparse.plan.outliers import has_outliers
 from edgesparse.plan.sparsify import sparsify
 from edgesparse.sampling.recommended import read_recommended
@@ -116,12 +117,14 @@ def load(
         are not computed. Lossy, and not together with `sparsity`.
     predict_force : bool
         Predict even where that reads more bytes than it saves.
-    weights : {"auto", "dense", "q8", "q4", "bmp8", "bmp4", "csr", "nm8", "nm4"}
+    weights : {"auto", "dense", "q8", "q4", "bmp8", "bmp4", "csr", "nm8", "nm4", "slices", "blocks"}
         Storage of the layers' matrices that are not ternary. auto: as the file has them, and q8 and
         q4 without their zeros (bmp8, bmp4, csr, nm8, nm4) where that is predicted to be faster;
         exact. dense: zeros are stored. q8, q4: floats, Q8_0, Q5_0, Q6_K, Q3_K and Q2_K rounded to
         it, then as auto. bmp8, bmp4, csr: the same, always without zeros. nm8, nm4: the same, for
-        matrices that are 2:4; others stay dense.
+        matrices that are 2:4; others stay dense. slices: bit slices wherever they hold a type
+        exactly (Q4_0, Q4_1, Q4_K, Q2_0, PQ2_0, Q1_0 too). blocks: none for GPTQ, AWQ and
+        compressed-tensors, whose up to 4 bits become bit slices otherwise.
     mem_budget : int or str, optional
         Bytes that the process may take at most, with a full context; also as ``"900MB"``. What
         would take more is refused before its weights are loaded. Without it only what certainly
@@ -262,6 +265,7 @@ def load(
                 raise
             parameters = load_as(Format.T5)
         parameters = replace(parameters, vectors={**parameters.vectors, **factors})
+        plan = split_by_order(plan, parameters.weights)
         recommended = read_recommended(checkpoint)
         warnings = (*checkpoint.warnings, *tokenizer.warnings, *recommended.warnings, *notes)
         info = describe(str(source), config, parameters, checkpoint.n_bytes, warnings, recommended)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "embedding_names",
+    "fixed_columns",
     "head_name",
     "live_row_names",
     "load_parameters",
@@ -95,6 +96,12 @@ def neuron_major_names(plan: Plan) -> set[str]:
 def embedding_names(plan: Plan) -> set[str]:
     """Name the matrices whose rows are looked up."""
     return {op.weight for op in plan.ops if isinstance(op, Embed)}
+
+
+def fixed_columns(plan: Plan) -> set[str]:
+    """Name the matrices whose columns keep their order: looked-up rows, experts."""
+    experts = (linear for op in plan.ops if isinstance(op, Experts) for linear in linears_of(op))
+    return embedding_names(plan) | {out.weight for op in experts for out in op.outputs}
 
 
 def live_row_names(plan: Plan, predicted: Container[str] = ()) -> set[str]:
@@ -211,6 +218,8 @@ def load_parameters(
             row_by_row=row_by_row,
             before=before,
             overrides=overrides,
+            slices={"slices": True, "blocks": False}.get(layers),
+            in_place=fixed_columns(plan) | ({name} if head == TWO_STAGE else set()),
             sparse={}
             if cost is None or layers == "dense"
             else dict.fromkeys(inner, partial(choose_sparse, weights=layers, cost=cost)),

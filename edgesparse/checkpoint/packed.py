@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from edgesparse.checkpoint.reader import Checkpoint
     from edgesparse.checkpoint.types import TensorInfo
 
-__all__ = ["GroupedRows", "Packed", "Part", "grouped_chunks", "survey"]
+__all__ = ["GroupedRows", "Packed", "Part", "grouped_chunks", "sorted_columns", "survey"]
 
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
@@ -71,7 +71,10 @@ class Packed:
     is_half : bool
         Whether every step is a half-precision number.
     is_ordered : bool
-        Whether column c belongs to group c // group.
+        Whether groups follow one another along a row; not so with act-order.
+    unit : int
+        Columns that share a step throughout, once columns are sorted by group: 128, 64 or 32, 0 for
+        all of a row; -1: fewer than 32.
     """
 
     scheme: str
@@ -88,6 +91,7 @@ class Packed:
     high: int = 0
     is_half: bool = True
     is_ordered: bool = True
+    unit: int = -1
 
 
 class GroupedRows(NamedTuple):
@@ -127,25 +131,58 @@ def survey(packed: Packed, shape: tuple[int, int], files: list[SourceFile]) -> P
         raise _error("value", packed.scales.name, "a step is not finite or above 65504")
     zeros = _zeros(packed, shape, None if packed.zeros is None else _read_all(files, packed.zeros))
     groups = np.arange(shape[1]) // packed.group
-    is_ordered = True
     if packed.order is not None:
-        order = _read_all(files, packed.order).astype(np.int64)
-        if order.size and (order.min() < 0 or order.max() >= packed.n_groups):
-            detail = f"expected groups 0 to {packed.n_groups - 1}, found {order.min()} to "
-            raise _error("range", packed.order.name, detail + str(order.max()))
-        is_ordered = bool((order == groups).all())
+        groups = _read_all(files, packed.order).astype(np.int64)
+        if groups.size and (groups.min() < 0 or groups.max() >= packed.n_groups):
+            detail = f"expected groups 0 to {packed.n_groups - 1}, found {groups.min()} to "
+            raise _error("range", packed.order.name, detail + str(groups.max()))
     top = (1 << packed.bits) - 1
     return replace(
         packed,
         low=-int(zeros.max(initial=0)),
         high=top - int(zeros.min(initial=top)),
         is_half=bool((scales.astype(np.float16).astype(np.float32) == scales).all()),
-        is_ordered=is_ordered,
+        is_ordered=bool((np.diff(groups) >= 0).all()),
+        unit=_unit(np.sort(groups)),
     )
 
 
-def grouped_chunks(checkpoint: Checkpoint, info: TensorInfo) -> Iterator[GroupedRows]:
-    """Decode a matrix exactly, a range of rows at a time; ranges are multiples of 32 rows.
+def sorted_columns(groups: npt.NDArray[np.int64]) -> I32:
+    """Give the columns in the order of their groups, those of a group as they come.
+
+    Parameters
+    ----------
+    groups : (k,) int64
+        Group of each column.
+
+    Returns
+    -------
+    (k,) int32
+        Column that stands at each place.
+    """
+    return np.argsort(groups, kind="stable").astype(np.int32)
+
+
+def _unit(groups: npt.NDArray[np.int64]) -> int:
+    """Columns that share a step throughout, see `Packed`."""
+    borders = np.flatnonzero(np.diff(groups)) + 1
+    if not borders.size:
+        return 0
+    return next((unit for unit in (128, 64, 32) if not (borders % unit).any()), -1)
+
+
+def grouped_chunks(
+    checkpoint: Checkpoint, info: TensorInfo, tile_rows: int = 32
+) -> Iterator[GroupedRows]:
+    """Decode a matrix exactly, a range of rows at a time.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+    info : TensorInfo
+        A matrix of several tensors.
+    tile_rows : int
+        Ranges, but for the last, are multiples of it; itself a multiple of 32.
 
     Raises
     ------
@@ -164,7 +201,7 @@ def grouped_chunks(checkpoint: Checkpoint, info: TensorInfo) -> Iterator[Grouped
     if packed.order is not None:
         groups = _view(packed.order, part(packed.order)).astype(np.int64)
     stored = _view(packed.codes, part(packed.codes))
-    step = max(32, _CHUNK_WEIGHTS // shape[1] // 32 * 32)
+    step = max(tile_rows, _CHUNK_WEIGHTS // shape[1] // tile_rows * tile_rows)
     for begin in range(0, shape[0], step):
         end = min(begin + step, shape[0])
         codes = _codes(packed, stored, shape, begin, end)

@@ -34,7 +34,7 @@ _CHOICES = {"group": (0, 32, 64, 128), "zeros": tuple(int(z) for z in Zeros), "w
 
 @dataclass(frozen=True)
 class Record:
-    """One matrix of the index; `data` and `scales` are numbers of sections."""
+    """One matrix of the index; `data`, `scales` and `order` are numbers of sections."""
 
     name: str
     format: Format
@@ -46,6 +46,7 @@ class Record:
     note: str
     is_rounded: bool
     slices: Slices | None
+    order: int | None = None
 
 
 class Index:
@@ -60,6 +61,7 @@ class Index:
 
     def __init__(self, json: Any, sections: list[Section], path: str) -> None:
         self._sections, self._path, self._used = sections, path, set[int]()
+        self._orders: dict[int, int] = {}
         if not isinstance(json, dict) or set(json) != {"weights", "vectors"}:
             raise self._error("type", "index", "expected weights and vectors")
         self.weights: dict[str, Record] = {}
@@ -91,7 +93,17 @@ class Index:
         rounded = item.get("is_rounded")
         if not isinstance(rounded, bool):
             raise self._error("type", name, "is_rounded is no truth value")
-        return Record(name, fmt, n_rows, k, data, scales, source, note, rounded, slices)
+        order = self._order(item, k, name) if "order" in item else None
+        return Record(name, fmt, n_rows, k, data, scales, source, note, rounded, slices, order)
+
+    def _order(self, item: dict[str, Any], k: int, name: str) -> int:
+        """Return the section with the order of the columns, which matrices may share."""
+        i = item.get("order")
+        if type(i) is int and self._orders.get(i) == k:
+            return i
+        i = self._blob(item, "order", 4 * k, name)
+        self._orders[i] = k
+        return i
 
     def _slices(self, item: dict[str, Any], name: str) -> Slices:
         found = {key: item.get(key) for key in _CHOICES}
@@ -155,7 +167,7 @@ class StoredWeights:
         return sum(
             self._sections[i].n_bytes
             for record in records
-            for i in (record.data, record.scales)
+            for i in (record.data, record.scales, record.order)
             if i is not None
         )
 
@@ -180,7 +192,8 @@ class StoredWeights:
             The file may not be mapped.
         """
         records = [self.records[name] for name in dict.fromkeys(names)]
-        wanted = [i for r in records for i in (r.data, r.scales) if i is not None]
+        parts = [i for r in records for i in (r.data, r.scales, r.order) if i is not None]
+        wanted = list(dict.fromkeys(parts))
         if mapped:
             arrays = self._map(wanted)
         else:
@@ -189,6 +202,7 @@ class StoredWeights:
             arrays = dict(zip(wanted, allocate(sizes), strict=True))
         has_codes = {record.data: record.name for record in records if record.format in _CODES}
         self._each(wanted, lambda i: self._fill(i, arrays[i], has_codes.get(i), mapped), threads)
+        orders = self._orders(records, arrays)
         weights = {}
         for r in records:
             scales = np.zeros(0, np.float32)
@@ -209,6 +223,7 @@ class StoredWeights:
                 note=r.note,
                 is_rounded=r.is_rounded,
                 slices=r.slices,
+                order=None if r.order is None else orders[r.order],
             )
             if r.format.is_sparse and not bytes_agree(weights[r.name]):
                 raise self._error(
@@ -216,6 +231,21 @@ class StoredWeights:
                 )
         self._file.check_unchanged()
         return weights
+
+    def _orders(
+        self, records: list[Record], arrays: Mapping[int, npt.NDArray[np.uint8]]
+    ) -> dict[int, npt.NDArray[np.int32]]:
+        """Give every order of columns, checked to name each column once."""
+        orders: dict[int, npt.NDArray[np.int32]] = {}
+        for r in records:
+            if r.order is None or r.order in orders:
+                continue
+            order = arrays[r.order].view(np.int32)
+            if not np.array_equal(np.sort(order), np.arange(r.k)):
+                raise self._error(r.name, "the order of its columns does not name each once")
+            order.flags.writeable = False
+            orders[r.order] = order
+        return orders
 
     def _map(self, wanted: list[int]) -> dict[int, npt.NDArray[np.uint8]]:
         self._file.check_unchanged()

@@ -56,7 +56,7 @@ _COUNTS = (
     "max_tokens",
     "kv_dim",
 )
-_OP_POINTERS = ("norm", "norm_k", "rope", "coarse", "coarse_scales", "factors", "experts")
+_OP_POINTERS = ("norm", "norm_k", "rope", "coarse", "coarse_scales", "factors", "experts", "order")
 _OUTPUT_POINTERS = ("bias", "live_factors", "limits")
 _SAMPLING = {
     "temperature": "temp",
@@ -161,6 +161,8 @@ def _index(model: Model, vectors: dict[str, Any], numbers: dict[int, int]) -> by
         }
         if len(w.scales):
             record["scales"] = numbers[w.scales.ctypes.data]
+        if w.order is not None:
+            record["order"] = numbers[w.order.ctypes.data]
         if w.slices is not None:
             record |= {
                 "group": w.slices.group,

@@ -291,12 +291,20 @@ class NativeExecutor:
         c_op.glu, c_op.outputs_only = int(op.glu), int(op.outputs_only)
         c_op.norm, c_op.eps = self._vector(op.norm), op.eps
         c_op.threshold, c_op.factors = op.threshold, self._vector(op.factors)
+        c_op.order = self._order(op)
         c_op.n_outputs = len(op.outputs)
         coarse = self._parameters.coarse
         if coarse is not None and op.outputs[0].dst == LOGITS:
             c_op.coarse = self._pointer("uint8_t *", coarse.codes)
             c_op.coarse_scales = self._pointer("float *", coarse.scales)
         self._fill_outputs(c_op, op.outputs)
+
+    def _order(self, op: Linear) -> Any:
+        """Return the order of the columns of the op's matrices, which is the same for all."""
+        orders = [self._parameters.weights[out.weight].order for out in op.outputs]
+        if any(order is not orders[0] for order in orders):
+            raise ValueError(f"{op.name}: its matrices differ in the order of their columns")
+        return self._pointer("int32_t *", orders[0])
 
     def _fill_experts(self, c_op: Any, op: Experts) -> None:
         c_op.src, c_op.route = self._buffer_ids[op.src], self._buffer_ids[op.route]

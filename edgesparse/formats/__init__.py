@@ -12,7 +12,8 @@ Next folder: ``architectures``, which turns weights into a list of ops.
 
 from edgesparse.formats.bitslice import pack_bitslice, pack_ternary_slices, unpack_bitslice
 from edgesparse.formats.blocks import pack_blocks, requantize, requantize_q8, unpack_blocks
-from edgesparse.formats.choose import Choice, choose
+from edgesparse.formats.choice import Choice
+from edgesparse.formats.choose import choose
 from edgesparse.formats.dequantize import dequantize
 from edgesparse.formats.floats import pack_float, unpack_float
 from edgesparse.formats.load import load_vector, load_weights

@@ -23,6 +23,7 @@ from edgesparse.formats.weight import (
 
 __all__ = [
     "SliceParts",
+    "fill_slices",
     "middle",
     "pack_bitslice",
     "pack_ternary_slices",
@@ -116,7 +117,7 @@ def pack_bitslice(
     fmt = Format(Format.BS1 + bits - 1)
     beside = offsets if offsets is not None else points
     data = _allocate(fmt, n_rows, k, slices, name)
-    _fill(data, codes, bits, slices, steps, beside)
+    fill_slices(data, codes, bits, slices, steps, beside)
     none = np.zeros(0, np.float32)
     return Weight(name, fmt, n_rows, k, data, none, source, note, is_rounded, slices)
 
@@ -134,7 +135,7 @@ def pack_ternary_slices(codes: npt.NDArray[np.int8], scales: F32, *, name: str =
     n_rows, k = _checked_codes(stored, 3, 2)
     scales = np.ascontiguousarray(_checked_numbers(scales, (n_rows,), "scales"))
     data = _allocate(Format.BST, n_rows, k, None, name)
-    _fill(data, stored, 2, None, None, None)
+    fill_slices(data, stored, 2, None, None, None)
     return Weight(name, Format.BST, n_rows, k, data, scales)
 
 
@@ -245,7 +246,7 @@ def _groups(n_blocks: int, slices: Slices | None) -> list[tuple[int, int]]:
     return [(first, min(size, n_blocks - first)) for first in range(0, n_blocks, size)]
 
 
-def _fill(
+def fill_slices(
     data: U8,
     codes: U8,
     bits: int,
@@ -253,7 +254,23 @@ def _fill(
     steps: Numbers | None,
     beside: Numbers | None,
 ) -> None:
-    """Write all tiles, a few at a time so that what is in between stays small."""
+    """Write tiles, a few at a time so that what is in between stays small.
+
+    Parameters
+    ----------
+    data : (bytes of n_rows rows,) uint8
+        Filled.
+    codes : (n_rows, k) uint8
+        Below 2^bits.
+    bits : int
+        1 to 4.
+    slices : Slices or None
+        None: no heads (bst).
+    steps : (n_rows, n_groups) numbers or None
+        As stored: for one bit half of the step.
+    beside : (n_rows, n_groups) numbers or None
+        Zero points from the middle on, or offsets, as `slices` says.
+    """
     n_rows, k = codes.shape
     tiles = data.reshape(-(-n_rows // SLICE_TILE), -1)
     per_slab = max(1, (1 << 22) // (SLICE_TILE * k))

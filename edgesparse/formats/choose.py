@@ -6,15 +6,15 @@ choice's note, which `edgesparse inspect` prints.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from edgesparse.checkpoint import TERNARY_TYPES, TensorInfo, TensorType
 from edgesparse.checkpoint.source import shown
 from edgesparse.errors import UnsupportedTensorType, UsageError
+from edgesparse.formats.choice import Choice
 from edgesparse.formats.grouped import grouped_choice
-from edgesparse.formats.weight import Format
+from edgesparse.formats.stored_slices import slices_of
+from edgesparse.formats.weight import Format, Slices, Zeros
 
-__all__ = ["BLOCK_SCALE_OFFSET", "KEPT", "Choice", "choose", "is_roundable", "keeps_codes"]
+__all__ = ["BLOCK_SCALE_OFFSET", "KEPT", "SLICED", "choose", "is_roundable", "keeps_codes"]
 
 _T = TensorType
 
@@ -41,7 +41,17 @@ KEPT = {
     _T.Q5_K: Format.Q8M,
     **dict.fromkeys(BLOCK_SCALE_OFFSET, Format.Q8),
 }
-"""Formats that keep a type's own codes (ternary types: when their block scales differ)."""
+"""Block formats that keep a type's own codes (ternary types: when their block scales differ)."""
+_TERNARY_SLICES = (Format.BS2, Slices(128, Zeros.POINTS))
+SLICED = {
+    _T.Q4_0: (Format.BS4, Slices(32)),
+    _T.Q4_1: (Format.BS4, Slices(32, Zeros.OFFSETS)),
+    _T.Q4_K: (Format.BS4, Slices(32, Zeros.OFFSETS, wide=True)),
+    _T.Q2_0: (Format.BS2, Slices(64, Zeros.POINTS)),
+    _T.Q1_0: (Format.BS1, Slices(128)),
+    **dict.fromkeys((_T.PQ2_0, _T.TQ1_0, _T.TQ2_0, _T.PTQ1_0), _TERNARY_SLICES),
+}
+"""Bit slices that hold every number of a type, and how steps are stored there."""
 
 _PER_16 = frozenset({_T.Q2_K, _T.Q3_K, _T.Q6_K})
 _FLOATS = frozenset({_T.F32, _T.F16, _T.BF16})
@@ -49,25 +59,6 @@ _REQUANTISABLE = _FLOATS | _PER_16 | {_T.Q8_0, _T.Q5_0}
 _ERROR = {Format.Q8: "1/254", Format.Q6: "1/62", Format.Q4: "1/14"}
 """Formats that numbers can be rounded to: half of a step, as a share of the block's largest."""
 _ROUNDED_STEPS = "steps d·scale and dmin·minimum rounded to half: relative error at most 2^-11"
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A storage format and the reason for it.
-
-    Attributes
-    ----------
-    format : Format
-        Storage format.
-    note : str
-        Empty when the choice is the obvious one and exact.
-    is_rounded : bool
-        Whether stored values differ from what the file's own rule gives.
-    """
-
-    format: Format
-    note: str = ""
-    is_rounded: bool = False
 
 
 def keeps_codes(tensor_type: TensorType, fmt: Format) -> bool:
@@ -86,6 +77,8 @@ def choose(
     uniform: bool = True,
     ternary: Format = Format.T2,
     override: Format | None = None,
+    slices: bool | None = None,
+    sort: bool = True,
 ) -> Choice:
     """Choose the storage format of a matrix.
 
@@ -100,6 +93,11 @@ def choose(
     override : Format, optional
         Wish of the user for this tensor: `Format.Q8`, `Format.Q6` or `Format.Q4` for floats, Q8_0,
         Q5_0, Q6_K, Q3_K and Q2_K.
+    slices : bool, optional
+        Whether what bit slices can hold exactly is stored so. By default GPTQ and its kin are, and
+        ternary types whose block scales differ: in blocks these take more bytes than in the file.
+    sort : bool
+        Whether columns may be stored in another order than the file's, see `Weight.order`.
 
     Raises
     ------
@@ -112,7 +110,7 @@ def choose(
         raise UsageError(
             f"{ternary.name} is not a ternary format.", advice="Choose t2, t2n, t5 or bst."
         )
-    chosen = _default(info, uniform, ternary)
+    chosen = _default(info, uniform, ternary, slices, sort)
     if override is None or override is chosen.format:
         return chosen
     if not is_roundable(info) or override not in _ERROR:
@@ -123,19 +121,28 @@ def choose(
     return Choice(override, _requantised(info.type, override), is_rounded=True)
 
 
-def _default(info: TensorInfo, uniform: bool, ternary: Format) -> Choice:
+def _default(
+    info: TensorInfo, uniform: bool, ternary: Format, slices: bool | None, sort: bool
+) -> Choice:
+    sliced = SLICED.get(info.type)
     if info.ternarize and info.type in _FLOATS:
         return Choice(ternary, f"{info.type.name} masters rounded to ternary, scale mean|W|")
     if info.type in TERNARY_TYPES:
         if uniform:
             return Choice(ternary)
-        return Choice(Format.Q8, "not ternary with one scale per row; codes kept exactly")
+        note = "not ternary with one scale per row; codes kept exactly"
+        if sliced is not None and slices is not False:
+            return Choice(sliced[0], note, slices=sliced[1])
+        return Choice(Format.Q8, note)
     if info.slices is not None:
-        return Choice(Format(Format.BS1 + info.slices.bits - 1))
+        fmt = Format(Format.BS1 + info.slices.bits - 1)
+        return Choice(fmt, slices=slices_of(info))
     if info.has_outliers:
         return Choice(Format.CSR, "outliers of the matrix beside it")
     if info.packed is not None:
-        return Choice(*grouped_choice(info.packed, info.n_cols))
+        return grouped_choice(info.packed, slices=slices is not False, sort=sort)
+    if sliced is not None and slices:
+        return Choice(sliced[0], "as bit slices, as asked", slices=sliced[1])
     if info.type in (_T.Q4_K, _T.Q5_K):
         return Choice(KEPT[info.type], _ROUNDED_STEPS, is_rounded=True)
     if info.type in KEPT:

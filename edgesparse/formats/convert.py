@@ -30,7 +30,7 @@ from edgesparse.formats.blocks import pack_blocks, requantize
 from edgesparse.formats.choose import keeps_codes
 from edgesparse.formats.floats import ELEMENT_DTYPE, pack_float
 from edgesparse.formats.ternary import pack_ternary, unpack_ternary
-from edgesparse.formats.weight import Format, Weight, storage_bytes
+from edgesparse.formats.weight import Format, Slices, Weight, storage_bytes
 
 __all__ = ["NotUniform", "Target", "convert_native", "convert_numpy", "in_planes", "repack_isa"]
 
@@ -62,6 +62,8 @@ class Target:
         Ternary formats: filled row by row, 0 for a row of zeros.
     src_scale : float
         Scale of the whole tensor where it stands outside the rows, else 1.
+    slices : Slices, optional
+        How steps are stored: bs1 to bs4 only.
     """
 
     info: TensorInfo
@@ -69,6 +71,7 @@ class Target:
     data: U8
     scales: F32
     src_scale: float = 1.0
+    slices: Slices | None = None
 
 
 def convert_numpy(target: Target, raw: U8, begin: int, end: int) -> None:

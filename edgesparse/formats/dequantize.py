@@ -33,6 +33,16 @@ def dequantize(weight: Weight, rows: npt.ArrayLike | None = None) -> npt.NDArray
     (n, k) float32
     """
     picked = None if rows is None else np.atleast_1d(np.asarray(rows, dtype=np.intp))
+    values = _stored(weight, picked)
+    if weight.order is None:
+        return values
+    placed = np.empty_like(values)
+    placed[:, weight.order] = values
+    return placed
+
+
+def _stored(weight: Weight, picked: npt.NDArray[np.intp] | None) -> npt.NDArray[np.float32]:
+    """Give rows with their columns as they are stored."""
     if weight.format.is_sliced:
         return _slices(weight, picked)
     if weight.format.is_ternary:

@@ -32,7 +32,8 @@ from edgesparse.checkpoint import (
 from edgesparse.checkpoint.source import shown
 from edgesparse.cpus import usable_cpus
 from edgesparse.errors import MemoryBudgetError, ModelFormatError, NativeUnavailable, UsageError
-from edgesparse.formats.choose import BLOCK_SCALE_OFFSET, Choice, choose
+from edgesparse.formats.choice import Choice
+from edgesparse.formats.choose import BLOCK_SCALE_OFFSET, choose
 from edgesparse.formats.convert import (
     NotUniform,
     Target,
@@ -43,9 +44,10 @@ from edgesparse.formats.convert import (
 from edgesparse.formats.grouped import store_grouped
 from edgesparse.formats.masters import master_scale
 from edgesparse.formats.memory import allocate, require_bytes
+from edgesparse.formats.sliced_blocks import in_slices
 from edgesparse.formats.sparse import SPARSE_OF
 from edgesparse.formats.stored_outliers import read_outliers
-from edgesparse.formats.stored_slices import read_slices, slices_of
+from edgesparse.formats.stored_slices import read_slices
 from edgesparse.formats.transposed import store_transposed, transposed_choice
 from edgesparse.formats.weight import NEURON_MAJOR, ROW_BY_ROW, Format, Weight, storage_bytes
 
@@ -77,6 +79,8 @@ def load_weights(
     neuron_major: Container[str] = (),
     row_by_row: Container[str] = (),
     overrides: Mapping[str, Format] | None = None,
+    slices: bool | None = None,
+    in_place: Container[str] = (),
     sparse: Mapping[str, Callable[[Weight], Weight]] | None = None,
     before: Callable[[Mapping[str, Format], int, int], None] | None = None,
 ) -> dict[str, Weight]:
@@ -102,6 +106,10 @@ def load_weights(
         Tensors whose product skips outputs: stored as q8r, q4r, q8mr or q4mr if they are blocks.
     overrides : mapping of str to Format, optional
         Formats for single tensors, see `choose`.
+    slices : bool, optional
+        See `choose`. By default what a product skips parts of stays in blocks, of which it can.
+    in_place : container of str
+        Tensors whose columns keep their order: rows that are looked up, experts.
     sparse : mapping of str to callable, optional
         Tensors that may be stored without their zeros, if q8 or q4 is what they are otherwise, and
         what decides it: it gets the dense matrix and returns that or another. Such tensors are
@@ -132,27 +140,40 @@ def load_weights(
     overrides = overrides or {}
     loader = _Loader(checkpoint, native, threads or usable_cpus())
     infos = {name: checkpoint.info(name) for name in dict.fromkeys(wanted.values())}
-    choices: dict[str, Choice] = {}
 
-    def arranged(name: str, choice: Choice) -> Choice:
-        """Choose the format with the same codes that lets zeros be skipped."""
+    def chosen(info: TensorInfo, uniform: bool) -> Choice:
+        """Choose the format; of those with the same codes, the one that lets zeros be skipped."""
+        name = info.name
         others = NEURON_MAJOR if name in neuron_major else ROW_BY_ROW if name in row_by_row else {}
+        skips = bool(others) and (info.packed is None or info.packed.is_ordered)
+        choice = choose(
+            info,
+            uniform=uniform,
+            ternary=Format.T2N if name in neuron_major else ternary,
+            override=overrides.get(name),
+            slices=False if skips and not slices else slices,
+            sort=name not in in_place,
+        )
+        if choice.is_sorted:
+            return choice
         return replace(choice, format=others.get(choice.format, choice.format))
 
+    choices: dict[str, Choice] = {}
     for name, info in infos.items():
         _check_shape(info)
-        uniform = loader.looks_uniform(info)
-        rows = Format.T2N if name in neuron_major else ternary
         if info.transposed:
-            choice = transposed_choice(info)
+            choices[name] = transposed_choice(info)
         else:
-            choice = choose(info, uniform=uniform, ternary=rows, override=overrides.get(name))
-        choices[name] = arranged(name, choice)
+            choices[name] = chosen(info, loader.looks_uniform(info))
     if before is not None:
         formats = {name: choice.format for name, choice in choices.items()}
-        sizes = (_stored_bytes(info, formats[name]) for name, info in infos.items())
+        sizes = (_stored_bytes(info, choices[name]) for name, info in infos.items())
         before(formats, sum(sizes), loader.buffer_bytes(infos, choices))
-    alone = {n for n in sparse or () if n in choices and choices[n].format in SPARSE_OF}
+    alone = {
+        name
+        for name in sparse or ()
+        if name in choices and choices[name].format in SPARSE_OF and not choices[name].is_sorted
+    }
     weights, failed = loader.run({n: i for n, i in infos.items() if n not in alone}, choices)
     for name in alone:
         found, again = loader.run({name: infos[name]}, choices)
@@ -162,8 +183,7 @@ def load_weights(
         retried = {name: infos[name] for name in infos if name in failed}
         for name, info in retried.items():
             weights.pop(name)
-            choice = choose(info, uniform=False, override=overrides.get(name))
-            choices[name] = arranged(name, choice)
+            choices[name] = chosen(info, uniform=False)
         more, _ = loader.run(retried, choices)
         weights.update(more)
     checkpoint.check_unchanged()
@@ -187,15 +207,15 @@ def load_vector(checkpoint: Checkpoint, name: str) -> npt.NDArray[np.float32]:
     return values
 
 
-def _stored_bytes(info: TensorInfo, fmt: Format) -> int:
-    scales = 4 * info.n_rows if fmt.has_row_scales else 0
-    return _matrix_bytes(info, fmt) + scales
+def _stored_bytes(info: TensorInfo, choice: Choice) -> int:
+    scales = 4 * info.n_rows if choice.format.has_row_scales else 0
+    return _matrix_bytes(info, choice) + scales
 
 
-def _matrix_bytes(info: TensorInfo, fmt: Format) -> int:
+def _matrix_bytes(info: TensorInfo, choice: Choice) -> int:
     if info.has_outliers:  # as they stand in the file
         return info.n_bytes
-    return storage_bytes(fmt, info.n_rows, info.n_cols, slices_of(info))
+    return storage_bytes(choice.format, info.n_rows, info.n_cols, choice.slices)
 
 
 def _check_shape(info: TensorInfo) -> None:
@@ -211,8 +231,9 @@ class _Loader:
         if threads < 1:
             raise UsageError(f"threads={threads} is not a number of threads.")
         self._checkpoint = checkpoint
-        self._convert = in_planes(convert_native if native else convert_numpy)
+        self._convert = in_slices(in_planes(convert_native if native else convert_numpy))
         self._threads = threads
+        self._orders: dict[str, npt.NDArray[np.int32]] = {}
 
     def looks_uniform(self, info: TensorInfo) -> bool:
         """Compare the block scales of the first row; types without them are uniform."""
@@ -238,20 +259,28 @@ class _Loader:
         self, infos: Mapping[str, TensorInfo], choices: Mapping[str, Choice]
     ) -> tuple[dict[str, Weight], set[str]]:
         """Load tensors in the chosen formats; also name those that turned out not uniform."""
-        sizes = [_matrix_bytes(info, choices[name].format) for name, info in infos.items()]
+        sizes = [_matrix_bytes(info, choices[name]) for name, info in infos.items()]
         require_bytes(sum(sizes) + self._threads * _CHUNK_BYTES, "loading the model")
         targets = {}
         for (name, info), data in zip(infos.items(), allocate(sizes), strict=True):
             fmt = choices[name].format
             scales = np.zeros(info.n_rows if fmt.has_row_scales else 0, dtype=np.float32)
-            targets[name] = Target(info, fmt, data, scales, self._tensor_scale(info, fmt))
-        failed = self._convert_all([rows for t in targets.values() for rows in _pieces(t)])
+            scale = self._tensor_scale(info, fmt)
+            targets[name] = Target(info, fmt, data, scales, scale, choices[name].slices)
+        pieces = [rows for target in targets.values() for rows in _pieces(target)]
+        failed = self._convert_all(pieces, choices)
+        # Matrices that have an order in common share it, so that a product gathers its input once.
+        shared: dict[bytes, npt.NDArray[np.int32]] = {}
         weights = {}
         for name, target in targets.items():
             _settle_zero_rows(target.scales)
             target.data.flags.writeable = False
             target.scales.flags.writeable = False
-            weights[name] = _weight(target, choices[name])
+            order = self._orders.pop(name, None)
+            if order is not None:
+                order.flags.writeable = False
+                order = shared.setdefault(order.tobytes(), order)
+            weights[name] = replace(_weight(target, choices[name]), order=order)
         return weights, failed
 
     def _tensor_scale(self, info: TensorInfo, fmt: Format) -> float:
@@ -265,7 +294,7 @@ class _Loader:
             raise ModelFormatError("value", shown(info.name), f"the scale is {info.scale}")
         return info.scale
 
-    def _convert_all(self, pieces: Sequence[_Rows]) -> set[str]:
+    def _convert_all(self, pieces: Sequence[_Rows], choices: Mapping[str, Choice]) -> set[str]:
         """Work through all pieces; the first error stops the others and is raised."""
         queue = deque(pieces)
         buffer_bytes = max((piece.stop - piece.start for piece in pieces), default=0)
@@ -289,7 +318,11 @@ class _Loader:
                         continue
                     if piece.target.info.packed is not None:
                         target = piece.target
-                        store_grouped(self._checkpoint, target.info, target.format, target.data)
+                        order = store_grouped(
+                            self._checkpoint, target.info, choices[name], target.data
+                        )
+                        if order is not None:
+                            self._orders[name] = order
                         continue
                     if piece.target.info.slices is not None:
                         read_slices(self._checkpoint, piece.target.info, piece.target.data)
@@ -369,5 +402,5 @@ def _weight(target: Target, choice: Choice) -> Weight:
         else info.type.name,
         note=choice.note,
         is_rounded=choice.is_rounded,
-        slices=slices_of(info),
+        slices=choice.slices,
     )

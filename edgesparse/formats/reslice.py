@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from edgesparse.errors import UsageError
@@ -30,12 +32,13 @@ def as_slices(weight: Weight) -> Weight:
         Another format.
     """
     if weight.format.is_ternary:
-        return pack_ternary_slices(unpack_ternary(weight), weight.scales, name=weight.name)
+        made = pack_ternary_slices(unpack_ternary(weight), weight.scales, name=weight.name)
+        return replace(made, order=weight.order)
     if weight.format not in (Format.Q4, Format.Q4M):
         raise UsageError(f"{weight.format.name.lower()} cannot be stored as bit slices exactly.")
     codes, d, m = unpack_blocks(weight)
     stored = (codes + np.int8(8 if weight.format is Format.Q4 else 0)).view(np.uint8)
-    return pack_bitslice(
+    made = pack_bitslice(
         *(stored, 4, BLOCK, d.astype(np.float32)),
         offsets=None if m is None else m.astype(np.float32),
         name=weight.name,
@@ -43,3 +46,4 @@ def as_slices(weight: Weight) -> Weight:
         note=weight.note,
         is_rounded=weight.is_rounded,
     )
+    return replace(made, order=weight.order)

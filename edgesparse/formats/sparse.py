@@ -39,7 +39,10 @@ SPARSE_OF = {
 }
 """The formats without zeros of dense ones that have any."""
 
-WEIGHTS = ("auto", "dense", "q8", "q4", "bmp8", "bmp4", "csr", "nm8", "nm4")
+WEIGHTS = (
+    *("auto", "dense", "q8", "q4", "bmp8", "bmp4", "csr", "nm8", "nm4"),
+    *("slices", "blocks"),
+)
 """Names that command lines and `load` take for the storage of a model's layers."""
 
 _NO_SCALES = np.zeros(0, np.float32)
@@ -171,7 +174,7 @@ def rounding(info: TensorInfo, weights: str) -> Format | None:
 
     Types whose numbers cannot be rounded (ternary, 4-bit codes) stay as they are.
     """
-    if weights in ("auto", "dense") or not is_roundable(info):
+    if weights in ("auto", "dense", "slices", "blocks") or not is_roundable(info):
         return None
     fmt = Format[weights.upper()]
     return SPARSE.get(fmt, fmt)

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesparse.checkpoint import Checkpoint, TensorInfo, TensorType, check_scales, dequantize
-from edgesparse.formats.choose import Choice, choose
+from edgesparse.formats.choice import Choice
+from edgesparse.formats.choose import choose
 from edgesparse.formats.convert import Convert, Target
 from edgesparse.formats.weight import Format
 

@@ -318,6 +318,8 @@ class Weight:
         Whether the stored values differ from the file's; for reports.
     slices : Slices, optional
         How steps are stored: bs1 to bs4 only.
+    order : ndarray of int32, shape (k,), optional
+        Input that each stored column belongs to; by default they stand as they come.
     """
 
     name: str
@@ -330,6 +332,7 @@ class Weight:
     note: str = ""
     is_rounded: bool = False
     slices: Slices | None = None
+    order: npt.NDArray[np.int32] | None = None
 
     @property
     def n_bytes(self) -> int:

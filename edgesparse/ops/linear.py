@@ -70,6 +70,8 @@ def product(weight: Weight, h: Float32) -> Float32:
     -------
     float32 ndarray, shape (n_tokens, n_rows)
     """
+    if weight.order is not None:
+        h = h[:, weight.order]
     if weight.format is Format.BST:
         return _ternary(weight, unpack_bitslice(weight)[0].view(np.int8) - np.int8(1), h)
     if weight.format.is_sliced:

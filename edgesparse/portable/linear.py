@@ -1,4 +1,4 @@
-"""Linear: (glu) → (norm) → quantise → products (numba twin of ``ops/linear.py``).
+"""Linear: (glu) → (norm) → (gather) → quantise → products (numba twin of ``ops/linear.py``).
 
 Two phases: the prologue over tokens, then the products over tiles of output features, all matrices
 of the op in one run of the pool; an output that waits for a gate has a run of its own. The products
@@ -106,6 +106,16 @@ def apply_threshold(
                 size = np.float32(size * factors[i])
             if size < threshold:
                 h[j, i] = np.float32(0)
+
+
+@njit
+def gather(h: Float32, order: Int32, begin: int, end: int) -> None:
+    """Put the inputs of tokens [begin, end) in the order of the matrices' columns."""
+    row = np.empty(h.shape[1], np.float32)
+    for j in range(begin, end):
+        row[:] = h[j]
+        for i in range(order.shape[0]):
+            h[j, i] = row[order[i]]
 
 
 @njit
@@ -259,6 +269,12 @@ def _bind_prologue(op: Linear, bindings: Bindings) -> Callable[[Step, Int32, int
     none = np.empty(0, np.float32)
     norm = none if op.norm is None else bindings.parameters.vectors[op.norm]
     require(all(weight.k == k for weight in weights), op.name, "its weights differ in k")
+    order = weights[0].order
+    require(all(w.order is order for w in weights), op.name, "its weights differ in their order")
+    require(order is None or is_order(order, k), op.name, "the order of its columns is none")
+    is_natural = op.outputs[0].dst != LOGITS or bindings.parameters.coarse is None
+    is_natural = is_natural and not any(out.signs for out in op.outputs)
+    require(order is None or is_natural, op.name, "signs and a coarse head want ordered columns")
     require(min(src.shape[1], src2.shape[1]) >= k, op.name, "an input is narrower than k")
     require(op.glu == GluKind.NONE or op.src2 is not None, op.name, "a gate needs two inputs")
     require(norm.size in (0, k), op.name, "the norm is not k long")
@@ -287,6 +303,8 @@ def _bind_prologue(op: Linear, bindings: Bindings) -> Callable[[Step, Int32, int
             apply_threshold(
                 h, threshold, factors, step.positions, step.sparse_from, indices, begin, end
             )
+        if order is not None:
+            gather(h, order, begin, end)
         for q, s, q_sum, n_planes in int8:
             quantize_i8_tokens(q, s, q_sum, n_planes, h, begin, end)
         if any_block:
@@ -298,6 +316,11 @@ def _bind_prologue(op: Linear, bindings: Bindings) -> Callable[[Step, Int32, int
                 fill_tables(tables, q, begin, end)
 
     return prologue
+
+
+def is_order(order: Int32, k: int) -> bool:
+    """Tell whether all of the numbers are those of columns, k of them."""
+    return order.shape == (k,) and bool((order >= 0).all() and (order < k).all())
 
 
 def _bind_output(op: Linear, output: Output, bindings: Bindings) -> BoundOutput:

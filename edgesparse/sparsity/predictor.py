@@ -92,6 +92,11 @@ def add_predictor(
                     f"{op.name} has no gate whose zeros are skipped, so nothing can be predicted.",
                     advice="Prediction needs a model with a ReLU, and --sparse auto.",
                 )
+            if parameters.weights[gate.weight].order is not None:
+                raise UsageError(
+                    f"{gate.weight} is stored with its columns in another order (act-order).",
+                    advice="Its gates cannot be predicted: use a file without act-order.",
+                )
             signs[gate.weight] = sign_planes(parameters.weights[gate.weight])
             gate = replace(gate, signs=gate.weight, alpha=table.alphas[op.name])
             op = replace(op, outputs=(gate, *op.outputs[1:]))

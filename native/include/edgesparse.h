@@ -166,6 +166,9 @@ typedef struct es_op {
     int32_t gate;      /* buffer id */
     int32_t per_slot;
     const int32_t *experts; /* [n_experts][n_outputs] indices into es_plan.weights */
+    /* LINEAR: input i of the matrices is element order[i] of what is made of src; NULL: element i. k numbers,
+     * none of them outside [0, k). Neither with sign planes nor with a coarse head. */
+    const int32_t *order;
 } es_op;
 
 typedef struct es_plan {

@@ -1,4 +1,4 @@
-/* Linear: (glu) → (norm) → quantise → up to four products that share the input.
+/* Linear: (glu) → (norm) → (gather) → quantise → up to four products that share the input.
  *
  * One token: a single job; every thread that takes part prepares the input for itself, which costs a
  * microsecond and saves a barrier. Several tokens: one job prepares the input by tokens, a second
@@ -30,15 +30,12 @@ static void apply_threshold(const es_linear_job *job, float *restrict h, int32_t
     }
 }
 
-/* Fills row `slot` of `input` for row `row` of the product; the floats go to h, where a later step wants
- * them in the input that is their own row. */
-static void prepare_input(const es_linear_job *job, es_input *input, float *h, int32_t slot,
-                          int32_t row) {
+/* What the matrices multiply, before it is quantised: k floats at h. */
+static void make_input(const es_linear_job *job, float *h, int32_t row) {
     const es_engine *engine = job->engine;
     const es_op *op = job->op;
     const int32_t token = es_linear_token(job, row);
     const int32_t k = job->k;
-    const size_t at = (size_t)slot;
     const float *x = es_linear_source(job, op->src, row);
     const float *up = op->glu == ES_GLU_NONE ? NULL : es_linear_source(job, op->src2, row);
     if (op->glu == ES_GLU_RELU2) {
@@ -62,6 +59,20 @@ static void prepare_input(const es_linear_job *job, es_input *input, float *h, i
         memcpy(h, x, (size_t)k * sizeof *h);
     }
     apply_threshold(job, h, token);
+}
+
+/* Fills row `slot` of `input` for row `row` of the product; the floats go to h, where a later step wants
+ * them in the input that is their own row. */
+static void prepare_input(const es_linear_job *job, es_input *input, float *h, int32_t slot,
+                          int32_t row, es_scratch *scratch) {
+    const es_engine *engine = job->engine;
+    const int32_t k = job->k;
+    const int32_t *order = job->op->order;
+    const size_t at = (size_t)slot;
+    make_input(job, order != NULL ? scratch->unordered : h, row);
+    for (int32_t i = 0; order != NULL && i < k; i++) {
+        h[i] = scratch->unordered[order[i]];
+    }
     if (job->forms & ES_NEEDS_INT8) {
         input->s[at] = engine->k.quantize_i8(input->q8 + at * input->q8_stride, &input->sum[at], h,
                                              k, (int32_t)input->q8_stride);
@@ -83,7 +94,8 @@ static void prepare_chunk(void *context, int32_t chunk, int32_t thread) {
     const int32_t end = es_min(begin + job->tokens_per_chunk, job->n_tokens);
     for (int32_t row = begin; row < end; row++) {
         float *own = input->h + (size_t)row * input->h_stride;
-        prepare_input(job, input, job->keeps_floats ? own : h, row, row);
+        prepare_input(job, input, job->keeps_floats ? own : h, row, row,
+                      &job->engine->scratch[thread]);
     }
 }
 
@@ -289,7 +301,7 @@ const es_input *es_linear_input(const es_linear_job *job, int32_t thread) {
         return &engine->input;
     }
     if (scratch->input_job != job->id) {
-        prepare_input(job, &scratch->input, scratch->input.h, 0, 0);
+        prepare_input(job, &scratch->input, scratch->input.h, 0, 0, scratch);
         scratch->input_job = job->id;
     }
     return &scratch->input;

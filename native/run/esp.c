@@ -177,6 +177,11 @@ static int resolve_outputs(const esp_model *model, es_op *op) {
     return 1;
 }
 
+static uint64_t k_of(const esp_model *model, const es_op *op) {
+    const int32_t k = model->weights[op->outputs[0].weight].k;
+    return k > 0 ? (uint64_t)k : UINT32_MAX;
+}
+
 static int resolve_op(const esp_model *model, es_op *op) {
     const es_plan *plan = &model->plan;
     if (op->n_outputs < 0 || op->n_outputs > ES_MAX_OUTPUTS || op->n_experts < 0 ||
@@ -190,7 +195,8 @@ static int resolve_op(const esp_model *model, es_op *op) {
     const uint64_t experts = (uint64_t)op->n_experts * (uint64_t)op->n_outputs;
     return RESOLVE(op->norm, 4 * norm) && RESOLVE(op->norm_k, 4 * (uint64_t)op->head_dim) &&
            RESOLVE(op->rope, 4 * table) && RESOLVE(op->factors, 4 * width_of(model, op->src)) &&
-           RESOLVE(op->experts, 4 * experts) && resolve_outputs(model, op);
+           RESOLVE(op->experts, 4 * experts) && resolve_outputs(model, op) &&
+           RESOLVE(op->order, 4 * (op->n_outputs > 0 ? k_of(model, op) : 0));
 }
 
 /* Whether an op writes logits; the engine checks that their number is n_vocab. */

@@ -105,6 +105,15 @@ static size_t sums_bytes(const es_engine *engine) {
     return ES_NEURON_ROWS * (size_t)(many ? ES_MANY_TOKENS : ES_TOKEN_BLOCK) * sizeof(float);
 }
 
+static int gathers(const es_plan *plan) {
+    for (int32_t i = 0; i < plan->n_ops; i++) {
+        if (plan->ops[i].order != NULL) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
 static int create_scratch(es_engine *engine, int32_t n_threads) {
     const size_t k = (size_t)max_k(&engine->plan),
                  n_blocks = es_max_blocks(&engine->plan, es_is_column);
@@ -126,6 +135,7 @@ static int create_scratch(es_engine *engine, int32_t n_threads) {
         scratch->sums = es_aligned(sums_bytes(engine));
         /* Eight rows of the widest matrix in a row format, as a tile of bytes and minima. */
         scratch->tile = es_aligned(es_max_blocks(&engine->plan, es_is_row) * 288);
+        scratch->unordered = gathers(&engine->plan) ? es_aligned(k * sizeof(float)) : NULL;
         scratch->list = es_aligned((k + ES_LIST_SLACK) * sizeof(int32_t));
         scratch->bits = es_aligned(es_round_up(k, 256) / 8);
         scratch->neurons = es_aligned(max_neuron_rows(&engine->plan) * sizeof(int32_t));
@@ -146,7 +156,8 @@ static int create_scratch(es_engine *engine, int32_t n_threads) {
             scratch->begin == NULL || scratch->attention == NULL || scratch->parts == NULL ||
             scratch->bits == NULL || scratch->sums == NULL || scratch->list == NULL ||
             scratch->neurons == NULL || scratch->tile == NULL ||
-            (engine->plan.kv_kept > 0 && scratch->whole == NULL)) {
+            (engine->plan.kv_kept > 0 && scratch->whole == NULL) ||
+            (gathers(&engine->plan) && scratch->unordered == NULL)) {
             return 0;
         }
     }
@@ -216,6 +227,7 @@ void es_engine_destroy(es_engine *engine) {
             free(engine->scratch[i].list);
             free(engine->scratch[i].neurons);
             free(engine->scratch[i].tile);
+            free(engine->scratch[i].unordered);
             free(engine->scratch[i].pairs);
             free(engine->scratch[i].begin);
             free(engine->scratch[i].bits);

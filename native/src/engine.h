@@ -69,6 +69,7 @@ typedef struct es_scratch {
     uint64_t columns_job; /* the linear whose columns they are */
     float *sums;          /* a block of sums, float or int32 */
     uint8_t *tile;        /* eight rows of a row format in a tile */
+    float *unordered;     /* max_k floats of an input that is gathered; NULL where none is */
     uint8_t *index; /* ES_LOOKUP_INDEX_BYTES, and sums of ES_LOOKUP_ROWS rows, for looking up; */
     int32_t *wide;  /* NULL where no kernel does */
     int16_t *narrow;

@@ -109,6 +109,21 @@ static int signs_are_valid(const es_plan *plan, const es_output *out, const es_w
            !out->add && out->live == -1 && w->format != ES_FORMAT_T2N;
 }
 
+/* Every input is one of k, and nothing else reads inputs in their own order. */
+static int order_is_valid(const es_op *op, int32_t k) {
+    for (int32_t i = 0; i < k; i++) {
+        if (op->order[i] < 0 || op->order[i] >= k) {
+            return 0;
+        }
+    }
+    for (int32_t i = 0; i < op->n_outputs; i++) {
+        if (op->outputs[i].signs != -1) {
+            return 0;
+        }
+    }
+    return op->coarse == NULL;
+}
+
 static int linear_is_valid(const es_plan *plan, const es_op *op) {
     if (op->n_outputs < 1 || op->n_outputs > ES_MAX_OUTPUTS) {
         return 0;
@@ -139,6 +154,9 @@ static int linear_is_valid(const es_plan *plan, const es_op *op) {
     if (op->coarse != NULL &&
         (op->n_outputs != 1 || op->outputs[0].dst != -1 || op->coarse_scales == NULL ||
          k > ES_COARSE_MAX_K || es_is_sparse(plan->weights[op->outputs[0].weight].format))) {
+        return 0;
+    }
+    if (op->order != NULL && !order_is_valid(op, k)) {
         return 0;
     }
     return has_width(plan, op->src, k) && op->glu >= ES_GLU_NONE && op->glu <= ES_GLU_RELU &&
@@ -181,7 +199,7 @@ static int uses_experts(const es_plan *plan, const es_op *op) {
 static int experts_are_valid(const es_plan *plan, const es_op *op) {
     if (!uses_experts(plan, op) || op->n_outputs < 1 || op->n_outputs > ES_MAX_OUTPUTS ||
         op->experts == NULL || !has_width(plan, op->route, 2 * (int64_t)op->n_used) ||
-        op->coarse != NULL || op->threshold > 0.0f || op->outputs_only) {
+        op->coarse != NULL || op->threshold > 0.0f || op->outputs_only || op->order != NULL) {
         return 0;
     }
     for (int32_t e = 0; e < op->n_experts; e++) {

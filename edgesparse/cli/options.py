@@ -48,7 +48,10 @@ CACHE_TYPES = ("f16", "q8_0")
 TERNARY = ("auto", "t2", "t5", "bst")
 LUT = ("exact", "lossy")
 I2S_LAYOUTS = ("auto", "128x32", "64x16", "row4")
-WEIGHTS = ("auto", "dense", "q8", "q4", "bmp8", "bmp4", "csr", "nm8", "nm4")
+WEIGHTS = (
+    *("auto", "dense", "q8", "q4", "bmp8", "bmp4", "csr", "nm8", "nm4"),
+    *("slices", "blocks"),
+)
 HEADS = ("auto", "exact", "q8", "q6", "q4", "two-stage")
 ISAS = ("scalar", "avx2", "avxvnni", "avx512vnni", "amx", "neon", "neondot")
 _TRUE = frozenset({"1", "on", "enabled", "true", "yes"})
@@ -215,7 +218,8 @@ def add_weights(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> No
         help="layers that are not ternary: auto (default) keeps the file's numbers and leaves the "
         "zeros of q8 and q4 out where that is faster; dense stores zeros; q8, q4 round floats; "
         "bmp8, bmp4 round and leave zeros out; so do csr (8 bits, for over 90 %% zeros) and nm8, "
-        "nm4 (for 2:4; others stay dense)",
+        "nm4 (for 2:4; others stay dense); slices: bit slices wherever they are exact, "
+        "blocks: none for GPTQ and AWQ",
     )
 
 

@@ -58,11 +58,13 @@ def random_matrix(
     symmetric: bool,
     act_order: bool = False,
     lowest_zero: int = 0,
+    groups: np.ndarray | None = None,
 ) -> Matrix:
     n_rows, k = shape
     group = k if group == -1 else group
     n_groups = -(-k // group)
-    groups = np.arange(k) // group
+    if groups is None:
+        groups = np.arange(k) // group
     if act_order:
         groups = rng.permutation(groups)
     codes = rng.randint(0, 1 << bits, shape)
@@ -164,9 +166,14 @@ class Folder:
 
 
 def make_folder(
-    quantization: dict[str, Any], make: Callable[[tuple[int, int]], tuple[Matrix, Parts]]
+    quantization: dict[str, Any],
+    make: Callable[[tuple[int, int]], tuple[Matrix, Parts]],
+    **changes: Any,
 ) -> Folder:
-    """Make a one-layer Llama whose seven projections are what `make` gives."""
+    """Make a one-layer Llama whose seven projections are what `make` gives.
+
+    `changes` are keys of its configuration.
+    """
     rng = np.random.RandomState(1)
     config = {
         "model_type": "llama",
@@ -183,9 +190,10 @@ def make_folder(
         "hidden_act": "silu",
         "tie_word_embeddings": True,
         "quantization_config": quantization,
-    }
+    } | changes
+    n_vocab = config["vocab_size"]
     tensors: dict[str, tuple[str, np.ndarray]] = {
-        "model.embed_tokens.weight": ("F32", rng.normal(size=(N_VOCAB, WIDTH)).astype("f4")),
+        "model.embed_tokens.weight": ("F32", rng.normal(size=(n_vocab, WIDTH)).astype("f4")),
         "model.norm.weight": ("F32", np.ones(WIDTH, "f4")),
     }
     for norm in ("input_layernorm", "post_attention_layernorm"):

@@ -26,7 +26,19 @@ EXACT = {
     T.PQ2_0: F.Q8,
     T.Q1_0: F.Q8,
 }
-"""Random bytes have a scale of their own in every block, so the ternary types become q8."""
+"""Random bytes have a scale of their own in every block, so the ternary types become q8 without
+bit slices."""
+SLICED = {
+    T.Q4_0: F.BS4,
+    T.Q4_1: F.BS4,
+    T.Q4_K: F.BS4,
+    T.Q2_0: F.BS2,
+    T.PQ2_0: F.BS2,
+    T.Q1_0: F.BS1,
+    T.TQ1_0: F.BS2,
+    T.TQ2_0: F.BS2,
+    T.PTQ1_0: F.BS2,
+}
 STEPS_ROUNDED = {T.Q4_K: F.Q4M, T.Q5_K: F.Q8M}
 PER_16 = (T.Q2_K, T.Q3_K, T.Q6_K)
 REQUANTISED = (
@@ -71,7 +83,7 @@ def test_codes_and_floats_are_kept_exactly(kind: TensorType) -> None:
     n_values = 0
     for shape in SHAPES:
         checkpoint, values = source(kind, *shape)
-        w = both_ways(checkpoint, "w")
+        w = both_ways(checkpoint, "w", slices=False)
         assert w.format is EXACT[kind]
         assert w.source == kind.name
         if kind in TERNARY:
@@ -79,6 +91,20 @@ def test_codes_and_floats_are_kept_exactly(kind: TensorType) -> None:
         np.testing.assert_array_equal(dequantize(w), values)
         n_values += values.size
     assert n_values == sum(rows * k for rows, k in SHAPES)
+
+
+@pytest.mark.parametrize("kind", SLICED, ids=lambda kind: kind.name)
+def test_slices_hold_every_number_of_the_file(kind: TensorType) -> None:
+    n_values = 0
+    for n_rows, k in (*SHAPES, (130, 768)):
+        checkpoint, values = source(kind, n_rows, k)
+        w = both_ways(checkpoint, "w", slices=True)
+        assert w.format is SLICED[kind]
+        assert not w.is_rounded
+        np.testing.assert_array_equal(dequantize(w), values)
+        assert (both_ways(checkpoint, "w").format is w.format) == (kind in TERNARY)
+        n_values += values.size
+    assert n_values == sum(rows * k for rows, k in SHAPES) + 130 * 768
 
 
 @pytest.mark.parametrize("kind", STEPS_ROUNDED, ids=lambda kind: kind.name)
@@ -233,7 +259,10 @@ def test_masters_that_are_ternary_already_keep_their_level() -> None:
     assert both_ways(zero, "w").scales.tolist() == [0, 0, 0]
 
 
-def test_a_late_block_that_breaks_the_promise_makes_the_tensor_q8() -> None:
+@pytest.mark.parametrize(("slices", "fmt"), [(None, F.BS2), (False, F.Q8)])
+def test_a_late_block_that_breaks_the_promise_changes_the_format(
+    slices: bool | None, fmt: Format
+) -> None:
     codes = matrix(40, 512)
     n_cases = 0
     for kind, at, value in ((T.TQ1_0, 54 * 79 + 52, 0x3C), (T.Q2_0, 18 * 319 + 3, 0xFF)):
@@ -241,11 +270,13 @@ def test_a_late_block_that_breaks_the_promise_makes_the_tensor_q8() -> None:
         raw[at : at + 2] = value
         checkpoint = Memory().add("good", T.F32, (8, 64), random_bytes(T.F32, 8, 64, 0))
         checkpoint.add("w", kind, codes.shape, raw)
-        w = both_ways(checkpoint, "w")
-        assert w.format is F.Q8
+        w = both_ways(checkpoint, "w", slices=slices)
+        assert w.format is fmt
         np.testing.assert_array_equal(dequantize(w), decode(kind, raw, codes.shape))
-        mixed = load_weights(checkpoint, ["w", "good"], native=ENGINES[-1], threads=2)
+        mixed = load_weights(
+            checkpoint, ["w", "good"], native=ENGINES[-1], threads=2, slices=slices
+        )
         assert list(mixed) == ["w", "good"]
-        assert [w.format for w in mixed.values()] == [F.Q8, F.F32]
+        assert [w.format for w in mixed.values()] == [fmt, F.F32]
         n_cases += 1
     assert n_cases == 2

@@ -52,7 +52,9 @@ ES_INLINE void tile_sums(__m256i *sums, const uint8_t *w, const uint8_t *table, 
                          const int planes) {
     const __m256i nibble = _mm256_set1_epi8(15);
     __m256i lower[2][4], upper[2][4];
+#pragma GCC unroll 2
     for (int h = 0; h < halves; h++) {
+#pragma GCC unroll 4
         for (int p = 0; p < planes; p++) {
             lower[h][p] = upper[h][p] = _mm256_setzero_si256();
         }
@@ -63,6 +65,7 @@ ES_INLINE void tile_sums(__m256i *sums, const uint8_t *w, const uint8_t *table, 
         const __m256i lower1 = broadcast_table(table + 32), upper1 = broadcast_table(table + 48);
 #pragma GCC unroll 4
         for (int p = 0; p < planes; p++, w += ES_SLICE_PLANE_BYTES) {
+#pragma GCC unroll 2
             for (int h = 0; h < halves; h++) {
                 const __m256i v = _mm256_loadu_si256((const __m256i *)(w + 32 * h));
                 const __m256i i0 = _mm256_and_si256(v, nibble);
@@ -74,9 +77,11 @@ ES_INLINE void tile_sums(__m256i *sums, const uint8_t *w, const uint8_t *table, 
             }
         }
     }
+#pragma GCC unroll 4
     for (int i = 0; i < 2 * halves; i++) {
         const int h = i % halves;
         __m256i low = _mm256_setzero_si256(), high = low; /* planes 0 and 1, planes 2 and 3 */
+#pragma GCC unroll 4
         for (int p = 0; p < planes; p++) {
             const __m256i both = i < halves ? _mm256_unpacklo_epi8(lower[h][p], upper[h][p])
                                             : _mm256_unpackhi_epi8(lower[h][p], upper[h][p]);
@@ -109,6 +114,7 @@ ES_INLINE void lut_block(float *f, const uint8_t *w, const uint8_t *table, float
         __m256i sums[4];
         ES_KEEP_ORDER("r", table); /* or GCC loads all tables first and spills them */
         tile_sums(sums, w + 32 * first, table, halves, planes);
+#pragma GCC unroll 8
         for (int i = 0; i < 4 * halves; i++) { /* halves of quarters */
             __m256i sum = sums[i / 2];
             sum = planes < 4 ? sum : _mm256_add_epi16(sum, shift);

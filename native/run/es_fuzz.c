@@ -120,10 +120,10 @@ static void change_word(mutant *m, size_t at) {
 
 /* The offset of an array of an op or a weight: another, often shortly before the end, or none. */
 static void change_pointer(mutant *m, size_t struct_at, int is_op) {
-    static const size_t of_ops[] = {offsetof(es_op, norm),       offsetof(es_op, norm_k),
-                                    offsetof(es_op, rope),       offsetof(es_op, factors),
-                                    offsetof(es_op, experts),    offsetof(es_op, coarse),
-                                    offsetof(es_op, outputs[0]), offsetof(es_op, outputs[1])};
+    static const size_t of_ops[] = {
+        offsetof(es_op, norm),       offsetof(es_op, norm_k),     offsetof(es_op, rope),
+        offsetof(es_op, factors),    offsetof(es_op, experts),    offsetof(es_op, coarse),
+        offsetof(es_op, outputs[0]), offsetof(es_op, outputs[1]), offsetof(es_op, order)};
     static const size_t of_outputs[] = {offsetof(es_output, bias), offsetof(es_output, limits),
                                         offsetof(es_output, live_factors)};
     static const size_t of_weights[] = {offsetof(es_weight, data), offsetof(es_weight, scales)};

@@ -38,7 +38,7 @@ ES_INLINE VBMI void nm_dot(float *y, const uint8_t *w, int32_t n_tiles, const es
             for (int s = 0; s < ES_NM_CHUNKS; s++) {
                 /* Lower bytes: columns of group s, upper ones: of group s + 4. */
                 const __m512i at = _mm512_ternarylogic_epi32(
-                    _mm512_srli_epi16(places, (unsigned)(2 * s)), _mm512_set1_epi8(3),
+                    _mm512_srli_epi16(places, 2 * s), _mm512_set1_epi8(3),
                     _mm512_set1_epi16((int16_t)(0x1000 + 0x0404 * s)), 0xea); /* (a & b) | c */
                 const __m512i codes = codes_of(w, s, format);
                 low = _mm512_dpbusd_epi32(low, _mm512_permutexvar_epi8(at, low_high), codes);

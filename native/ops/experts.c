@@ -100,17 +100,17 @@ static int32_t chosen_expert(const token_job *job, int32_t row) {
     return number >= 0.0f && number < (float)job->op->n_experts ? (int32_t)number : -1;
 }
 
-/* Sorts the rows of the step's tokens by expert; each expert's ascend. 0 for a number that is none. */
+/* Sorts the rows of the step's tokens by expert; each expert's ascend. 0 for a number that is none, and
+ * for an expert with more rows than there are tokens, which the buffers hold. */
 static int sort_rows(const token_job *job, int32_t n_rows) {
     const es_engine *engine = job->engine;
     int32_t *begin = engine->expert_begin;
     memset(begin, 0, ((size_t)job->op->n_experts + 2) * sizeof *begin);
     for (int32_t row = 0; row < n_rows; row++) {
         const int32_t number = chosen_expert(job, row);
-        if (number < 0) {
+        if (number < 0 || ++begin[number + 2] > job->step->n_tokens) {
             return 0;
         }
-        begin[number + 2]++;
     }
     for (int32_t e = 0; e < job->op->n_experts; e++) {
         begin[e + 2] += begin[e + 1];

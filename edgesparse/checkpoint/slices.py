@@ -10,20 +10,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-import numpy as np
-
+from edgesparse.checkpoint.extension import MAX_DIMENSION, Extension
 from edgesparse.checkpoint.gguf_header import MetadataValue
 from edgesparse.checkpoint.source import shown
-from edgesparse.checkpoint.strings import StringArray
-from edgesparse.checkpoint.types import MAX_TENSOR_BYTES, SliceLayout, TensorInfo, TensorType
-from edgesparse.errors import ModelFormatError
+from edgesparse.checkpoint.types import MAX_TENSOR_BYTES, SliceLayout, TensorInfo
 
 __all__ = ["VERSION", "find_slices", "slice_bytes"]
 
 VERSION = 1
 _PREFIX = "edgesparse.slices."
 _TILE, _BLOCK = 64, 32
-_MAX_DIMENSION = 2**31 - 1
 
 
 class _Record(NamedTuple):
@@ -57,63 +53,33 @@ def find_slices(
         ``version``, ``missing``, ``layout``, ``range`` or ``value``: arrays that do not agree with
         each other or with the tensors.
     """
-    version = metadata.get(_PREFIX + "version")
-    if version is None:
-        return tensors
-    if version != VERSION:
-        detail = f"expected {VERSION}, found {shown(version)}"
-        raise _error("version", "version", detail, path, "Use a newer edgesparse for this file.")
-    names = metadata.get(_PREFIX + "names")
-    if not isinstance(names, StringArray):
-        raise _error("missing", "names", f"expected strings, found {shown(names)}", path)
-    fields = {field: _numbers(metadata, field, len(names), path) for field in _Record._fields}
+    extension = Extension(_PREFIX, VERSION, path)
     found = dict(tensors)
-    for i, name in enumerate(names):
-        record = _Record(**{field: int(values[i]) for field, values in fields.items()})
-        found[name] = _described(tensors.get(name), name, record, path)
+    for name, numbers in extension.records(metadata, _Record._fields):
+        info = extension.tensor(tensors, name)
+        found[name] = _described(extension, info, _Record(*numbers))
     return found
 
 
-def _numbers(metadata: Mapping[str, MetadataValue], field: str, n: int, path: str) -> list[int]:
-    values = metadata.get(_PREFIX + field)
-    if isinstance(values, np.ndarray) and np.issubdtype(values.dtype, np.integer):
-        values = values.tolist()
-    if not isinstance(values, list) or len(values) != n:
-        size = len(values) if isinstance(values, list) else shown(values)
-        raise _error("layout", field, f"expected {n} whole numbers, found {size}", path)
-    return values
-
-
-def _described(info: TensorInfo | None, name: str, record: _Record, path: str) -> TensorInfo:
-    if info is None:
-        raise _error("missing", "names", f"there is no tensor {shown(name)}", path)
-    if info.type is not TensorType.I8 or len(info.shape) != 1:
-        detail = f"expected I8 with one dimension, found {info.type.name} {info.shape}"
-        raise ModelFormatError("layout", shown(name), detail, path=shown(path, 400))
+def _described(extension: Extension, info: TensorInfo, record: _Record) -> TensorInfo:
+    name = info.name
     for field, low, high in (
-        ("rows", 1, _MAX_DIMENSION),
-        ("columns", 1, _MAX_DIMENSION),
+        ("rows", 1, MAX_DIMENSION),
+        ("columns", 1, MAX_DIMENSION),
         ("bits", 1, 4),
         ("zeros", 0, 2),
         ("wide", 0, 1),
     ):
         value = getattr(record, field)
         if not low <= value <= high:
-            raise _error("range", field, f"{shown(name)}: {value} is not {low} to {high}", path)
+            detail = f"{shown(name)}: {value} is not {low} to {high}"
+            raise extension.error("range", field, detail)
     if record.group not in (0, 32, 64, 128):
         detail = f"{shown(name)}: {record.group} is none of 0, 32, 64 and 128"
-        raise _error("range", "group", detail, path)
+        raise extension.error("range", "group", detail)
     layout = SliceLayout(record.bits, record.group, record.zeros, bool(record.wide))
     expected = slice_bytes(record.rows, record.columns, layout)
     if expected > MAX_TENSOR_BYTES or info.n_bytes != expected:
         detail = f"expected {expected} bytes of {record.rows} x {record.columns} numbers, "
-        raise ModelFormatError(
-            "layout", shown(name), f"{detail}found {info.n_bytes}", path=shown(path, 400)
-        )
+        raise extension.layout_error(name, f"{detail}found {info.n_bytes}")
     return replace(info, shape=(record.rows, record.columns), slices=layout)
-
-
-def _error(
-    kind: str, field: str, detail: str, path: str, advice: str = "The file is damaged."
-) -> ModelFormatError:
-    return ModelFormatError(kind, _PREFIX + field, detail, path=shown(path, 400), advice=advice)

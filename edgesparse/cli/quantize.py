@@ -138,6 +138,7 @@ def run(args: argparse.Namespace) -> int:
             )
         except (ModelFormatError, UsageError):
             work.remove()  # the next run would end the same way
+            forget_own_text(output)
             raise
         n_before = checkpoint.n_bytes
     work.remove()

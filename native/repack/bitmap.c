@@ -8,12 +8,6 @@ static void put_word(uint8_t *dst, uint64_t word) {
     memcpy(dst, &word, sizeof word);
 }
 
-static uint64_t word_at(const uint8_t *src) {
-    uint64_t word;
-    memcpy(&word, src, sizeof word);
-    return word;
-}
-
 /* Codes of 16 rows and 32 columns of one block, chunk after chunk, zeros for rows that are not there. */
 static void gather(int8_t codes[ES_BITMAP_CHUNKS][64], const uint8_t *tiles[2], int format) {
     for (int t = 0; t < 2; t++) {
@@ -47,7 +41,7 @@ static void clear_padding(int8_t codes[ES_BITMAP_CHUNKS][64], int32_t n_rows) {
 static uint64_t bits_of(const int8_t codes[64]) {
     uint64_t word = 0;
     for (int i = 0; i < 8; i++) {
-        const uint64_t eight = word_at((const uint8_t *)codes + 8 * i);
+        const uint64_t eight = es_word_at((const uint8_t *)codes + 8 * i);
         const uint64_t low = 0x7f7f7f7f7f7f7f7fu;
         const uint64_t set = ((((eight & low) + low) | eight) & ~low) >> 7; /* a bit per byte */
         word |= (set * 0x0102040810204080u) >> 56 << (8 * i);
@@ -163,33 +157,18 @@ int64_t es_bitmap_pack(const es_bitmap_job *job) {
     return (int64_t)((at + ES_BITMAP_SLACK + 63) / 64 * 64);
 }
 
-int es_bitmap_is_valid(const es_weight *w) {
-    const size_t n_blocks = ((size_t)w->k + 31) / 32;
-    const size_t n_tiles = ((size_t)w->n_rows + ES_BITMAP_ROWS - 1) / ES_BITMAP_ROWS;
-    const size_t index_bytes = 8 * (n_tiles + 1);
-    if (w->n_bytes < index_bytes + ES_BITMAP_SLACK) {
+static size_t valid_block(const uint8_t *at, size_t room, int32_t format) {
+    if (room < ES_BITMAP_HEAD) {
         return 0;
     }
-    const size_t end = w->n_bytes - ES_BITMAP_SLACK;
-    size_t at = index_bytes;
-    for (size_t tile = 0; tile < n_tiles; tile++) {
-        if (word_at(w->data + 8 * tile) != at) {
-            return 0;
-        }
-        for (size_t b = 0; b < n_blocks; b++) {
-            if (end - at < ES_BITMAP_HEAD) {
-                return 0;
-            }
-            size_t n_bytes = ES_BITMAP_HEAD;
-            for (int c = 0; c < ES_BITMAP_CHUNKS; c++) {
-                const uint64_t word = es_bitmap_word(w->data + at, c);
-                n_bytes += es_bitmap_bytes(w->format, (size_t)__builtin_popcountll(word));
-            }
-            if (end - at < n_bytes) {
-                return 0;
-            }
-            at += n_bytes;
-        }
+    size_t n_bytes = ES_BITMAP_HEAD;
+    for (int c = 0; c < ES_BITMAP_CHUNKS; c++) {
+        const uint64_t word = es_bitmap_word(at, c);
+        n_bytes += es_bitmap_bytes(format, (size_t)__builtin_popcountll(word));
     }
-    return word_at(w->data + 8 * n_tiles) == at;
+    return n_bytes <= room ? n_bytes : 0;
+}
+
+int es_bitmap_is_valid(const es_weight *w) {
+    return es_tiles_are_valid(w, valid_block);
 }

@@ -52,12 +52,12 @@ size_t es_csr_put(uint8_t *to, const es_codes_block *block) {
 /* Whether a block of at most `room` bytes means what it says: as many bytes as its words, no entry
  * without the one before it, columns within the block and ascending along a row, codes that are not 0,
  * finite steps. */
-static int block_is_valid(const uint8_t *at, size_t room, size_t *n_bytes) {
+static size_t valid_block(const uint8_t *at, size_t room, int32_t format) {
+    (void)format;
     if (room < ES_CSR_HEAD) {
         return 0;
     }
     const csr_block block = es_csr_block(at);
-    *n_bytes = block.n_bytes;
     if (block.n_words > ES_CSR_MAX_WORDS || block.n_bytes > room ||
         block.n_bytes < ES_CSR_HEAD + 4 * (size_t)block.n_words) {
         return 0;
@@ -94,32 +94,9 @@ static int block_is_valid(const uint8_t *at, size_t room, size_t *n_bytes) {
             last[r] = v[0];
         }
     }
-    return 1;
+    return block.n_bytes;
 }
 
 int es_csr_is_valid(const es_weight *w) {
-    const size_t n_blocks = ((size_t)w->k + 31) / 32;
-    const size_t n_tiles = ((size_t)w->n_rows + ES_BITMAP_ROWS - 1) / ES_BITMAP_ROWS;
-    const size_t index_bytes = 8 * (n_tiles + 1);
-    if (w->n_bytes < index_bytes + ES_BITMAP_SLACK) {
-        return 0;
-    }
-    const size_t end = w->n_bytes - ES_BITMAP_SLACK;
-    size_t at = index_bytes;
-    uint64_t stated;
-    for (size_t tile = 0; tile < n_tiles; tile++) {
-        memcpy(&stated, w->data + 8 * tile, sizeof stated);
-        if (stated != at) {
-            return 0;
-        }
-        for (size_t b = 0; b < n_blocks; b++) {
-            size_t n_bytes;
-            if (!block_is_valid(w->data + at, end - at, &n_bytes)) {
-                return 0;
-            }
-            at += n_bytes;
-        }
-    }
-    memcpy(&stated, w->data + 8 * n_tiles, sizeof stated);
-    return stated == at;
+    return es_tiles_are_valid(w, valid_block);
 }

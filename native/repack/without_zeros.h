@@ -7,6 +7,12 @@
 
 #include <stdint.h>
 
+ES_INLINE uint64_t es_word_at(const uint8_t *src) {
+    uint64_t word;
+    memcpy(&word, src, sizeof word);
+    return word;
+}
+
 typedef struct es_codes_block {
     int8_t codes[ES_BITMAP_CHUNKS][64]; /* [c][4 * row + i]: column 4c + i; 0 for rows not there */
     uint8_t steps[2 * ES_BITMAP_ROWS];  /* halfs */
@@ -16,5 +22,11 @@ typedef struct es_codes_block {
 size_t es_bitmap_put(uint8_t *to, const es_codes_block *block, int32_t format);
 size_t es_csr_put(uint8_t *to, const es_codes_block *block);
 size_t es_nm_put(uint8_t *to, const es_codes_block *block, int32_t format);
+
+/* Bytes of the block at `at`, which has `room`; 0 if it is none. */
+typedef size_t es_valid_block(const uint8_t *at, size_t room, int32_t format);
+
+/* Whether a matrix is an index and tiles of such blocks, as the index says. */
+int es_tiles_are_valid(const es_weight *w, es_valid_block *block);
 
 #endif

@@ -6,6 +6,7 @@
 
 #include "edgesparse.h"
 #include "kernels.h"
+#include "kernels/bitmap/table.h"
 #include "kernels/dense/dense.h"
 
 #include <string.h>

@@ -74,7 +74,8 @@ ES_INLINE const uint8_t *chunk_end(const uint8_t *v, const uint8_t *room, const 
 }
 
 ES_INLINE POPCNT void bitmap_dot256(float *y, const uint8_t *w, int32_t n_tiles, const es_q16 *x,
-                                    int32_t n_blocks, const int format) {
+                                    const es_split *split, int32_t n_blocks, const int format) {
+    (void)split;
     uint8_t room[ES_CODES_ROOM] __attribute__((aligned(64)));
     for (int32_t tile = 0; tile < n_tiles; tile++, y += ES_BITMAP_ROWS) {
         __m256 acc0 = _mm256_setzero_ps(), acc1 = _mm256_setzero_ps();
@@ -173,16 +174,7 @@ ES_INLINE POPCNT void bitmap_expand256(uint8_t *tiles, const uint8_t *w, int32_t
     }
 }
 
-static POPCNT void bmp8_dot(float *y, const uint8_t *w, int32_t n_tiles, const es_q16 *x,
-                            const es_split *split, int32_t n_blocks) {
-    (void)split;
-    bitmap_dot256(y, w, n_tiles, x, n_blocks, ES_FORMAT_BMP8);
-}
-
-static POPCNT void bmp4_dot(float *y, const uint8_t *w, int32_t n_tiles, const es_q16 *x,
-                            const es_split *split, int32_t n_blocks) {
-    (void)split;
-    bitmap_dot256(y, w, n_tiles, x, n_blocks, ES_FORMAT_BMP4);
-}
+ES_SPARSE_DOT(POPCNT, bmp8_dot, bitmap_dot256, ES_FORMAT_BMP8)
+ES_SPARSE_DOT(POPCNT, bmp4_dot, bitmap_dot256, ES_FORMAT_BMP4)
 
 #endif

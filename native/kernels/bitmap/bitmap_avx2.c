@@ -11,13 +11,8 @@ ES_INLINE __m256i es_madd256(__m256i acc, __m256i a, __m256i b) {
 
 #include "kernels/bitmap/bitmap_256.h"
 
-static POPCNT void bmp8_expand(uint8_t *tiles, const uint8_t *w, int32_t n_blocks) {
-    bitmap_expand256(tiles, w, n_blocks, ES_FORMAT_BMP8);
-}
-
-static POPCNT void bmp4_expand(uint8_t *tiles, const uint8_t *w, int32_t n_blocks) {
-    bitmap_expand256(tiles, w, n_blocks, ES_FORMAT_BMP4);
-}
+ES_SPARSE_EXPAND(POPCNT, bmp8_expand, bitmap_expand256, ES_FORMAT_BMP8)
+ES_SPARSE_EXPAND(POPCNT, bmp4_expand, bitmap_expand256, ES_FORMAT_BMP4)
 
 void es_bitmap_avx2(es_kernels *table) {
     table->bmp8_dot = bmp8_dot;

@@ -17,7 +17,8 @@ ES_INLINE void chunk_sums(int32x4_t sum[16], const uint8_t *v, const es_bitmap_p
 }
 
 ES_INLINE void bitmap_dot(float *y, const uint8_t *w, int32_t n_tiles, const es_q16 *x,
-                          int32_t n_blocks, const int format) {
+                          const es_split *split, int32_t n_blocks, const int format) {
+    (void)split;
     es_bitmap_block block;
     const float32x4_t none = vdupq_n_f32(0.0f);
     for (int32_t tile = 0; tile < n_tiles; tile++, y += ES_BITMAP_ROWS) {
@@ -98,25 +99,10 @@ ES_INLINE void bitmap_expand(uint8_t *tiles, const uint8_t *w, int32_t n_blocks,
     }
 }
 
-static void bmp8_dot(float *y, const uint8_t *w, int32_t n_tiles, const es_q16 *x,
-                     const es_split *split, int32_t n_blocks) {
-    (void)split;
-    bitmap_dot(y, w, n_tiles, x, n_blocks, ES_FORMAT_BMP8);
-}
-
-static void bmp4_dot(float *y, const uint8_t *w, int32_t n_tiles, const es_q16 *x,
-                     const es_split *split, int32_t n_blocks) {
-    (void)split;
-    bitmap_dot(y, w, n_tiles, x, n_blocks, ES_FORMAT_BMP4);
-}
-
-static void bmp8_expand(uint8_t *tiles, const uint8_t *w, int32_t n_blocks) {
-    bitmap_expand(tiles, w, n_blocks, ES_FORMAT_BMP8);
-}
-
-static void bmp4_expand(uint8_t *tiles, const uint8_t *w, int32_t n_blocks) {
-    bitmap_expand(tiles, w, n_blocks, ES_FORMAT_BMP4);
-}
+ES_SPARSE_DOT(, bmp8_dot, bitmap_dot, ES_FORMAT_BMP8)
+ES_SPARSE_DOT(, bmp4_dot, bitmap_dot, ES_FORMAT_BMP4)
+ES_SPARSE_EXPAND(, bmp8_expand, bitmap_expand, ES_FORMAT_BMP8)
+ES_SPARSE_EXPAND(, bmp4_expand, bitmap_expand, ES_FORMAT_BMP4)
 
 void es_bitmap_neon(es_kernels *table) {
     table->bmp8_dot = bmp8_dot;

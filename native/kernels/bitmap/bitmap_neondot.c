@@ -55,15 +55,8 @@ ES_INLINE void bitmap_dot(float *y, const uint8_t *w, int32_t n_tiles, const es_
     }
 }
 
-static void bmp8_dot(float *y, const uint8_t *w, int32_t n_tiles, const es_q16 *x,
-                     const es_split *split, int32_t n_blocks) {
-    bitmap_dot(y, w, n_tiles, x, split, n_blocks, ES_FORMAT_BMP8);
-}
-
-static void bmp4_dot(float *y, const uint8_t *w, int32_t n_tiles, const es_q16 *x,
-                     const es_split *split, int32_t n_blocks) {
-    bitmap_dot(y, w, n_tiles, x, split, n_blocks, ES_FORMAT_BMP4);
-}
+ES_SPARSE_DOT(, bmp8_dot, bitmap_dot, ES_FORMAT_BMP8)
+ES_SPARSE_DOT(, bmp4_dot, bitmap_dot, ES_FORMAT_BMP4)
 
 /* Per block 32 lower bytes, then 32 upper ones; centre: -128 times the sum of the lower ones. */
 static void split_q16(uint8_t *bytes, int32_t *centre, const int16_t *q, int32_t n_blocks) {

@@ -23,7 +23,8 @@ ES_INLINE const uint8_t *expand_chunk(int8_t codes[64], uint64_t word, const uin
 }
 
 ES_INLINE void bitmap_dot(float *y, const uint8_t *w, int32_t n_tiles, const es_q16 *x,
-                          int32_t n_blocks, int format) {
+                          const es_split *split, int32_t n_blocks, int format) {
+    (void)split;
     for (int32_t tile = 0; tile < n_tiles; tile++, y += ES_BITMAP_ROWS) {
         float acc[ES_BITMAP_ROWS] = {0};
         for (int32_t b = 0; b < n_blocks; b++) {
@@ -81,25 +82,10 @@ ES_INLINE void bitmap_expand(uint8_t *tiles, const uint8_t *w, int32_t n_blocks,
     }
 }
 
-static void bmp8_dot(float *y, const uint8_t *w, int32_t n_tiles, const es_q16 *x,
-                     const es_split *split, int32_t n_blocks) {
-    (void)split;
-    bitmap_dot(y, w, n_tiles, x, n_blocks, ES_FORMAT_BMP8);
-}
-
-static void bmp4_dot(float *y, const uint8_t *w, int32_t n_tiles, const es_q16 *x,
-                     const es_split *split, int32_t n_blocks) {
-    (void)split;
-    bitmap_dot(y, w, n_tiles, x, n_blocks, ES_FORMAT_BMP4);
-}
-
-static void bmp8_expand(uint8_t *tiles, const uint8_t *w, int32_t n_blocks) {
-    bitmap_expand(tiles, w, n_blocks, ES_FORMAT_BMP8);
-}
-
-static void bmp4_expand(uint8_t *tiles, const uint8_t *w, int32_t n_blocks) {
-    bitmap_expand(tiles, w, n_blocks, ES_FORMAT_BMP4);
-}
+ES_SPARSE_DOT(, bmp8_dot, bitmap_dot, ES_FORMAT_BMP8)
+ES_SPARSE_DOT(, bmp4_dot, bitmap_dot, ES_FORMAT_BMP4)
+ES_SPARSE_EXPAND(, bmp8_expand, bitmap_expand, ES_FORMAT_BMP8)
+ES_SPARSE_EXPAND(, bmp4_expand, bitmap_expand, ES_FORMAT_BMP4)
 
 void es_bitmap_scalar(es_kernels *table) {
     table->bmp8_dot = bmp8_dot;

@@ -5,6 +5,7 @@
 
 #include "edgesparse.h"
 #include "kernels.h"
+#include "kernels/bitmap/table.h"
 #include "kernels/dense/dense.h"
 
 #include <string.h>

@@ -28,7 +28,8 @@ ES_INLINE __m256i inputs_of(const int16_t *q, int s) {
 }
 
 ES_INLINE void nm_dot(float *y, const uint8_t *w, int32_t n_tiles, const es_q16 *x,
-                      int32_t n_blocks, const int format) {
+                      const es_split *split, int32_t n_blocks, const int format) {
+    (void)split;
     const __m256i zero = _mm256_setzero_si256();
     for (int32_t tile = 0; tile < n_tiles; tile++, y += ES_BITMAP_ROWS) {
         __m256 acc[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
@@ -72,25 +73,10 @@ ES_INLINE void nm_dot(float *y, const uint8_t *w, int32_t n_tiles, const es_q16 
     }
 }
 
-static void nm8_dot(float *y, const uint8_t *w, int32_t n_tiles, const es_q16 *x,
-                    const es_split *split, int32_t n_blocks) {
-    (void)split;
-    nm_dot(y, w, n_tiles, x, n_blocks, ES_FORMAT_NM8);
-}
-
-static void nm4_dot(float *y, const uint8_t *w, int32_t n_tiles, const es_q16 *x,
-                    const es_split *split, int32_t n_blocks) {
-    (void)split;
-    nm_dot(y, w, n_tiles, x, n_blocks, ES_FORMAT_NM4);
-}
-
-static void nm8_expand(uint8_t *tiles, const uint8_t *w, int32_t n_blocks) {
-    es_nm_expand(tiles, w, n_blocks, ES_FORMAT_NM8);
-}
-
-static void nm4_expand(uint8_t *tiles, const uint8_t *w, int32_t n_blocks) {
-    es_nm_expand(tiles, w, n_blocks, ES_FORMAT_NM4);
-}
+ES_SPARSE_DOT(, nm8_dot, nm_dot, ES_FORMAT_NM8)
+ES_SPARSE_DOT(, nm4_dot, nm_dot, ES_FORMAT_NM4)
+ES_SPARSE_EXPAND(, nm8_expand, es_nm_expand, ES_FORMAT_NM8)
+ES_SPARSE_EXPAND(, nm4_expand, es_nm_expand, ES_FORMAT_NM4)
 
 void es_nm_avx2(es_kernels *table) {
     table->nm8_dot = nm8_dot;

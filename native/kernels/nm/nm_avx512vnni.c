@@ -55,15 +55,8 @@ ES_INLINE VBMI void nm_dot(float *y, const uint8_t *w, int32_t n_tiles, const es
     }
 }
 
-static VBMI void nm8_dot(float *y, const uint8_t *w, int32_t n_tiles, const es_q16 *x,
-                         const es_split *split, int32_t n_blocks) {
-    nm_dot(y, w, n_tiles, x, split, n_blocks, ES_FORMAT_NM8);
-}
-
-static VBMI void nm4_dot(float *y, const uint8_t *w, int32_t n_tiles, const es_q16 *x,
-                         const es_split *split, int32_t n_blocks) {
-    nm_dot(y, w, n_tiles, x, split, n_blocks, ES_FORMAT_NM4);
-}
+ES_SPARSE_DOT(VBMI, nm8_dot, nm_dot, ES_FORMAT_NM8)
+ES_SPARSE_DOT(VBMI, nm4_dot, nm_dot, ES_FORMAT_NM4)
 
 void es_nm_avx512vnni(es_kernels *table) {
     /* Both: inputs are taken apart where bitmaps want it, which is with VBMI2. */

@@ -4,7 +4,8 @@
 #include "kernels/nm/nm.h"
 
 ES_INLINE void nm_dot(float *y, const uint8_t *w, int32_t n_tiles, const es_q16 *x,
-                      int32_t n_blocks, const int format) {
+                      const es_split *split, int32_t n_blocks, const int format) {
+    (void)split;
     for (int32_t tile = 0; tile < n_tiles; tile++, y += ES_BITMAP_ROWS) {
         float acc[ES_BITMAP_ROWS] = {0};
         for (int32_t b = 0; b < n_blocks; b++, w += es_nm_block_bytes(format)) {
@@ -30,25 +31,10 @@ ES_INLINE void nm_dot(float *y, const uint8_t *w, int32_t n_tiles, const es_q16 
     }
 }
 
-static void nm8_dot(float *y, const uint8_t *w, int32_t n_tiles, const es_q16 *x,
-                    const es_split *split, int32_t n_blocks) {
-    (void)split;
-    nm_dot(y, w, n_tiles, x, n_blocks, ES_FORMAT_NM8);
-}
-
-static void nm4_dot(float *y, const uint8_t *w, int32_t n_tiles, const es_q16 *x,
-                    const es_split *split, int32_t n_blocks) {
-    (void)split;
-    nm_dot(y, w, n_tiles, x, n_blocks, ES_FORMAT_NM4);
-}
-
-static void nm8_expand(uint8_t *tiles, const uint8_t *w, int32_t n_blocks) {
-    es_nm_expand(tiles, w, n_blocks, ES_FORMAT_NM8);
-}
-
-static void nm4_expand(uint8_t *tiles, const uint8_t *w, int32_t n_blocks) {
-    es_nm_expand(tiles, w, n_blocks, ES_FORMAT_NM4);
-}
+ES_SPARSE_DOT(, nm8_dot, nm_dot, ES_FORMAT_NM8)
+ES_SPARSE_DOT(, nm4_dot, nm_dot, ES_FORMAT_NM4)
+ES_SPARSE_EXPAND(, nm8_expand, es_nm_expand, ES_FORMAT_NM8)
+ES_SPARSE_EXPAND(, nm4_expand, es_nm_expand, ES_FORMAT_NM4)
 
 void es_nm_scalar(es_kernels *table) {
     table->nm8_dot = nm8_dot;

@@ -217,6 +217,25 @@ def test_bombs_are_refused_at_once(bomb: str, native: bool) -> None:
     assert seconds < 0.5
 
 
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("what", ["code", "step"])
+def test_entries_of_csr_that_mean_nothing_are_refused(what: str, native: bool) -> None:
+    if native and not _native.available():
+        pytest.skip("no compiled module")
+    good = as_sparse(matrix(Format.Q8, 16, 32, 0.3), Format.CSR)
+    start = int(good.data[:8].view("<u8")[0])
+    n_words = int(good.data[start + 1]) >> 3
+    steps = start + 2 + 4 * n_words
+    n_steps = len(np.unique(np.nonzero(dequantize(good, np.arange(16)))[0]))
+    at, value = {"code": (steps + 2 * n_steps + 1, 0), "step": (steps + 1, 0x7C)}[what]
+    data = good.data.copy()
+    assert data[at] != value
+    data[at] = value
+    agree = bytes_agree if native else sparse_is_valid
+    assert agree(good)
+    assert not agree(replace(good, data=data))
+
+
 def test_choice_follows_the_prediction() -> None:
     fast, slow = usual_cost("avx512vbmi2", 2), usual_cost("scalar", 2)
     full, half = matrix(Format.Q8, 64, 256, 1.0), matrix(Format.Q8, 64, 256, 0.5)

@@ -30,6 +30,14 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.fixture(autouse=True)
+def heard():
+    """A shell's background jobs, and so the tests in one, start with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def environment(tmp_path):
     return {
         **os.environ,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from edgesparse.cli import options
+from edgesparse.cli import loading, options
 
 if TYPE_CHECKING:
     from edgesparse.benchmark import Row
@@ -119,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
     rows: list[dict[str, Any]] = []
     before = read_throttle()
     for n_threads in threads:
-        with options.load_for_measuring(args, n_threads) as model:
+        with loading.load_for_measuring(args, n_threads) as model:
             for depth in depths:
                 for n_prompt, n_gen in tests:
                     row = _measure(model, n_prompt, n_gen, depth, args)

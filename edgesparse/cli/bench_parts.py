@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgesparse.cli import options
+from edgesparse.cli import loading
 from edgesparse.errors import UsageError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def profile(args: argparse.Namespace, threads: Sequence[int], terminal: Terminal
     steps = whole_numbers(args.n_gen or ["32"], "-n", least=1)
     records: list[dict[str, Any]] = []
     for n_threads in threads:
-        with options.load_for_measuring(args, n_threads) as model:
+        with loading.load_for_measuring(args, n_threads) as model:
             for n_prompt in prompts:
                 for n_steps in steps:
                     found = measure(model, n_prompt=n_prompt, n_steps=n_steps)
@@ -98,7 +98,7 @@ def _cases(args: argparse.Namespace) -> list[Case]:
         raise UsageError(
             f"there is no shape {unknown[0]!r}.", advice=f"Known: {', '.join(SHAPES)}."
         )
-    if not names and options.model_path(args):
+    if not names and loading.model_path(args):
         return _model_cases(args, tokens)
     cases = [case for name in names or ["2b4t"] for case in shape_cases(name, SHAPES[name], tokens)]
     return list(dict.fromkeys(cases))
@@ -110,7 +110,7 @@ def _model_cases(args: argparse.Namespace, tokens: list[int]) -> list[Case]:
     from edgesparse.benchmark.kernels import model_cases
     from edgesparse.formats.without_zeros import zero_share
 
-    with options.load_for_measuring(args, 1) as model:
+    with loading.load_for_measuring(args, 1) as model:
         weights = [
             (w.name, w.format, w.n_rows, w.k, zero_share(w) if w.format.is_sparse else 0.0)
             for w in model.parameters.weights.values()

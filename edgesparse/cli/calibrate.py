@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from edgesparse.cli import options
+from edgesparse.cli import loading, options
 
 if TYPE_CHECKING:
     from edgesparse.cli.terminal import Terminal
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     text = options.read_prompt_file(args.file)
     other = None if args.evaluate is None else options.read_prompt_file(args.evaluate)
     terminal = Terminal(color=not args.no_color)
-    with options.load_model(
+    with loading.load_model(
         argparse.Namespace(**{**vars(args), "fused": False, "sparsity": None})
     ) as model:
         ids = model.tokenize(text, add_special=True)
@@ -123,7 +123,7 @@ def _import(args: argparse.Namespace) -> int:
 
     if args.file is not None or args.evaluate is not None:
         raise UsageError("--from needs no text.", advice="Leave out -f and -e.")
-    path = options.model_path(args) or default_model_path()
+    path = loading.model_path(args) or default_model_path()
     with open_checkpoint(path, i2s_layout=args.i2s_layout) as checkpoint:
         check_family(checkpoint.get_str("general.architecture"), str(path))
         config = read_config(checkpoint)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from edgesparse.cli import options
+from edgesparse.cli import loading, options
 
 __all__ = ["add_arguments", "run"]
 
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         system = options.read_prompt_file(args.system_prompt_file)
     changes = options.generation_changes(args)
     terminal = Terminal(color=not args.no_color, raw=args.raw_output)
-    model = options.load_model(args, terminal)
+    model = loading.load_model(args, terminal)
     session = model.chat(system=system)
     session.options = session.options.updated(**changes)
     if args.load is not None:
@@ -56,9 +56,9 @@ def run(args: argparse.Namespace) -> int:
     talking = terminal.interactive and not args.single_turn and args.prompt != "-"
     if talking and not args.quiet:
         terminal.note(repl.describe())
-        if options.model_path(args) is None:
+        if loading.model_path(args) is None:
             terminal.note(_LIMITS)
-    options.note_recommended(args, model, changes, terminal)
+    loading.note_recommended(args, model, changes, terminal)
     if args.prompt is not None:
         repl.run(iter([options.read_prompt_file("-") if args.prompt == "-" else args.prompt]))
         if not talking or repl.leaving:

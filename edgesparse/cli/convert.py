@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from edgesparse.cli import options
+from edgesparse.cli import loading, options
 
 __all__ = ["add_arguments", "run"]
 
@@ -26,14 +26,14 @@ def run(args: argparse.Namespace) -> int:
     from edgesparse.errors import UsageError
     from edgesparse.esp import write_esp
 
-    path, output = options.model_path(args) or default_model_path(), args.output
+    path, output = loading.model_path(args) or default_model_path(), args.output
     if os.path.exists(output):
         if os.path.isdir(output) or os.path.samefile(path, output):
             raise UsageError(f"{output}: is the model or a folder.", advice="Choose another.")
         if not args.force:
             raise UsageError(f"{output}: is there already.", advice="--force replaces it.")
     with (
-        options.load_model(args) as model,
+        loading.load_model(args) as model,
         open_checkpoint(path, i2s_layout=args.i2s_layout) as checkpoint,
     ):
         n_bytes = write_esp(model, checkpoint, output)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from edgesparse.cli import options
+from edgesparse.cli import loading, options
 
 if TYPE_CHECKING:
     from edgesparse.formats.weight import Format
@@ -166,7 +166,7 @@ def _model(args: argparse.Namespace) -> dict[str, Any]:
     from edgesparse.formats.head import head_override
     from edgesparse.loading import tensor_names
 
-    path = options.model_path(args) or default_model_path()
+    path = loading.model_path(args) or default_model_path()
     ternary = _preferred_ternary(args.isa)
     with open_checkpoint(path) as checkpoint:
         stored: dict[str, dict[str, Any]] = {}

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgesparse.cli import options
+from edgesparse.cli import loading, options
 
 if TYPE_CHECKING:
     from edgesparse.checkpoint import Checkpoint
@@ -47,12 +47,12 @@ def run(args: argparse.Namespace) -> int:
     from edgesparse.default_model import default_model_path
     from edgesparse.tokenizer import load_tokenizer
 
-    path = options.model_path(args) or default_model_path()
+    path = loading.model_path(args) or default_model_path()
     weights: dict[str, Weight] = {}
     engine: dict[str, Any] = {}
     stored_bytes = 0
     if not args.no_load:
-        model = options.load_model(argparse.Namespace(**{**vars(args), "quiet": True}))
+        model = loading.load_model(argparse.Namespace(**{**vars(args), "quiet": True}))
         weights = dict(model.parameters.weights)
         running = model.engine
         stored_bytes = model.info.weight_bytes

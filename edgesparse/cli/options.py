@@ -1,4 +1,4 @@
-"""Flags that several verbs share, their environment variables, and loading a model by them.
+"""Flags that several verbs share, and their environment variables.
 
 Nothing heavy is imported here: building a parser must cost milliseconds.
 """
@@ -6,17 +6,12 @@ Nothing heavy is imported here: building a parser must cost milliseconds.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgesparse.errors import UsageError
-
-if TYPE_CHECKING:
-    from edgesparse.cli.terminal import Terminal
-    from edgesparse.model import Model
 
 __all__ = [
     "add_cache_types",
@@ -34,11 +29,6 @@ __all__ = [
     "add_weights",
     "apply_environment",
     "generation_changes",
-    "load_for_measuring",
-    "load_model",
-    "model_path",
-    "note_recommended",
-    "print_warnings",
     "read_prompt_file",
 ]
 
@@ -152,16 +142,6 @@ def add_predict(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> No
         action="store_true",
         help="predict even where that reads more bytes than it saves",
     )
-
-
-def _predict_file(args: argparse.Namespace) -> str | None:
-    name: str | None = getattr(args, "predict", None)
-    if name and name.lstrip("-").isdecimal() and not os.path.exists(name):
-        raise UsageError(
-            f"--predict takes a file of 'edgesparse calibrate', not {name}.",
-            advice="-n limits the tokens of an answer.",
-        )
-    return name
 
 
 def add_cache_types(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
@@ -328,113 +308,6 @@ def generation_changes(args: argparse.Namespace) -> dict[str, Any]:
     if args.no_loop_guard:
         changes["loop_guard"] = False
     return changes
-
-
-def load_for_measuring(args: argparse.Namespace, threads: int) -> Model:
-    """Load the model that the flags name on so many threads, in silence."""
-    from edgesparse.load_model import load
-
-    return load(
-        model_path(args),
-        threads=threads,
-        executor=args.executor,
-        isa=args.isa,
-        sparse=args.sparse,
-        sparsity=args.sparsity,
-        cache_type_k=args.cache_type_k,
-        cache_type_v=args.cache_type_v,
-        kv_sparsity=args.kv_sparsity,
-        head=args.head,
-        ternary=args.ternary,
-        lut=args.lut,
-        weights=args.weights,
-        predict=_predict_file(args),
-        predict_force=getattr(args, "predict_force", False),
-        mem_budget=getattr(args, "mem_budget", None),
-    )
-
-
-def load_model(args: argparse.Namespace, terminal: Terminal | None = None) -> Model:
-    """Load the model that the flags name; put its warnings on stderr.
-
-    With a terminal, say there that it is being loaded, while it is.
-
-    Raises
-    ------
-    EdgesparseError
-        It cannot be loaded.
-    UsageError
-        Two models are named.
-    """
-    path = model_path(args)
-    import edgesparse
-
-    if terminal is not None and terminal.interactive and not args.quiet:
-        terminal.progress(f"loading {os.path.basename(path) if path else 'the default model'}")
-    try:
-        model: Model = edgesparse.load(
-            path,
-            threads=getattr(args, "threads", None),
-            n_ctx=getattr(args, "ctx_size", None),
-            executor=getattr(args, "executor", "native"),
-            isa=getattr(args, "isa", None),
-            i2s_layout=getattr(args, "i2s_layout", "auto"),
-            sparse=getattr(args, "sparse", "auto"),
-            sparsity=getattr(args, "sparsity", None),
-            cache_type_k=getattr(args, "cache_type_k", "f16"),
-            cache_type_v=getattr(args, "cache_type_v", "f16"),
-            kv_sparsity=getattr(args, "kv_sparsity", 0.0),
-            head=getattr(args, "head", "auto"),
-            ternary=getattr(args, "ternary", "auto"),
-            lut=getattr(args, "lut", "exact"),
-            weights=getattr(args, "weights", "auto"),
-            fused=getattr(args, "fused", True),
-            predict=_predict_file(args),
-            predict_force=getattr(args, "predict_force", False),
-            mem_budget=getattr(args, "mem_budget", None),
-            mmap=getattr(args, "mmap", False),
-        )
-    finally:
-        if terminal is not None:
-            terminal.progress("")
-    print_warnings(model.info.warnings, args)
-    return model
-
-
-def note_recommended(
-    args: argparse.Namespace, model: Model, changes: Mapping[str, Any], terminal: Terminal
-) -> None:
-    """Say which settings come from the model: to a person, or when asked to be verbose."""
-    if args.quiet or not (terminal.interactive or args.verbose):
-        return
-    text = model.info.recommended.describe(changes)
-    if text:
-        terminal.note(text)
-
-
-def model_path(args: argparse.Namespace) -> str | None:
-    """Give the model that the flags name; None means the default one.
-
-    Raises
-    ------
-    UsageError
-        Two models are named.
-    """
-    named: str | None = args.model
-    flag: str | None = args.model_flag
-    if named and flag and named != flag and flag != os.environ.get("EDGESPARSE_MODEL"):
-        raise UsageError("two models are named.", advice="Give either MODEL or -m MODEL.")
-    return named or flag
-
-
-def print_warnings(warnings: Iterable[str], args: argparse.Namespace) -> None:
-    """Put what is odd about a model on stderr, each sentence once."""
-    if args.quiet:
-        return
-    from edgesparse.cli.terminal import printable
-
-    for warning in dict.fromkeys(warnings):
-        print(f"edgesparse: warning: {printable(warning)}", file=sys.stderr)
 
 
 def read_prompt_file(name: str) -> str:

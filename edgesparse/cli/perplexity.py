@@ -10,7 +10,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from edgesparse.cli import options
+from edgesparse.cli import loading, options
 
 if TYPE_CHECKING:
     from edgesparse.model import Model
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     # The line end that closes a file is no part of its text.
     text = options.read_prompt_file(args.file).removesuffix("\n")
     n_ctx = _WINDOW if args.ctx_size is None else args.ctx_size
-    model = options.load_model(argparse.Namespace(**{**vars(args), "ctx_size": n_ctx}))
+    model = loading.load_model(argparse.Namespace(**{**vars(args), "ctx_size": n_ctx}))
     with model:
         estimate, seconds = _score(model, text, args)
         found = _misses(model, text) if model.parameters.coarse is not None else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from edgesparse.cli import options
+from edgesparse.cli import loading, options
 
 __all__ = ["add_arguments", "run"]
 
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from edgesparse.plan.cost import plan_costs
     from edgesparse.plan.printer import plan_rows, plan_summary, plan_table
 
-    with options.load_model(args) as model:
+    with loading.load_model(args) as model:
         plan, n_threads = model.engine.plan, model.engine.n_threads
         if not 0 <= args.position < plan.n_ctx:
             raise UsageError(f"--position must be in [0, {plan.n_ctx}), not {args.position}.")

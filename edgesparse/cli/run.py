@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from edgesparse.cli import options
+from edgesparse.cli import loading, options
 
 __all__ = ["add_arguments", "run"]
 
@@ -51,8 +51,8 @@ def run(args: argparse.Namespace) -> int:
 
     changes = options.generation_changes(args)
     terminal = Terminal(color=not args.no_color, raw=args.raw_output)
-    model = options.load_model(args, terminal)
-    options.note_recommended(args, model, changes, terminal)
+    model = loading.load_model(args, terminal)
+    loading.note_recommended(args, model, changes, terminal)
     start: StartAnswer
     if args.raw:
         from edgesparse.generate import prompt_tokens, stream

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from edgesparse.cli import options
+from edgesparse.cli import loading, options
 
 if TYPE_CHECKING:
     from edgesparse.model import Model
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     if args.predict is not None:
         raise UsageError("--predict and sparsity exclude each other.", advice="See --alpha.")
     text = options.read_prompt_file(args.file)
-    with options.load_model(argparse.Namespace(**{**vars(args), "fused": False})) as model:
+    with loading.load_model(argparse.Namespace(**{**vars(args), "fused": False})) as model:
         ids = model.tokenize(text, add_special=True)
         layers = collect(model, ids, max_tokens=args.tokens)
         outcomes = _outcomes(model, ids, args)
@@ -96,7 +96,7 @@ def _saving(args: argparse.Namespace, ids: list[int]) -> Saving:
 
     def loaded(sparse: str) -> Model:
         changed = {"sparse": sparse, "quiet": True}
-        return options.load_model(argparse.Namespace(**{**vars(args), **changed}))
+        return loading.load_model(argparse.Namespace(**{**vars(args), **changed}))
 
     with loaded("off") as dense, loaded("auto") as sparse:
         return measure_saving(dense, sparse, ids)

@@ -6,7 +6,7 @@ import argparse
 import re
 from typing import TYPE_CHECKING
 
-from edgesparse.cli import options
+from edgesparse.cli import loading, options
 
 if TYPE_CHECKING:
     from edgesparse.tokenizer import Tokenizer
@@ -72,9 +72,9 @@ def _load(args: argparse.Namespace) -> Tokenizer:
     from edgesparse.default_model import default_model_path
     from edgesparse.tokenizer import load_tokenizer
 
-    with open_checkpoint(options.model_path(args) or default_model_path()) as checkpoint:
+    with open_checkpoint(loading.model_path(args) or default_model_path()) as checkpoint:
         tokenizer = load_tokenizer(checkpoint)
-        options.print_warnings([*checkpoint.warnings, *tokenizer.warnings], args)
+        loading.print_warnings([*checkpoint.warnings, *tokenizer.warnings], args)
         return tokenizer
 
 

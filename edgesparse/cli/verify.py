@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from edgesparse.cli import options
+from edgesparse.cli import loading, options
 
 __all__ = ["add_arguments", "run"]
 
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from edgesparse.executors import make_executor
     from edgesparse.executors.lockstep import lockstep
 
-    with options.load_model(args) as model:
+    with loading.load_model(args) as model:
         engine = model.engine
         if not 1 <= args.chunk <= engine.max_tokens:
             raise UsageError(f"--chunk must be between 1 and {engine.max_tokens}.")

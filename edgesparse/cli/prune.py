@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments", "run"]
 
 _WINDOW = 512
+_WINDOWS, _OWN_WINDOWS = 32, 48
+"""Windows to learn from, and of the model's own words: on 32 of those SparseGPT loses to Wanda."""
 _HELD_OUT = 4
 """Windows at the end of a text that are scored instead of learned from, if no other is named."""
 _RISKY = 0.6
@@ -73,9 +75,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--windows",
         type=int,
-        default=32,
         metavar="N",
-        help=f"pieces of {_WINDOW} tokens to take from it (default: 32)",
+        help=f"pieces of {_WINDOW} tokens to take from it (default: {_WINDOWS}; of the model's own "
+        f"words {_OWN_WINDOWS})",
     )
     parser.add_argument(
         "-e",
@@ -99,11 +101,14 @@ def run(args: argparse.Namespace) -> int:
     from edgesparse.compress.prune import check_prunable
     from edgesparse.compress.work import Work, fingerprint_of
     from edgesparse.config import read_config
+    from edgesparse.errors import UsageError
     from edgesparse.loading import tensor_names
     from edgesparse.tokenizer import load_tokenizer
 
     terminal = Terminal(color=not args.no_color)
     source, out = Path(args.model), Path(args.output)
+    if _n_windows(args) < 1:
+        raise UsageError(f"--windows must be positive, not {args.windows}.")
     with open_checkpoint(source) as checkpoint:
         check_family(checkpoint.get_str("general.architecture"), str(source))
         chosen = _options(args, checkpoint, source, out)
@@ -173,6 +178,12 @@ def _options(
     return PruneOptions(args.method, pattern, STORES[kind], args.owl)
 
 
+def _n_windows(args: argparse.Namespace) -> int:
+    if args.windows is None:
+        return _OWN_WINDOWS if args.own_text else _WINDOWS
+    return int(args.windows)
+
+
 def _share(args: argparse.Namespace) -> float:
     return 0.5 if args.sparsity is None else float(args.sparsity)
 
@@ -201,7 +212,7 @@ def _text(args: argparse.Namespace, source: Path, out: Path, size: int, terminal
     from edgesparse.cli.own_text import written_by
 
     held_out = 0 if args.no_evaluate or args.evaluate is not None else _HELD_OUT
-    n_tokens = (max(1, args.windows) + held_out) * size
+    n_tokens = (_n_windows(args) + held_out) * size
     with _load(args, source) as model:
         return written_by(model, source, out, n_tokens, terminal)
 
@@ -216,8 +227,6 @@ def _texts(
 
     from edgesparse.errors import UsageError
 
-    if args.windows < 1:
-        raise UsageError(f"--windows must be positive, not {args.windows}.")
     ids = np.asarray(tokenizer.encode(text, add_special=True), np.int32)
     if args.evaluate is not None:
         other = options.read_prompt_file(args.evaluate).removesuffix("\n")
@@ -231,7 +240,7 @@ def _texts(
             f"the text has {len(ids)} tokens to learn from; at least {size} are needed.",
             advice="Take a longer text.",
         )
-    count = min(args.windows, len(ids) // size)
+    count = min(_n_windows(args), len(ids) // size)
     starts = np.linspace(0, len(ids) - size, count).astype(int)
     return (
         [ids[start : start + size] for start in starts],

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments", "run"]
 
 _WINDOW = 512
+_TOKENS, _OWN_TOKENS = 32 * _WINDOW, 48 * _WINDOW
+"""Tokens to calibrate on, and of the model's own words, which are of more kinds."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,9 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokens",
         type=int,
-        default=16384,
         metavar="N",
-        help="gptq: tokens of it to use (default: 16384)",
+        help=f"gptq: tokens of it to use (default: {_TOKENS}; of the model's own words "
+        f"{_OWN_TOKENS})",
     )
     parser.add_argument(
         "-e",
@@ -103,7 +105,10 @@ def run(args: argparse.Namespace) -> int:
     target, outliers = Target.parse(args.type), parse_share(args.outliers)
     source, output = Path(args.input), Path(args.output)
     _check_output(output, overwrite=args.yes)
-    if args.tokens < _WINDOW or args.windows < 0:
+    n_tokens = args.tokens
+    if n_tokens is None:
+        n_tokens = _OWN_TOKENS if args.own_text else _TOKENS
+    if n_tokens < _WINDOW or args.windows < 0:
         raise UsageError(f"--tokens must be at least {_WINDOW}, --windows not negative.")
     terminal = Terminal(color=not args.no_color)
     calibration, evaluation = _texts(args)
@@ -114,13 +119,13 @@ def run(args: argparse.Namespace) -> int:
         if warning and not args.yes:
             raise UsageError(f"{warning}.", advice="Add -y to do it all the same.")
         if args.own_text and args.method == "gptq":
-            calibration = written_by(model, source, output, args.tokens, terminal)
+            calibration = written_by(model, source, output, n_tokens, terminal)
         before = _perplexity(model, evaluation, args.windows)
-        windows = _windows(model, calibration, args.tokens) if args.method == "gptq" else []
+        windows = _windows(model, calibration, n_tokens) if args.method == "gptq" else []
         config, plan = model.config, model.engine.plan
     if windows:
         terminal.note(f"calibrating on {sum(map(len, windows))} tokens")
-    settings = {"type": target.name, "method": args.method, "tokens": args.tokens}
+    settings = {"type": target.name, "method": args.method, "tokens": n_tokens}
     settings |= {"outliers": str(outliers)}
     work = Work(output, fingerprint_of(source, {**settings, "text": calibration}))
     if work.n_found:

@@ -6,7 +6,7 @@ C as long as it is made of the existing ops. ``blocks.py`` holds what decoders h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Collection, Container
 from typing import TypeAlias
 
 from edgesparse.architectures import bitnet, gemma3, llama, qwen
@@ -60,7 +60,7 @@ def check_family(architecture: str, path: str = "") -> None:
 
 def build_plan(
     config: ModelConfig,
-    tensors: Container[str],
+    tensors: Collection[str],
     *,
     n_ctx: int,
     max_tokens: int,
@@ -75,7 +75,7 @@ def build_plan(
     Parameters
     ----------
     config : ModelConfig
-    tensors : container of str
+    tensors : collection of str
         Names of the tensors in the file; optional ones (biases, a separate head) are used if there.
     n_ctx : int
         Positions of the rotary table.
@@ -91,6 +91,8 @@ def build_plan(
     Raises
     ------
     UnsupportedArchitecture
+    ModelFormatError
+        See `with_outliers`.
     """
     check_family(config.architecture, path)
     builder = PlanBuilder(fused=fused, sparse=sparse)
@@ -106,4 +108,4 @@ def build_plan(
         cache_type_k=cache_type_k,
         cache_type_v=cache_type_v,
     )
-    return with_outliers(plan, tensors)
+    return with_outliers(plan, tensors, path)

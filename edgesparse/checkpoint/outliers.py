@@ -14,9 +14,11 @@ from edgesparse.checkpoint.gguf_header import MetadataValue
 from edgesparse.checkpoint.source import shown
 from edgesparse.checkpoint.types import TensorInfo
 
-__all__ = ["VERSION", "find_outliers", "outliers_name"]
+__all__ = ["OUTLIERS", "VERSION", "find_outliers", "outliers_name"]
 
 VERSION = 1
+OUTLIERS = ".outliers"
+"""What names of side matrices end in."""
 _PREFIX = "edgesparse.outliers."
 _DENSEST = 4096
 """Numbers that a byte may stand for at most: an empty block of 512 takes two bytes."""
@@ -24,7 +26,7 @@ _DENSEST = 4096
 
 def outliers_name(weight: str) -> str:
     """Return the name of the side matrix of ``X.weight``."""
-    return weight.removesuffix(".weight") + ".outliers"
+    return weight.removesuffix(".weight") + OUTLIERS
 
 
 def find_outliers(
@@ -41,7 +43,7 @@ def find_outliers(
     extension = Extension(_PREFIX, VERSION, path)
     found = dict(tensors)
     for name, shape in extension.records(metadata, ("rows", "columns")):
-        info = extension.tensor(tensors, name, suffix=".outliers")
+        info = extension.tensor(tensors, name, suffix=OUTLIERS)
         found[name] = _described(extension, info, (shape[0], shape[1]))
     return found
 

@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 
 import edgesparse
-from edgesparse.checkpoint import Checkpoint, open_checkpoint
-from edgesparse.checkpoint.outliers import find_outliers
+from edgesparse.checkpoint import Checkpoint, TensorType, open_checkpoint
+from edgesparse.checkpoint.gguf_types import type_id
+from edgesparse.checkpoint.outliers import find_outliers, outliers_name
 from edgesparse.checkpoint.strings import StringArray
 from edgesparse.cli.program import run
+from edgesparse.compress.gguf_out import NewTensor, copied, write_gguf
 from edgesparse.compress.outliers import parse_share, take_outliers
 from edgesparse.errors import ModelFormatError, UsageError
 from edgesparse.formats import Format, dequantize, load_weights
+from edgesparse.formats.csr import pack_csr
 from tests.models import tiny
 
 IDS = list(range(3, 30))
@@ -179,6 +182,34 @@ def test_lies_are_refused(lie: str, mixed: Path) -> None:
     metadata[f"edgesparse.outliers.{key}"] = value  # type: ignore[assignment]
     with pytest.raises(ModelFormatError, match=message):
         find_outliers(metadata, tensors, "x")
+
+
+@pytest.mark.parametrize("beside", ["blk.0.ffn_up.1.weight", "token_embd.weight", "other.weight"])
+def test_outliers_that_nothing_adds_are_refused(beside: str, tmp_path: Path) -> None:
+    """Experts and embeddings have no sum that they could join."""
+    out = tmp_path / "out.gguf"
+    with open_checkpoint(tiny.path("mixtral-tq2_0.gguf")) as checkpoint:
+        tensors = [copied(checkpoint, name) for name in checkpoint.tensors]
+        shape = (32, 256) if "other" in beside else checkpoint.info(beside).shape
+        codes = np.zeros(shape, np.int8)
+        codes[1, 7] = 1
+        data = pack_csr(codes, np.ones((shape[0], -(-shape[1] // 32)), np.float16))
+        name = outliers_name(beside)
+        side = NewTensor(name, type_id(TensorType.I8), data.shape, data.nbytes, lambda: data)
+        more = {"version": 1, "names": [name], "rows": [shape[0]], "columns": [shape[1]]}
+        extra = {f"edgesparse.outliers.{key}": value for key, value in more.items()}
+        write_gguf(out, checkpoint, [*tensors, side], extra)
+    with pytest.raises(ModelFormatError, match="which nothing would add") as found:
+        edgesparse.load(out)
+    assert found.value.kind == "layout"
+    assert name in str(found.value)
+
+
+def test_experts_are_not_quantised_with_outliers(tmp_path: Path, capsys) -> None:
+    out = tmp_path / "out.gguf"
+    assert quantize("mixtral-bf16", out, "w4_g32", "--outliers", "1%") == 2
+    assert "a mixture of experts cannot be quantised" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def _as_stored(checkpoint: Checkpoint) -> dict:

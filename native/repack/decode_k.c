@@ -50,15 +50,43 @@ void es_affine_q5_k(int8_t *codes, uint16_t *d, uint16_t *m, const uint8_t *src,
     }
 }
 
+/* Low bits of 32 columns side by side: bits `shift` and up of each byte. */
+static inline void take_bits(uint8_t codes[32], const uint8_t *src, int shift, int mask) {
+    for (int l = 0; l < 32; l++) {
+        codes[l] = (uint8_t)(src[l] >> shift & mask);
+    }
+}
+
+/* Of 32 columns, the bit that is `bit` in src, as `value`. */
+static inline void add_bit(uint8_t codes[32], const uint8_t *src, int bit, int value) {
+    for (int l = 0; l < 32; l++) {
+        codes[l] = (uint8_t)(codes[l] | (src[l] >> bit & 1) * value);
+    }
+}
+
+/* (code - zero) * step for 16 columns. */
+static inline void scale_run(float *values, const uint8_t *codes, int zero, float step) {
+    for (int l = 0; l < 16; l++) {
+        values[l] = (float)(codes[l] - zero) * step;
+    }
+}
+
 void es_floats_q2_k(float *values, const uint8_t *src, int32_t n_blocks) {
     for (int32_t n = 0; n < n_blocks; n++, values += 256, src += 84) {
         const float d = es_half_to_float(es_load_u16(src + 80));
         const float dmin = es_half_to_float(es_load_u16(src + 82));
-        for (int i = 0; i < 256; i++) {
-            const int code = src[16 + 32 * (i / 128) + i % 32] >> 2 * (i % 128 / 32) & 3;
-            const uint8_t pair = src[i / 16];
-            const float step = d * (float)(pair & 15), m = -(dmin * (float)(pair >> 4));
-            values[i] = (float)code * step + m;
+        for (int b = 0; b < 8; b++) {
+            uint8_t codes[32];
+            take_bits(codes, src + 16 + 32 * (b / 4), 2 * (b % 4), 3);
+            for (int half = 0; half < 2; half++) {
+                const uint8_t pair = src[2 * b + half];
+                const float step = d * (float)(pair & 15), m = -(dmin * (float)(pair >> 4));
+                float *run = values + 32 * b + 16 * half;
+                scale_run(run, codes + 16 * half, 0, step);
+                for (int l = 0; l < 16; l++) {
+                    run[l] = run[l] + m;
+                }
+            }
         }
     }
 }
@@ -67,13 +95,17 @@ void es_floats_q3_k(float *values, const uint8_t *src, int32_t n_blocks) {
     for (int32_t n = 0; n < n_blocks; n++, values += 256, src += 110) {
         const float d = es_half_to_float(es_load_u16(src + 108));
         const uint8_t *packed = src + 96;
-        for (int i = 0; i < 256; i++) {
-            const int s = i / 16;
-            const int low4 = s < 8 ? packed[s] & 15 : packed[s - 8] >> 4;
-            const int high2 = packed[8 + s % 4] >> 2 * (s / 4) & 3;
-            const int low2 = src[32 + 32 * (i / 128) + i % 32] >> 2 * (i % 128 / 32) & 3;
-            const int code = low2 - (src[i % 32] >> i / 32 & 1 ? 0 : 4);
-            values[i] = (float)code * (d * (float)((low4 | high2 << 4) - 32));
+        for (int b = 0; b < 8; b++) {
+            uint8_t codes[32];
+            take_bits(codes, src + 32 + 32 * (b / 4), 2 * (b % 4), 3);
+            add_bit(codes, src, b, 4);
+            for (int half = 0; half < 2; half++) {
+                const int s = 2 * b + half;
+                const int low = s < 8 ? packed[s] & 15 : packed[s - 8] >> 4;
+                const int high = packed[8 + s % 4] >> 2 * (s / 4) & 3;
+                const float step = d * (float)((low | high << 4) - 32);
+                scale_run(values + 32 * b + 16 * half, codes + 16 * half, 4, step);
+            }
         }
     }
 }
@@ -82,11 +114,18 @@ void es_floats_q6_k(float *values, const uint8_t *src, int32_t n_blocks) {
     for (int32_t n = 0; n < n_blocks; n++, values += 256, src += 210) {
         const float d = es_half_to_float(es_load_u16(src + 208));
         const int8_t *scales = (const int8_t *)src + 192;
-        for (int i = 0; i < 256; i++) {
-            const int h = i / 128, j = i % 128 / 32, l = i % 32;
-            const int low = src[64 * h + 32 * (j % 2) + l] >> 4 * (j / 2) & 15;
-            const int high = src[128 + 32 * h + l] >> 2 * j & 3;
-            values[i] = (float)((low | high << 4) - 32) * (d * (float)scales[i / 16]);
+        for (int b = 0; b < 8; b++) {
+            const int h = b / 4, j = b % 4;
+            uint8_t codes[32], high[32];
+            take_bits(codes, src + 64 * h + 32 * (j % 2), 4 * (j / 2), 15);
+            take_bits(high, src + 128 + 32 * h, 2 * j, 3);
+            for (int l = 0; l < 32; l++) {
+                codes[l] = (uint8_t)(codes[l] | high[l] << 4);
+            }
+            for (int half = 0; half < 2; half++) {
+                const float step = d * (float)scales[2 * b + half];
+                scale_run(values + 32 * b + 16 * half, codes + 16 * half, 32, step);
+            }
         }
     }
 }

@@ -40,26 +40,26 @@ static void pack_t5(uint8_t *dst, const uint8_t *codes, size_t n_groups) {
 }
 
 static int holds_code_3(const uint8_t *codes, size_t n) {
-    unsigned both = 0;
+    uint8_t both = 0;
     for (size_t i = 0; i < n; i++) {
-        both |= codes[i] & (unsigned)codes[i] >> 1 & 1;
+        both = (uint8_t)(both | (codes[i] & codes[i] >> 1 & 1));
     }
     return both != 0;
 }
 
 /* The same for bytes of four packed codes. */
 static int holds_packed_3(const uint8_t *packed, size_t n) {
-    unsigned both = 0;
+    uint8_t both = 0;
     for (size_t i = 0; i < n; i++) {
-        both |= packed[i] & (unsigned)packed[i] >> 1 & 0x55;
+        both = (uint8_t)(both | (packed[i] & packed[i] >> 1 & 0x55));
     }
     return both != 0;
 }
 
 static int is_filled(const uint8_t *row, size_t n, uint8_t fill) {
-    unsigned differs = 0;
+    uint8_t differs = 0;
     for (size_t i = 0; i < n; i++) {
-        differs |= (unsigned)(row[i] ^ fill);
+        differs = (uint8_t)(differs | (row[i] ^ fill));
     }
     return !differs;
 }

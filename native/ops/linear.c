@@ -307,19 +307,10 @@ const es_input *es_linear_input(const es_linear_job *job, int32_t thread) {
     return &scratch->input;
 }
 
-/* Threads take numbers in turn. Dealing chunks out like this gives each thread neighbouring chunks as
- * long as they keep step, so that what it asked for beyond the end of one is the start of its next. */
-static int32_t deal(int32_t number, int32_t n_chunks, int32_t n_threads) {
-    const int32_t per_thread = n_chunks / n_threads;
-    const int32_t dealt = per_thread * n_threads;
-    return number < dealt ? number % n_threads * per_thread + number / n_threads : number;
-}
-
-static void product_chunk(void *context, int32_t number, int32_t thread) {
+static void product_chunk(void *context, int32_t chunk, int32_t thread) {
     const es_linear_job *job = context;
     es_engine *engine = job->engine;
     const es_input *input = es_linear_input(job, thread);
-    int32_t chunk = deal(number, job->n_chunks, es_pool_threads(engine->pool));
     for (int32_t i = job->first; i < job->first + job->n_outputs; i++) {
         const int32_t n_rows = es_linear_weight(job, &job->op->outputs[i])->n_rows;
         const int32_t n_chunks = (n_rows + job->unit_rows - 1) / job->unit_rows;

@@ -45,7 +45,8 @@ typedef struct worker {
 } worker;
 
 struct es_pool {
-    _Alignas(128) _Atomic uint32_t n_done; /* chunks of all jobs that workers have run, modulo 2^32 */
+    _Alignas(
+        128) _Atomic uint32_t n_done; /* chunks of all jobs that workers have run, modulo 2^32 */
     _Alignas(128) _Atomic int32_t n_sleeping; /* workers waiting on `work` */
     _Atomic int32_t caller_sleeps;            /* the caller waits on `finished` */
     _Atomic int32_t stop;
@@ -87,12 +88,18 @@ static int run_one(queue *from, int at_front, int32_t thread) {
     return 0;
 }
 
-/* Runs chunks until no queue has one; returns how many. */
-static uint32_t run_chunks(es_pool *pool, int32_t thread) {
+/* Runs the chunks of the thread's own queue; returns how many. */
+static uint32_t run_own(es_pool *pool, int32_t thread) {
     uint32_t n_run = 0;
     while (run_one(&pool->queues[thread], 1, thread)) {
         n_run++;
     }
+    return n_run;
+}
+
+/* Runs chunks of other queues until none has one. */
+static uint32_t run_others(es_pool *pool, int32_t thread) {
+    uint32_t n_run = 0;
     for (int32_t i = 1; i < pool->n_threads; i++) {
         queue *other = &pool->queues[(thread + i) % pool->n_threads];
         while (run_one(other, 0, thread)) {
@@ -102,9 +109,21 @@ static uint32_t run_chunks(es_pool *pool, int32_t thread) {
     return n_run;
 }
 
+/* A worker's chunks count once it tells. */
+static void tell(es_pool *pool, uint32_t n_run) {
+    if (n_run == 0) {
+        return;
+    }
+    atomic_fetch_add(&pool->n_done, n_run);
+    if (atomic_load(&pool->caller_sleeps)) {
+        pthread_mutex_lock(&pool->lock);
+        pthread_cond_signal(&pool->finished);
+        pthread_mutex_unlock(&pool->lock);
+    }
+}
+
 static int has_work(const es_pool *pool, int32_t thread) {
-    return !is_empty(
-               atomic_load_explicit(&pool->queues[thread].range, memory_order_acquire)) ||
+    return !is_empty(atomic_load_explicit(&pool->queues[thread].range, memory_order_acquire)) ||
            atomic_load_explicit(&pool->stop, memory_order_relaxed);
 }
 
@@ -130,15 +149,8 @@ static void *work(void *argument) {
     es_pool *pool = self->pool;
     while (!atomic_load_explicit(&pool->stop, memory_order_relaxed)) {
         wait_for_work(pool, self->thread);
-        const uint32_t n_run = run_chunks(pool, self->thread);
-        if (n_run > 0) {
-            atomic_fetch_add(&pool->n_done, n_run);
-            if (atomic_load(&pool->caller_sleeps)) {
-                pthread_mutex_lock(&pool->lock);
-                pthread_cond_signal(&pool->finished);
-                pthread_mutex_unlock(&pool->lock);
-            }
-        }
+        tell(pool, run_own(pool, self->thread)); /* before looking at lines of other threads */
+        tell(pool, run_others(pool, self->thread));
     }
     return NULL;
 }
@@ -269,7 +281,8 @@ void es_pool_run(es_pool *pool, es_chunk_fn *fn, void *context, int32_t n_chunks
         pthread_cond_broadcast(&pool->work);
         pthread_mutex_unlock(&pool->lock);
     }
-    const uint32_t n_run = run_chunks(pool, 0);
+    uint32_t n_run = run_own(pool, 0);
+    n_run += run_others(pool, 0);
     pool->n_awaited += (uint32_t)n_chunks - n_run;
     if (is_done(pool)) {
         return;

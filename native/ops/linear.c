@@ -307,42 +307,50 @@ const es_input *es_linear_input(const es_linear_job *job, int32_t thread) {
     return &scratch->input;
 }
 
-/* Threads take numbers in turn. Dealing chunks out like this gives each thread neighbouring chunks as
- * long as they keep step, so that what it asked for beyond the end of one is the start of its next. */
-static int32_t deal(int32_t number, int32_t n_chunks, int32_t n_threads) {
-    const int32_t per_thread = n_chunks / n_threads;
-    const int32_t dealt = per_thread * n_threads;
-    return number < dealt ? number % n_threads * per_thread + number / n_threads : number;
+/* Rows of an output as work items see it: outputs follow one another in whole panels. */
+static int32_t panelled(const es_linear_job *job, int32_t output) {
+    const int32_t n_rows = es_linear_weight(job, &job->op->outputs[output])->n_rows;
+    return (int32_t)es_round_up((size_t)n_rows, (size_t)job->panel);
 }
 
-static void product_chunk(void *context, int32_t number, int32_t thread) {
+static void product_chunk(void *context, int32_t chunk, int32_t thread) {
     const es_linear_job *job = context;
-    es_engine *engine = job->engine;
     const es_input *input = es_linear_input(job, thread);
-    int32_t chunk = deal(number, job->n_chunks, es_pool_threads(engine->pool));
-    for (int32_t i = job->first; i < job->first + job->n_outputs; i++) {
-        const int32_t n_rows = es_linear_weight(job, &job->op->outputs[i])->n_rows;
-        const int32_t n_chunks = (n_rows + job->unit_rows - 1) / job->unit_rows;
-        if (chunk < n_chunks) {
-            const int32_t begin = chunk * job->unit_rows;
-            es_linear_rows(job, &job->op->outputs[i], input, &engine->scratch[thread], begin,
-                           es_min(begin + job->unit_rows, n_rows));
-            return;
+    int32_t begin = chunk * job->unit_rows, end = begin + job->unit_rows;
+    for (int32_t i = job->first; i < job->first + job->n_outputs && end > 0; i++) {
+        const es_output *out = &job->op->outputs[i];
+        const int32_t n_rows = panelled(job, i);
+        if (begin < n_rows) {
+            es_linear_rows(job, out, input, &job->engine->scratch[thread], begin,
+                           es_min(end, es_linear_weight(job, out)->n_rows));
         }
-        chunk -= n_chunks;
+        begin = es_max(begin - n_rows, 0);
+        end -= n_rows;
     }
 }
 
 /* Chunks big enough to amortise taking one, small enough that threads finish together, and whole panels:
  * of the ternary kernels (32 rows at most), which are tiles of the block formats too, lines of the
- * column formats or whole tiles of bit slices. */
-static int32_t choose_unit(int64_t n_rows, int32_t n_threads, int32_t k, int32_t panel) {
-    enum { MIN_WORK = 131072, CHUNKS_PER_THREAD = 16 };
-    const int64_t fair = n_rows / ((int64_t)n_threads * CHUNKS_PER_THREAD);
-    const int64_t least = MIN_WORK / k;
-    int64_t unit = n_threads == 1 ? n_rows : (fair > least ? fair : least);
-    unit = (unit + panel - 1) / panel * panel;
-    return (int32_t)(unit < panel ? panel : unit);
+ * column formats or whole tiles of bit slices. Of those, the size that deals out most evenly. */
+int32_t es_linear_unit(int64_t n_rows, int32_t n_threads, int32_t k, int32_t panel) {
+    enum { MIN_WORK = 65536, CHUNKS_PER_THREAD = 16 };
+    const int64_t n_panels = (n_rows + panel - 1) / panel;
+    if (n_threads == 1) {
+        return (int32_t)(n_panels * panel);
+    }
+    const int64_t fair = n_panels / ((int64_t)n_threads * CHUNKS_PER_THREAD);
+    const int64_t enough = (MIN_WORK / k + panel - 1) / panel;
+    const int64_t least = es_max(1, (int32_t)(fair > enough ? fair : enough));
+    int64_t best = least, best_share = INT64_MAX;
+    for (int64_t unit = least; unit <= 2 * least; unit++) {
+        const int64_t n_chunks = (n_panels + unit - 1) / unit;
+        const int64_t share = (n_chunks + n_threads - 1) / n_threads * unit;
+        if (share <= best_share) {
+            best = unit;
+            best_share = share;
+        }
+    }
+    return (int32_t)(best * panel);
 }
 
 void es_linear_products(es_linear_job *job, int32_t first, int32_t n_outputs) {
@@ -352,28 +360,26 @@ void es_linear_products(es_linear_job *job, int32_t first, int32_t n_outputs) {
         }
         return;
     }
-    const int32_t n_threads = es_pool_threads(job->engine->pool);
-    int64_t all_rows = 0;
-    int32_t panel = 32;
+    job->panel = 32;
     for (int32_t i = first; i < first + n_outputs; i++) {
         const es_weight *w = es_linear_weight(job, &job->op->outputs[i]);
-        all_rows += w->n_rows;
         if (es_is_column(w->format)) {
-            panel = es_max(panel, (int32_t)es_line_rows(w->format));
+            job->panel = es_max(job->panel, (int32_t)es_line_rows(w->format));
         } else {
-            panel = es_is_sliced(w) ? es_max(panel, 64) : panel; /* rows of a tile */
+            job->panel = es_is_sliced(w) ? es_max(job->panel, 64) : job->panel; /* rows of a tile */
             job->engine->moved += w->n_bytes + es_linear_scale_bytes(w);
         }
     }
+    int64_t all_rows = 0;
+    for (int32_t i = first; i < first + n_outputs; i++) {
+        all_rows += panelled(job, i);
+    }
     job->first = first;
     job->n_outputs = n_outputs;
-    job->unit_rows = choose_unit(all_rows, n_threads, job->k, panel);
-    job->n_chunks = 0;
-    for (int32_t i = first; i < first + n_outputs; i++) {
-        const es_weight *w = es_linear_weight(job, &job->op->outputs[i]);
-        job->n_chunks += (w->n_rows + job->unit_rows - 1) / job->unit_rows;
-    }
-    es_pool_run(job->engine->pool, product_chunk, job, job->n_chunks);
+    job->unit_rows =
+        es_linear_unit(all_rows, es_pool_threads(job->engine->pool), job->k, job->panel);
+    es_pool_run(job->engine->pool, product_chunk, job,
+                (int32_t)((all_rows + job->unit_rows - 1) / job->unit_rows));
     for (int32_t i = first; i < first + n_outputs; i++) {
         const es_weight *w = es_linear_weight(job, &job->op->outputs[i]);
         if (es_is_column(w->format)) {
@@ -420,10 +426,14 @@ int32_t es_linear_run(es_linear_job *job) {
         es_pool_run(engine->pool, prepare_chunk, job,
                     (job->n_tokens + job->tokens_per_chunk - 1) / job->tokens_per_chunk);
     }
-    if (n_plain > 0) {
-        es_linear_products(job, 0, n_plain);
+    const int is_gated = n_plain < op->n_outputs && es_linear_is_gated(job, n_plain);
+    if (n_plain - is_gated > 0) {
+        es_linear_products(job, 0, n_plain - is_gated);
     }
-    for (int32_t i = n_plain; i < op->n_outputs; i++) {
+    if (is_gated) {
+        es_linear_gated(job, n_plain);
+    }
+    for (int32_t i = n_plain + is_gated; i < op->n_outputs; i++) {
         if (es_linear_skips(job, &op->outputs[i])) {
             es_linear_sparse(job, i);
         } else {

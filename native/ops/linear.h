@@ -23,8 +23,8 @@ typedef struct es_linear_job {
     int32_t n_tokens; /* rows of the product's left side */
     int32_t k;
     int32_t first, n_outputs; /* outputs of the job in progress */
-    int32_t unit_rows;        /* rows per chunk, a multiple of 8 */
-    int32_t n_chunks;         /* of all its outputs together */
+    int32_t panel;            /* rows that stay together, a multiple of 8 */
+    int32_t unit_rows;        /* rows per chunk, whole panels */
     int32_t tokens_per_chunk;
     int32_t forms;        /* ES_NEEDS_* */
     int32_t keeps_floats; /* whether the input's floats are read once its forms are made */
@@ -122,6 +122,9 @@ void es_linear_row_list(const es_linear_job *job, const es_weight *w, const es_i
 void es_linear_whole_rows(const es_linear_job *job, const es_output *out, const es_input *input,
                           es_scratch *scratch, int32_t first, int32_t n_rows);
 
+/* Rows of a work item of products with n_rows rows of length k: a multiple of `panel`. */
+int32_t es_linear_unit(int64_t n_rows, int32_t n_threads, int32_t k, int32_t panel);
+
 /* Outputs [first, first + n_outputs), dense and row by row. */
 void es_linear_products(es_linear_job *job, int32_t first, int32_t n_outputs);
 
@@ -177,6 +180,23 @@ static inline int32_t es_piece_begin(int32_t n, int32_t piece, int32_t n_pieces)
 /* The first n_listed tiles of the engine's list, of a tiled output, for the only token; rows of other
  * tiles are +0. */
 void es_linear_listed_tiles(es_linear_job *linear, int32_t output, int32_t n_listed);
+
+/* Lists the rows in [begin, begin + n_rows) that row `row` of the product needs of an output with `live`;
+ * `list` has room for n_rows + ES_LIST_SLACK. And whether a list of so many of so many rows is faster than
+ * all of them. */
+int32_t es_linear_live(const es_linear_job *linear, const es_output *out, int32_t row,
+                       int32_t begin, int32_t n_rows, int32_t *list);
+int es_linear_list_pays(int64_t n_live, int64_t n_rows);
+
+/* Stores the listed rows of an output that es_reads_rows and does not add, for one row of the product. */
+void es_linear_list_products(const es_linear_job *linear, const es_output *out,
+                             const es_input *input, int32_t row, const int32_t *rows,
+                             int32_t n_rows);
+
+/* Whether an output is gated by the one before it and both can be computed in one job (linear_gated.c),
+ * and both of them. */
+int es_linear_is_gated(const es_linear_job *linear, int32_t output);
+void es_linear_gated(es_linear_job *linear, int32_t output);
 
 /* The first n_listed rows of the engine's list, of an output that es_reads_rows, for one row of the
  * product; all other rows are +0. */

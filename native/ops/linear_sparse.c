@@ -26,13 +26,12 @@ typedef struct sparse_job {
 /* ---- live rows ------------------------------------------------------------------------------- */
 
 /* y[i] of row rows[i], before the bias. */
-static void listed_products(const sparse_job *job, const es_input *input, const int32_t *rows,
-                            int32_t n, float *y) {
-    const es_weight *w = job->w;
-    const es_kernels *kernels = &job->linear->engine->k;
-    const size_t at = job->linear->n_tokens > 1 ? (size_t)job->row : 0;
+static void list_sums(const es_linear_job *linear, const es_weight *w, const es_input *input,
+                      int32_t row, const int32_t *rows, int32_t n, float *y) {
+    const es_kernels *kernels = &linear->engine->k;
+    const size_t at = linear->n_tokens > 1 ? (size_t)row : 0;
     if (es_is_row(w->format)) {
-        es_linear_row_list(job->linear, w, input, at, rows, n, y);
+        es_linear_row_list(linear, w, input, at, rows, n, y);
         return;
     }
     int32_t sums[ES_ROW_BLOCK];
@@ -44,23 +43,29 @@ static void listed_products(const sparse_job *job, const es_input *input, const 
     }
 }
 
+void es_linear_list_products(const es_linear_job *linear, const es_output *out,
+                             const es_input *input, int32_t row, const int32_t *rows,
+                             int32_t n_rows) {
+    const es_weight *w = es_linear_weight(linear, out);
+    float *dst = es_linear_target(linear, out, out->dst, row);
+    for (int32_t i = 0; i < n_rows; i += ES_ROW_BLOCK) {
+        const int32_t n = es_min(ES_ROW_BLOCK, n_rows - i);
+        float y[ES_ROW_BLOCK];
+        list_sums(linear, w, input, row, rows + i, n, y);
+        for (int32_t j = 0; j < n; j++) {
+            const int32_t r = rows[i + j];
+            dst[r] = out->bias != NULL ? y[j] + out->bias[r] : y[j];
+        }
+    }
+}
+
 static void live_piece(void *context, int32_t piece, int32_t thread) {
     const sparse_job *job = context;
     const es_linear_job *linear = job->linear;
-    const es_engine *engine = linear->engine;
-    const es_input *input = es_linear_input(linear, thread);
-    float *dst = es_linear_target(linear, job->out, job->out->dst, job->row);
-    const int32_t end = es_piece_begin(job->n_listed, piece + 1, job->n_pieces);
-    for (int32_t i = es_piece_begin(job->n_listed, piece, job->n_pieces); i < end;) {
-        const int32_t *rows = engine->list + i;
-        const int32_t n = es_min(ES_ROW_BLOCK, end - i);
-        float y[ES_ROW_BLOCK];
-        listed_products(job, input, rows, n, y);
-        for (int32_t j = 0; j < n; j++) {
-            dst[rows[j]] = job->out->bias != NULL ? y[j] + job->out->bias[rows[j]] : y[j];
-        }
-        i += n;
-    }
+    const int32_t begin = es_piece_begin(job->n_listed, piece, job->n_pieces);
+    es_linear_list_products(linear, job->out, es_linear_input(linear, thread), job->row,
+                            linear->engine->list + begin,
+                            es_piece_begin(job->n_listed, piece + 1, job->n_pieces) - begin);
 }
 
 void es_linear_listed(es_linear_job *linear, int32_t output, int32_t row, int32_t n_listed) {
@@ -76,25 +81,37 @@ void es_linear_listed(es_linear_job *linear, int32_t output, int32_t row, int32_
     engine->moved += (uint64_t)n_listed * (job.w->n_bytes / (size_t)job.w->n_rows + scale_bytes);
 }
 
-/* Lists the rows that one token needs, and counts them. */
-static int32_t list_live(const es_linear_job *linear, const es_output *out, int32_t row) {
-    const es_engine *engine = linear->engine;
-    const int32_t n_rows = es_linear_weight(linear, out)->n_rows;
+int32_t es_linear_live(const es_linear_job *linear, const es_output *out, int32_t row,
+                       int32_t begin, int32_t n_rows, int32_t *list) {
     if (out->live_threshold <= 0.0f) {
-        const float *gate = es_linear_target(linear, out, out->live, row);
-        return engine->k.list_positive(engine->list, gate, n_rows);
+        const float *gate = es_linear_target(linear, out, out->live, row) + begin;
+        const int32_t n_live = linear->engine->k.list_positive(list, gate, n_rows);
+        for (int32_t i = 0; begin > 0 && i < n_live; i++) {
+            list[i] += begin;
+        }
+        return n_live;
     }
     int32_t n_live = 0;
-    for (int32_t first = 0; first < n_rows; first += ES_ROW_BLOCK) {
-        const int32_t n = es_min(ES_ROW_BLOCK, n_rows - first);
+    for (int32_t first = begin; first < begin + n_rows; first += ES_ROW_BLOCK) {
+        const int32_t n = es_min(ES_ROW_BLOCK, begin + n_rows - first);
         float room[ES_ROW_BLOCK];
         const float *gate = es_linear_gate(linear, out, row, first, n, room);
         for (int32_t r = 0; r < n; r++) {
-            engine->list[n_live] = first + r;
+            list[n_live] = first + r;
             n_live += gate[r] > 0.0f;
         }
     }
     return n_live;
+}
+
+/* Lists the rows that one token needs, and counts them. */
+static int32_t list_live(const es_linear_job *linear, const es_output *out, int32_t row) {
+    return es_linear_live(linear, out, row, 0, es_linear_weight(linear, out)->n_rows,
+                          linear->engine->list);
+}
+
+int es_linear_list_pays(int64_t n_live, int64_t n_rows) {
+    return (float)n_live <= DENSE_ROWS * (float)n_rows;
 }
 
 static void live_rows(es_linear_job *linear, int32_t output) {
@@ -172,7 +189,7 @@ static int is_listed(const es_linear_job *linear, const es_output *out) {
     for (int32_t row = 0; row < linear->n_tokens; row++) {
         n_live += list_live(linear, out, row);
     }
-    return (float)n_live <= DENSE_ROWS * (float)w->n_rows * (float)linear->n_tokens;
+    return es_linear_list_pays(n_live, (int64_t)w->n_rows * linear->n_tokens);
 }
 
 /* ---- live inputs ----------------------------------------------------------------------------- */

@@ -60,6 +60,7 @@ typedef struct es_scratch {
     uint16_t *whole; /* a chunk of keys and one of values, expanded; NULL where nothing is pruned */
     int32_t *list;   /* live inputs of one token */
     int32_t n_listed;
+    int32_t n_live;      /* rows that its part of a gated product has read */
     int32_t *neurons;    /* its share of a neuron-major product: one sum per stored output */
     uint64_t list_job;   /* the product that list and neurons belong to */
     uint8_t *bits;       /* signs of one input: max_k bits, in whole runs of 32 bytes */

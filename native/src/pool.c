@@ -1,10 +1,10 @@
-/* The pool's state is one 64-bit ticket: a generation above, the next free chunk below. A worker takes a
- * chunk with a compare-and-swap on the whole ticket, so one that wakes up late can never take a chunk of a
- * newer job with an older function: its ticket no longer matches.
+/* Every thread has a queue: a range of the job's chunks, which it takes from the front, one by one, so that
+ * it walks through neighbouring chunks. A thread that has none left takes the last ones of other queues.
  *
- * A job's fields may only change while no ticket admits a chunk. So the caller first closes the ticket (next
- * generation, no chunk free), then writes the fields, then opens the one after. Without the closing step a
- * late worker could read the finished job's ticket together with the new job's larger number of chunks. */
+ * Front and end are one 64-bit word, and every chunk is taken by a compare-and-swap on it. Whoever succeeds
+ * owns a chunk of the job in progress, which cannot end without it; so only then it reads the job's function
+ * and context, which lie in the queue's own cache line. The caller writes these first and the range last,
+ * and needs nobody to take part: it may take every chunk itself. */
 #include "pool.h"
 
 #include "cpu.h"
@@ -12,9 +12,8 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
-
-#define CLOSED 0xffffffffu /* a chunk number that no job has */
 
 enum {
     WORKER_SPINS = 4000, /* about 50–100 µs: longer than any gap inside a step */
@@ -32,6 +31,13 @@ enum {
     CALM = 50000000
 };
 
+/* Two lines, since processors fetch neighbouring lines in pairs. */
+typedef struct queue {
+    _Alignas(128) _Atomic uint64_t range; /* first free chunk above, end below */
+    _Atomic(es_chunk_fn *) fn;
+    _Atomic(void *) context;
+} queue;
+
 typedef struct worker {
     es_pool *pool;
     int32_t thread;
@@ -39,92 +45,119 @@ typedef struct worker {
 } worker;
 
 struct es_pool {
-    _Alignas(64) _Atomic uint64_t ticket;
-    _Alignas(64) _Atomic int32_t n_done;
-    _Alignas(64) _Atomic(es_chunk_fn *) fn;
-    _Atomic(void *) context;
-    _Atomic int32_t n_chunks;
-    _Atomic int32_t n_sleeping;    /* workers waiting on `work` */
-    _Atomic int32_t caller_sleeps; /* the caller waits on `finished` */
+    _Alignas(
+        128) _Atomic uint32_t n_done; /* chunks of all jobs that workers have run, modulo 2^32 */
+    _Alignas(128) _Atomic int32_t n_sleeping; /* workers waiting on `work` */
+    _Atomic int32_t caller_sleeps;            /* the caller waits on `finished` */
     _Atomic int32_t stop;
     pthread_mutex_t lock;
     pthread_cond_t work;
     pthread_cond_t finished;
     int32_t n_threads;
     int32_t n_workers;
+    queue *queues; /* [n_threads] */
     worker *workers;
-    uint64_t alone_until; /* the caller's own, as the next */
+    uint32_t n_awaited;   /* the caller's own, as the next: n_done when the job is over */
+    uint64_t alone_until; /* 0: not alone */
     uint64_t alone_for;
     int never_alone;
 };
 
-static uint32_t job_of(uint64_t ticket) {
-    return (uint32_t)(ticket >> 32);
+static uint64_t range_of(uint32_t first, uint32_t end) {
+    return ((uint64_t)first << 32) | end;
 }
 
-/* Takes chunks of one generation until none is left. The fields are valid whenever the swap succeeds: a
- * worker that saw a newer field (acquire) also sees the ticket that was closed before it was written. */
-static int32_t take_chunks(es_pool *pool, uint32_t job, int32_t thread) {
-    int32_t taken = 0;
-    uint64_t ticket = atomic_load_explicit(&pool->ticket, memory_order_acquire);
-    while (job_of(ticket) == job) {
-        const uint32_t chunk = (uint32_t)ticket;
-        const int32_t n_chunks = atomic_load_explicit(&pool->n_chunks, memory_order_acquire);
-        es_chunk_fn *fn = atomic_load_explicit(&pool->fn, memory_order_acquire);
-        void *context = atomic_load_explicit(&pool->context, memory_order_acquire);
-        if (chunk >= (uint32_t)n_chunks) {
-            break;
+static int is_empty(uint64_t range) {
+    return (uint32_t)(range >> 32) >= (uint32_t)range;
+}
+
+/* Takes and runs one chunk of a queue, from its front or its end; 0 when there is none. */
+static int run_one(queue *from, int at_front, int32_t thread) {
+    uint64_t range = atomic_load_explicit(&from->range, memory_order_acquire);
+    while (!is_empty(range)) {
+        const uint32_t first = (uint32_t)(range >> 32), end = (uint32_t)range;
+        const uint64_t rest = at_front ? range_of(first + 1, end) : range_of(first, end - 1);
+        if (atomic_compare_exchange_weak_explicit(&from->range, &range, rest, memory_order_acq_rel,
+                                                  memory_order_acquire)) {
+            es_chunk_fn *fn = atomic_load_explicit(&from->fn, memory_order_relaxed);
+            void *context = atomic_load_explicit(&from->context, memory_order_relaxed);
+            fn(context, (int32_t)(at_front ? first : end - 1), thread);
+            return 1;
         }
-        if (!atomic_compare_exchange_weak_explicit(&pool->ticket, &ticket, ticket + 1,
-                                                   memory_order_acq_rel, memory_order_acquire)) {
-            continue;
-        }
-        fn(context, (int32_t)chunk, thread);
-        taken++;
-        const int32_t done = atomic_fetch_add(&pool->n_done, 1) + 1;
-        if (done == n_chunks && thread != 0 && atomic_load(&pool->caller_sleeps)) {
-            pthread_mutex_lock(&pool->lock);
-            pthread_cond_signal(&pool->finished);
-            pthread_mutex_unlock(&pool->lock);
-        }
-        ticket = atomic_load_explicit(&pool->ticket, memory_order_acquire);
     }
-    return taken;
+    return 0;
 }
 
-/* Returns the number of a job other than `seen`; sleeps after a bounded spin. */
-static uint32_t wait_for_job(es_pool *pool, uint32_t seen) {
+/* Runs the chunks of the thread's own queue; returns how many. */
+static uint32_t run_own(es_pool *pool, int32_t thread) {
+    uint32_t n_run = 0;
+    while (run_one(&pool->queues[thread], 1, thread)) {
+        n_run++;
+    }
+    return n_run;
+}
+
+/* Runs chunks of other queues until none has one. */
+static uint32_t run_others(es_pool *pool, int32_t thread) {
+    uint32_t n_run = 0;
+    for (int32_t i = 1; i < pool->n_threads; i++) {
+        queue *other = &pool->queues[(thread + i) % pool->n_threads];
+        while (run_one(other, 0, thread)) {
+            n_run++;
+        }
+    }
+    return n_run;
+}
+
+/* A worker's chunks count once it tells. */
+static void tell(es_pool *pool, uint32_t n_run) {
+    if (n_run == 0) {
+        return;
+    }
+    atomic_fetch_add(&pool->n_done, n_run);
+    if (atomic_load(&pool->caller_sleeps)) {
+        pthread_mutex_lock(&pool->lock);
+        pthread_cond_signal(&pool->finished);
+        pthread_mutex_unlock(&pool->lock);
+    }
+}
+
+static int has_work(const es_pool *pool, int32_t thread) {
+    return !is_empty(atomic_load_explicit(&pool->queues[thread].range, memory_order_acquire)) ||
+           atomic_load_explicit(&pool->stop, memory_order_relaxed);
+}
+
+/* Returns when there is work, or the pool is to stop; sleeps after a bounded spin. */
+static void wait_for_work(es_pool *pool, int32_t thread) {
     for (int32_t i = 0; i < WORKER_SPINS; i++) {
-        const uint32_t job = job_of(atomic_load_explicit(&pool->ticket, memory_order_acquire));
-        if (job != seen || atomic_load_explicit(&pool->stop, memory_order_relaxed)) {
-            return job;
+        if (has_work(pool, thread)) {
+            return;
         }
         es_cpu_relax();
     }
     pthread_mutex_lock(&pool->lock);
     atomic_fetch_add(&pool->n_sleeping, 1);
-    while (job_of(atomic_load(&pool->ticket)) == seen && !atomic_load(&pool->stop)) {
+    while (!has_work(pool, thread)) {
         pthread_cond_wait(&pool->work, &pool->lock);
     }
     atomic_fetch_sub(&pool->n_sleeping, 1);
     pthread_mutex_unlock(&pool->lock);
-    return job_of(atomic_load_explicit(&pool->ticket, memory_order_acquire));
 }
 
 static void *work(void *argument) {
     const worker *self = argument;
     es_pool *pool = self->pool;
-    uint32_t seen = 0;
     while (!atomic_load_explicit(&pool->stop, memory_order_relaxed)) {
-        seen = wait_for_job(pool, seen);
-        take_chunks(pool, seen, self->thread);
+        wait_for_work(pool, self->thread);
+        tell(pool, run_own(pool, self->thread)); /* before looking at lines of other threads */
+        tell(pool, run_others(pool, self->thread));
     }
     return NULL;
 }
 
 es_pool *es_pool_create(int32_t n_threads) {
     es_pool *pool = NULL;
-    if (n_threads < 1 || posix_memalign((void **)&pool, 64, sizeof *pool) != 0) {
+    if (n_threads < 1 || posix_memalign((void **)&pool, _Alignof(es_pool), sizeof *pool) != 0) {
         return NULL;
     }
     *pool = (es_pool){.n_threads = n_threads};
@@ -132,10 +165,14 @@ es_pool *es_pool_create(int32_t n_threads) {
     pthread_cond_init(&pool->work, NULL);
     pthread_cond_init(&pool->finished, NULL);
     pool->workers = calloc((size_t)n_threads, sizeof *pool->workers);
-    if (pool->workers == NULL) {
+    const size_t n_bytes = (size_t)n_threads * sizeof *pool->queues;
+    if (pool->workers == NULL ||
+        posix_memalign((void **)&pool->queues, _Alignof(queue), n_bytes) != 0) {
+        pool->queues = NULL;
         es_pool_destroy(pool);
         return NULL;
     }
+    memset(pool->queues, 0, n_bytes);
     for (int32_t i = 0; i < n_threads - 1; i++) {
         pool->workers[i] = (worker){.pool = pool, .thread = i + 1};
         if (pthread_create(&pool->workers[i].handle, NULL, work, &pool->workers[i]) != 0) {
@@ -161,6 +198,7 @@ void es_pool_destroy(es_pool *pool) {
     pthread_cond_destroy(&pool->finished);
     pthread_cond_destroy(&pool->work);
     pthread_mutex_destroy(&pool->lock);
+    free(pool->queues);
     free(pool->workers);
     free(pool);
 }
@@ -173,16 +211,20 @@ int32_t es_pool_threads(const es_pool *pool) {
     return pool->n_threads;
 }
 
-static void wait_until_done(es_pool *pool, int32_t n_chunks) {
+static int is_done(es_pool *pool) {
+    return atomic_load_explicit(&pool->n_done, memory_order_acquire) == pool->n_awaited;
+}
+
+static void wait_until_done(es_pool *pool) {
     for (int32_t i = 0; i < CALLER_SPINS; i++) {
-        if (atomic_load_explicit(&pool->n_done, memory_order_acquire) == n_chunks) {
+        if (is_done(pool)) {
             return;
         }
         es_cpu_relax();
     }
     pthread_mutex_lock(&pool->lock);
     atomic_store(&pool->caller_sleeps, 1);
-    while (atomic_load(&pool->n_done) != n_chunks) {
+    while (atomic_load(&pool->n_done) != pool->n_awaited) {
         pthread_cond_wait(&pool->finished, &pool->lock);
     }
     atomic_store(&pool->caller_sleeps, 0);
@@ -196,19 +238,31 @@ static uint64_t now_ns(void) {
 }
 
 /* Decides after a job whether the next ones are better done alone. */
-static void judge_wait(es_pool *pool, uint64_t start, uint64_t own_end, int32_t taken) {
+static void judge_wait(es_pool *pool, uint64_t start, uint64_t own_end, uint32_t n_run) {
     const uint64_t end = now_ns();
-    const uint64_t chunk = taken > 0 ? (own_end - start) / (uint64_t)taken : 0;
-    if (pool->never_alone) {
-        return;
-    }
-    if (taken > 0 && end - own_end > STALL + STALL_CHUNKS * chunk) {
-        pool->alone_for *= 2;
-        pool->alone_for = pool->alone_for < ALONE_LEAST ? ALONE_LEAST : pool->alone_for;
-        pool->alone_for = pool->alone_for > ALONE_MOST ? ALONE_MOST : pool->alone_for;
+    if (n_run > 0 && end - own_end > STALL + STALL_CHUNKS * ((own_end - start) / n_run)) {
+        const uint64_t twice = 2 * pool->alone_for;
+        pool->alone_for = twice < ALONE_LEAST  ? ALONE_LEAST
+                          : twice > ALONE_MOST ? ALONE_MOST
+                                               : twice;
         pool->alone_until = end + pool->alone_for;
     } else if (end > pool->alone_until + CALM) {
         pool->alone_for = 0;
+    }
+}
+
+/* The caller's queue opens first, and holds the larger part: workers take a moment to see theirs. */
+static void open_queues(es_pool *pool, es_chunk_fn *fn, void *context, int32_t n_chunks) {
+    const int32_t n_threads = pool->n_threads;
+    int64_t first = 0;
+    for (int32_t i = 0; i < n_threads && first < n_chunks; i++) {
+        const int64_t end = ((int64_t)n_chunks * (i + 1) + n_threads - 1) / n_threads;
+        queue *own = &pool->queues[i];
+        atomic_store_explicit(&own->fn, fn, memory_order_relaxed);
+        atomic_store_explicit(&own->context, context, memory_order_relaxed);
+        atomic_store_explicit(&own->range, range_of((uint32_t)first, (uint32_t)end),
+                              memory_order_release);
+        first = end;
     }
 }
 
@@ -220,22 +274,22 @@ void es_pool_run(es_pool *pool, es_chunk_fn *fn, void *context, int32_t n_chunks
         }
         return;
     }
-    /* Only the caller moves generations. Generation 0 is what idle workers have seen at the start. */
-    uint32_t job = job_of(atomic_load_explicit(&pool->ticket, memory_order_relaxed)) + 1;
-    atomic_store(&pool->ticket, ((uint64_t)job << 32) | CLOSED);
-    atomic_store_explicit(&pool->fn, fn, memory_order_release);
-    atomic_store_explicit(&pool->context, context, memory_order_release);
-    atomic_store_explicit(&pool->n_chunks, n_chunks, memory_order_release);
-    atomic_store_explicit(&pool->n_done, 0, memory_order_release);
-    job++;
-    atomic_store(&pool->ticket, (uint64_t)job << 32);
-    if (atomic_load(&pool->n_sleeping) > 0) {
+    open_queues(pool, fn, context, n_chunks);
+    /* A worker that falls asleep unseen here sleeps through a job that the caller can do. */
+    if (atomic_load_explicit(&pool->n_sleeping, memory_order_relaxed) > 0) {
         pthread_mutex_lock(&pool->lock);
         pthread_cond_broadcast(&pool->work);
         pthread_mutex_unlock(&pool->lock);
     }
-    const int32_t taken = take_chunks(pool, job, 0);
+    uint32_t n_run = run_own(pool, 0);
+    n_run += run_others(pool, 0);
+    pool->n_awaited += (uint32_t)n_chunks - n_run;
+    if (is_done(pool)) {
+        return;
+    }
     const uint64_t own_end = now_ns();
-    wait_until_done(pool, n_chunks);
-    judge_wait(pool, start, own_end, taken);
+    wait_until_done(pool);
+    if (!pool->never_alone) {
+        judge_wait(pool, start, own_end, n_run);
+    }
 }

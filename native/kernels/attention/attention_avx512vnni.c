@@ -40,6 +40,22 @@ ES_INLINE_512 void widen_q8_row(float *to, const uint8_t *row, int32_t n) {
     es_widen_q8_0(to, row, n);
 }
 
+/* Rows of the cache are asked for twice: far ahead into the second level, which waits for more lines at once
+ * than the first, and shortly before use into the first. */
+enum { ES_FAR_BYTES = 4096, ES_NEAR_BYTES = 512 };
+
+ES_INLINE_512 void prefetch_far(const uint8_t *p, size_t n_bytes) {
+    for (size_t i = 0; i < n_bytes; i += ES_CACHE_LINE) {
+        __builtin_prefetch((const void *)((uintptr_t)p + ES_FAR_BYTES + i), 0, 2);
+    }
+}
+
+ES_INLINE_512 void prefetch_near(const uint8_t *p, size_t n_bytes) {
+    for (size_t i = 0; i < n_bytes; i += ES_CACHE_LINE) {
+        __builtin_prefetch((const void *)((uintptr_t)p + ES_NEAR_BYTES + i), 0, 3);
+    }
+}
+
 /* Elements [i, i + 16) of a row. */
 ES_INLINE_512 __m512 load_sixteen(const uint8_t *row, size_t i, const es_source_kind kind) {
     const uint8_t *at = row + es_source_offset(kind, i);
@@ -86,7 +102,10 @@ ES_INLINE_512 void score_block(float *s, size_t stride, const float *q, const si
     __m512 lane[16];
     for (size_t k = 0; k < n_rows; k++) {
         row[k] = es_source_row(rows, r + (int32_t)k, n);
-        es_prefetch_row(row[k], rows);
+        if (rows->kind != ES_SOURCE_F32) {
+            prefetch_far(row[k], rows->row_bytes);
+            prefetch_near(row[k], rows->row_bytes);
+        }
         const __m512 element = load_sixteen(row[k], 0, rows->kind);
         for (size_t h = 0; h < n_queries; h++) {
             lane[h * n_rows + k] = _mm512_mul_ps(_mm512_load_ps(q + h * width), element);
@@ -197,7 +216,9 @@ ES_INLINE_512 void add_columns(float *const *acc, const size_t width, size_t col
         row + (size_t)n * (rows->row_bytes + n_ahead * (column / 16 / n_registers));
     for (int32_t j = 0; j < n; j++, row += rows->row_bytes) {
         if (rows->kind != ES_SOURCE_F32) {
-            es_prefetch_lines(ahead + (size_t)j * n_ahead, n_ahead);
+            const uint8_t *share = ahead + (size_t)j * n_ahead;
+            prefetch_far(share, n_ahead);
+            es_prefetch_lines(share, n_ahead);
         }
         for (size_t r = 0; r < n_registers; r++) {
             const __m512 value = load_sixteen(row, column + 16 * r, rows->kind);

@@ -8,7 +8,7 @@
 enum { ES_COO_ROWS = 16, ES_COO_MAX_K = 65536 };
 
 typedef struct es_coo {
-    const uint32_t *index; /* [tiles + 1]: the first entry of every tile of rows */
+    const uint32_t *begins; /* [tiles + 1]: the first entry of every tile of rows */
     const float *values;
     const uint16_t *columns;
     const uint8_t *rows; /* within the tile */

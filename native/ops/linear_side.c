@@ -3,25 +3,55 @@
 #include "kernels/coo.h"
 #include "linear.h"
 
+enum { TOKENS = 8 };
+
+static void add(float *dst, const float *sums, size_t stride, int32_t n_rows) {
+    for (int32_t r = 0; r < n_rows; r++) {
+        dst[r] += sums[(size_t)r * stride];
+    }
+}
+
+/* One token. Neighbours belong to different rows, mostly, so that sums do not wait for each other. */
+static void one_token(float *dst, int32_t n_rows, const es_coo *side, uint32_t from, uint32_t to,
+                      const float *x) {
+    float sums[ES_COO_ROWS] = {0};
+    for (uint32_t i = from; i < to; i++) {
+        sums[side->rows[i]] += side->values[i] * x[side->columns[i]];
+    }
+    add(dst, sums, 1, n_rows);
+}
+
+/* The sums of TOKENS tokens, side by side: entries are read once. */
+static void some_tokens(float (*sums)[TOKENS], const es_coo *side, uint32_t from, uint32_t to,
+                        const float *x, size_t stride) {
+    for (uint32_t i = from; i < to; i++) {
+        const float value = side->values[i], *at = x + side->columns[i];
+        float *y = sums[side->rows[i]];
+        for (size_t t = 0; t < TOKENS; t++) {
+            y[t] += value * at[t * stride];
+        }
+    }
+}
+
 void es_side_rows(const es_linear_job *job, const es_output *out, const es_input *input,
                   int32_t begin, int32_t end) {
-    const es_weight *w = &job->engine->plan.weights[out->side];
-    const es_coo side = es_coo_of(w);
+    const es_coo side = es_coo_of(&job->engine->plan.weights[out->side]);
+    const size_t stride = input->h_stride;
     for (int32_t first = begin; first < end; first += ES_COO_ROWS) {
         const int32_t n_rows = es_min(ES_COO_ROWS, end - first);
-        const uint32_t from = side.index[first / ES_COO_ROWS];
-        const uint32_t to = side.index[first / ES_COO_ROWS + 1];
-        for (int32_t t = 0; t < job->n_tokens; t++) {
-            const float *x = input->h + (size_t)t * input->h_stride;
-            float y[ES_COO_ROWS] = {0};
-            /* Neighbours belong to different rows, mostly, so that sums do not wait for each other. */
-            for (uint32_t i = from; i < to; i++) {
-                y[side.rows[i]] += side.values[i] * x[side.columns[i]];
+        const uint32_t from = side.begins[first / ES_COO_ROWS];
+        const uint32_t to = side.begins[first / ES_COO_ROWS + 1];
+        int32_t t = 0;
+        for (; job->n_tokens - t >= TOKENS; t += TOKENS) {
+            float sums[ES_COO_ROWS][TOKENS] = {0};
+            some_tokens(sums, &side, from, to, input->h + (size_t)t * stride, stride);
+            for (int32_t i = 0; i < TOKENS; i++) {
+                add(es_linear_destination(job, out, t + i) + first, sums[0] + i, TOKENS, n_rows);
             }
-            float *dst = es_linear_destination(job, out, t) + first;
-            for (int32_t r = 0; r < n_rows; r++) {
-                dst[r] += y[r];
-            }
+        }
+        for (; t < job->n_tokens; t++) {
+            one_token(es_linear_destination(job, out, t) + first, n_rows, &side, from, to,
+                      input->h + (size_t)t * stride);
         }
     }
 }

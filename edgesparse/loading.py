@@ -81,7 +81,10 @@ def weight_names(plan: Plan) -> list[str]:
         if isinstance(op, Embed):
             names[op.weight] = None
         for linear in linears_of(op):
-            names.update((out.weight, None) for out in linear.outputs)
+            for out in linear.outputs:
+                names[out.weight] = None
+                if out.side is not None:
+                    names[out.side] = None
     return list(names)
 
 
@@ -320,7 +323,8 @@ def _check_shapes(checkpoint: Checkpoint, plan: Plan) -> None:
             k = widths[linear.src]
             k = k // n_used if isinstance(op, Experts) and op.per_slot else k
             for out in linear.outputs:
-                _check_shape(checkpoint, out.weight, (widths[out.dst] // n_used, k))
+                for name in filter(None, (out.weight, out.side)):
+                    _check_shape(checkpoint, name, (widths[out.dst] // n_used, k))
     for name, length in vector_names(plan).items():
         _check_shape(checkpoint, name, (length,))
 

@@ -225,7 +225,8 @@ class StoredWeights:
                 slices=r.slices,
                 order=None if r.order is None else orders[r.order],
             )
-            if r.format.is_sparse and not bytes_agree(weights[r.name]):
+            is_checked = r.format.is_sparse or r.format.is_aside
+            if is_checked and not bytes_agree(weights[r.name]):
                 raise self._error(
                     r.name, "offsets, bitmaps, columns or places contradict each other"
                 )

@@ -18,7 +18,7 @@ from edgesparse.ops.attention import attention
 from edgesparse.ops.embed import embed
 from edgesparse.ops.experts import combine, route
 from edgesparse.ops.glu import glu
-from edgesparse.ops.linear import drop_small, live_outputs, product
+from edgesparse.ops.linear import drop_small, live_outputs, product, side_product
 from edgesparse.ops.norm import rmsnorm
 from edgesparse.ops.predict import predicted_dead
 from edgesparse.ops.rope_kv import cache_rows, rotate
@@ -134,6 +134,8 @@ class ReferenceExecutor:
             else:
                 dst = self.buffer(out.dst, len(rows))[:, : y.shape[1]]
             dst[:] = dst + y if out.add else y
+            if out.side is not None:
+                dst += side_product(self._parameters.weights[out.side], h)
             if out.dst == LOGITS and step.n_tiles > 0 and len(rows) == 1:
                 self._forget_others(h[0], step)
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from edgesparse.formats.memory import allocate
 from edgesparse.formats.weight import BITMAP_SLACK, BITMAP_TILE, BLOCK, Weight
 
-__all__ = ["count_entries", "csr_is_valid", "pack_csr", "unpack_csr"]
+__all__ = ["count_entries", "csr_entries", "csr_is_valid", "pack_csr", "unpack_csr"]
 
 U8 = npt.NDArray[np.uint8]
 I8 = npt.NDArray[np.int8]
@@ -198,6 +198,23 @@ def count_entries(weight: Weight) -> int:
     """Count the codes that are not 0; 0 where the bytes contradict each other."""
     found = _walk(weight)
     return 0 if found is None else int(found.counts.sum())
+
+
+def csr_entries(weight: Weight) -> tuple[I64, I64, I64, U8, npt.NDArray[np.float32]]:
+    """Give every entry's tile, its block's first column, its row and column there, and its value.
+
+    Raises
+    ------
+    ValueError
+        The bytes contradict each other.
+    """
+    found = _walk(weight)
+    if found is None:
+        raise ValueError(f"{weight.name}: lengths or words contradict each other")
+    block, row, column, code = _entries(weight.data, found)
+    n_blocks = -(-weight.k // BLOCK)
+    value = code.astype(np.float32) * _steps(weight.data, found)[block, row].astype(np.float32)
+    return block // n_blocks, block % n_blocks * BLOCK, row, column, value
 
 
 def unpack_csr(weight: Weight, rows: npt.NDArray[np.intp]) -> tuple[I8, F16, None]:

@@ -7,9 +7,10 @@ import numpy.typing as npt
 
 from edgesparse.formats.bitslice import unpack_bitslice
 from edgesparse.formats.blocks import unpack_blocks
+from edgesparse.formats.coo import unpack_coo
 from edgesparse.formats.floats import unpack_float, widen
 from edgesparse.formats.ternary import unpack_ternary
-from edgesparse.formats.weight import BLOCK, Weight
+from edgesparse.formats.weight import BLOCK, Format, Weight
 
 __all__ = ["dequantize"]
 
@@ -43,6 +44,10 @@ def dequantize(weight: Weight, rows: npt.ArrayLike | None = None) -> npt.NDArray
 
 def _stored(weight: Weight, picked: npt.NDArray[np.intp] | None) -> npt.NDArray[np.float32]:
     """Give rows with their columns as they are stored."""
+    if weight.format is Format.COO:
+        coo, dense = unpack_coo(weight), np.zeros((weight.n_rows, weight.k), np.float32)
+        dense[coo.matrix_rows, coo.columns] = coo.values
+        return dense if picked is None else dense[picked]
     if weight.format.is_sliced:
         return _slices(weight, picked)
     if weight.format.is_ternary:

@@ -41,12 +41,13 @@ from edgesparse.formats.convert import (
     convert_numpy,
     in_planes,
 )
+from edgesparse.formats.coo import as_coo
 from edgesparse.formats.grouped import store_grouped
 from edgesparse.formats.masters import master_scale
 from edgesparse.formats.memory import allocate, require_bytes
 from edgesparse.formats.sliced_blocks import in_slices
 from edgesparse.formats.sparse import SPARSE_OF
-from edgesparse.formats.stored_outliers import read_outliers
+from edgesparse.formats.stored_outliers import about_bytes, read_outliers
 from edgesparse.formats.stored_slices import read_slices
 from edgesparse.formats.transposed import store_transposed, transposed_choice
 from edgesparse.formats.weight import NEURON_MAJOR, ROW_BY_ROW, Format, Weight, storage_bytes
@@ -174,7 +175,12 @@ def load_weights(
         for name in sparse or ()
         if name in choices and choices[name].format in SPARSE_OF and not choices[name].is_sorted
     }
-    weights, failed = loader.run({n: i for n, i in infos.items() if n not in alone}, choices)
+    sides = {name: info for name, info in infos.items() if info.has_outliers}
+    others = {n: i for n, i in infos.items() if n not in alone and n not in sides}
+    weights, failed = loader.run(others, choices)
+    if sides:
+        found, _ = loader.run(sides, choices)
+        weights |= {name: as_coo(weight, native=native) for name, weight in found.items()}
     for name in alone:
         found, again = loader.run({name: infos[name]}, choices)
         failed |= again
@@ -208,6 +214,8 @@ def load_vector(checkpoint: Checkpoint, name: str) -> npt.NDArray[np.float32]:
 
 
 def _stored_bytes(info: TensorInfo, choice: Choice) -> int:
+    if info.has_outliers:
+        return about_bytes(info)
     scales = 4 * info.n_rows if choice.format.has_row_scales else 0
     return _matrix_bytes(info, choice) + scales
 

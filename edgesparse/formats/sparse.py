@@ -13,6 +13,7 @@ from edgesparse.checkpoint import TensorInfo
 from edgesparse.errors import UsageError
 from edgesparse.formats.blocks import unpack_blocks
 from edgesparse.formats.choose import is_roundable
+from edgesparse.formats.coo import coo_is_valid
 from edgesparse.formats.dequantize import dequantize
 from edgesparse.formats.floats import ELEMENT_DTYPE
 from edgesparse.formats.memory import allocate
@@ -143,7 +144,7 @@ def _pack_native(weight: Weight, fmt: Format, data: npt.NDArray[np.uint8] | None
 def bytes_agree(weight: Weight) -> bool:
     """Tell whether the bytes of a matrix without zeros agree with each other; in C where it can."""
     if not _native.available():
-        return sparse_is_valid(weight)
+        return (coo_is_valid if weight.format is Format.COO else sparse_is_valid)(weight)
     ffi, lib = _native.ffi(), _native.lib()
     data = ffi.from_buffer("uint8_t[]", weight.data)
     record = {

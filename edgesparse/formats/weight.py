@@ -84,6 +84,7 @@ class Format(IntEnum):
     CSR = 26
     NM8 = 27
     NM4 = 28
+    COO = 29
 
     @property
     def is_ternary(self) -> bool:
@@ -142,9 +143,14 @@ class Format(IntEnum):
         return self in (Format.NM8, Format.NM4)
 
     @property
+    def is_aside(self) -> bool:
+        """Whether matrices only stand beside others: outliers (`edgesparse.formats.coo`)."""
+        return self is Format.COO
+
+    @property
     def has_varying_length(self) -> bool:
         """Whether the bytes of a matrix depend on its zeros."""
-        return self.is_sparse and not self.is_two_of_four
+        return (self.is_sparse and not self.is_two_of_four) or self.is_aside
 
     @property
     def is_sliced(self) -> bool:
@@ -263,8 +269,8 @@ def row_tiles(n_rows: int) -> int:
 def storage_bytes(fmt: Format, n_rows: int, k: int, slices: Slices | None = None) -> int:
     """Bytes that an (n_rows, k) matrix takes in `fmt`, padding included, row scales excluded.
 
-    `slices` describes the steps of bs1 to bs4, by default one half for every 32 columns. Bitmaps
-    and csr have no such number.
+    `slices` describes the steps of bs1 to bs4, by default one half for every 32 columns. Bitmaps,
+    csr and coo have no such number.
     """
     if fmt.has_varying_length:
         raise ValueError(f"the bytes of {fmt.name} depend on the zeros")

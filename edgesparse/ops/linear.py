@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from edgesparse.formats.bitslice import unpack_bitslice
 from edgesparse.formats.blocks import unpack_blocks
+from edgesparse.formats.coo import unpack_coo
 from edgesparse.formats.floats import unpack_float, widen
 from edgesparse.formats.ternary import unpack_ternary
 from edgesparse.formats.weight import BLOCK, Format, Weight
@@ -15,7 +16,7 @@ from edgesparse.ops.numerics import quantize_i8, quantize_i16, sequential_sum
 from edgesparse.ops.slices import sliced_product
 from edgesparse.plan.op import GluKind
 
-__all__ = ["drop_small", "live_outputs", "product"]
+__all__ = ["drop_small", "live_outputs", "product", "side_product"]
 
 Float32 = npt.NDArray[np.float32]
 _SLICE_BYTES = 64 << 20
@@ -81,6 +82,26 @@ def product(weight: Weight, h: Float32) -> Float32:
     if weight.format.is_block:
         return _blocks(weight, h)
     return _floats(weight, h)
+
+
+def side_product(weight: Weight, h: Float32) -> Float32:
+    """Multiply activations by the outliers of a matrix, floats by floats, those of a row in turn.
+
+    Parameters
+    ----------
+    weight : Weight
+        In coo, shape (n_rows, k).
+    h : float32 ndarray, shape (n_tokens, k)
+
+    Returns
+    -------
+    float32 ndarray, shape (n_tokens, n_rows)
+    """
+    coo = unpack_coo(weight)
+    y = np.zeros((h.shape[0], weight.n_rows), np.float32)
+    # One after another, unlike y[:, rows] += …, which would take one of equal rows.
+    np.add.at(y.T, coo.matrix_rows, (coo.values * h[:, coo.columns]).T)
+    return y
 
 
 def _ternary(weight: Weight, codes: npt.NDArray[np.int8], h: Float32) -> Float32:

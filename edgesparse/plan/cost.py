@@ -47,10 +47,10 @@ def op_bytes(op: Op, parameters: Parameters, plan: Plan, position: int) -> int:
             weight = weights[op.weight]
             return weight.n_bytes // weight.n_rows
         case Linear():
-            signs = [parameters.signs[out.signs] for out in op.outputs if out.signs]
-            return sum(_bytes_read(weights[out.weight], op.dead_share) for out in op.outputs) + sum(
-                planes.n_bytes for planes in signs
-            )
+            signs = (parameters.signs[out.signs].n_bytes for out in op.outputs if out.signs)
+            sides = (weights[out.side].n_bytes for out in op.outputs if out.side)
+            bases = (_bytes_read(weights[out.weight], op.dead_share) for out in op.outputs)
+            return sum(bases) + sum(signs) + sum(sides)
         case Experts():
             everything = sum(op_bytes(one, parameters, plan, position) for one in linears_of(op))
             return everything * op.n_used // len(op.experts)
@@ -89,6 +89,8 @@ def plan_costs(plan: Plan, parameters: Parameters, position: int) -> list[OpCost
         formats = dict.fromkeys(parameters.weights[n].format.name.lower() for n in names)
         if isinstance(op, Linear) and any(out.signs for out in op.outputs):
             formats["signs"] = None
+        if isinstance(op, Linear) and any(out.side for out in op.outputs):
+            formats["coo"] = None
         costs.append(
             OpCost(
                 op,

@@ -79,6 +79,9 @@ class Output:
     `signs` names sign planes of `weight` (`Parameters.signs`): outputs that they predict to be
     negative, with `alpha` ten-thousandths, are not computed either, but +0. That is an
     approximation.
+
+    `side` names a matrix of outliers of the same shape: its product with the same inputs, floats as
+    they are, is added to the destination last, to outputs of a dead gate like to others.
     """
 
     weight: str
@@ -90,6 +93,7 @@ class Output:
     live_factors: str | None = None
     signs: str | None = None
     alpha: int = 10_000
+    side: str | None = None
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,16 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesparse.executors.base import Step
+from edgesparse.formats.coo import coo_is_valid, unpack_coo
 from edgesparse.formats.signs import SignPlanes, plane_bytes
-from edgesparse.formats.weight import TILE, Weight, row_tiles
+from edgesparse.formats.weight import TILE, Format, Weight, row_tiles
 from edgesparse.ops.predict import limits
 from edgesparse.ops.two_stage import propose
 from edgesparse.plan.op import LOGITS, GluKind, Linear, Output
 from edgesparse.portable.bind import Bindings, Float32, Int32, Runner, require, require_bytes
 from edgesparse.portable.glu import glu_row
 from edgesparse.portable.jit import njit
+from edgesparse.portable.outliers import add_outliers
 from edgesparse.portable.predict import mask_predicted
 from edgesparse.portable.products import Product, bind_product
 from edgesparse.portable.prologue import bind_prologue
@@ -72,6 +74,7 @@ class BoundOutput:
     n_rows: int
     product: Product
     clear: Clear | None = None
+    side: Product | None = None
 
 
 def bind(op: Linear, bindings: Bindings) -> Runner:
@@ -121,6 +124,8 @@ def bind(op: Linear, bindings: Bindings) -> Runner:
                     output.product(dst, n_tokens, row_begin, row_end, worker)
                     if output.clear is not None:
                         output.clear(dst, step, indices, row_begin, row_end)
+                    if output.side is not None:
+                        output.side(dst, n_tokens, row_begin, row_end, worker)
                 begin, end = begin - n, end - n
 
         for phase in phases:
@@ -145,9 +150,10 @@ def _bind_output(op: Linear, output: Output, bindings: Bindings) -> BoundOutput:
     live = np.empty((0, 0), np.float32) if output.live is None else bindings.buffers[output.live]
     require(output.live is None or live.shape[1] >= weight.n_rows, op.name, "its gate is narrower")
     require(output.live is None or not output.add, op.name, "live outputs cannot be added")
+    side = None if output.side is None else _bind_side(op, output, weight, bindings)
     if output.live_threshold > 0:
         product = bind_product(weight, output.add, bias, np.empty((0, 0), np.float32), bindings)
-        return BoundOutput(dst, weight.n_rows, product, _clear(op, output, live, bindings))
+        return BoundOutput(dst, weight.n_rows, product, _clear(op, output, live, bindings), side)
     product = bind_product(weight, output.add, bias, live, bindings)
     if live.size and not _skips(weight):
         product = _masked(product, live)
@@ -155,7 +161,17 @@ def _bind_output(op: Linear, output: Output, bindings: Bindings) -> BoundOutput:
         require(not output.add and output.dst != LOGITS, op.name, "a prediction cannot be added")
         planes = bindings.parameters.signs[output.signs]
         product = _predicted(product, _require_planes(op, weight, planes), output.alpha, bindings)
-    return BoundOutput(dst, weight.n_rows, product)
+    return BoundOutput(dst, weight.n_rows, product, side=side)
+
+
+def _bind_side(op: Linear, output: Output, weight: Weight, bindings: Bindings) -> Product:
+    """Return what adds the outliers beside a matrix."""
+    side = bindings.parameters.weights[output.side or ""]
+    same = (side.n_rows, side.k) == (weight.n_rows, weight.k) and weight.order is None
+    require(side.format is Format.COO and same, op.name, f"{side.name} is not beside {weight.name}")
+    require(coo_is_valid(side), op.name, f"{side.name}: its bytes contradict each other")
+    coo, h = unpack_coo(side), bindings.workspace.floats(weight.k)
+    return lambda dst, n_tokens, begin, end, _: add_outliers(dst, *coo, h, n_tokens, begin, end)
 
 
 def _clear(op: Linear, output: Output, gate: Float32, bindings: Bindings) -> Clear:

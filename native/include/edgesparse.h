@@ -61,6 +61,7 @@ enum {
     ES_FORMAT_CSR = 26, /* the same with the column of each, for few of them */
     ES_FORMAT_NM8 = 27, /* two codes of every four columns, and which (2:4) */
     ES_FORMAT_NM4 = 28,
+    ES_FORMAT_COO = 29, /* outliers: floats with their rows and columns, beside another matrix */
     /* Not for products: the signs of a matrix, alone or beside the places of its non-zeros. */
     ES_FORMAT_SIGNS = 32,
     ES_FORMAT_SIGNS_MASKED = 33,
@@ -121,6 +122,8 @@ typedef struct es_output {
     /* Rows r with more than limits[r] votes of the sign planes weights[signs] against them become +0. */
     int32_t signs;         /* index into es_plan.weights, or -1 */
     const int32_t *limits; /* n_rows, or NULL */
+    int32_t side; /* index into es_plan.weights, or -1: a coo matrix that is added, dead rows too */
+    int32_t reserved;
 } es_output;
 
 /* One op; the meaning of every field by kind is in edgesparse/ops/README.md. */
@@ -340,6 +343,10 @@ typedef struct es_bitmap_job {
 
 /* Bytes of the result, or a negative error: ES_E_VALUE where four columns have over two codes for nm8, nm4. */
 int64_t es_bitmap_pack(const es_bitmap_job *job);
+
+/* A matrix in csr into coo, the same numbers; bytes of the result, which is written where dst is not NULL
+ * and dst_bytes are as many, or ES_E_ARGUMENT. */
+int64_t es_coo_pack(const es_weight *csr, uint8_t *dst, size_t dst_bytes);
 
 /* 1 if a matrix's bytes have the length that its format and shape mean and agree with each other. */
 int32_t es_weight_is_valid(const es_weight *weight);

@@ -99,14 +99,6 @@ static void prepare_chunk(void *context, int32_t chunk, int32_t thread) {
     }
 }
 
-static float *destination(const es_linear_job *job, const es_output *out, int32_t row) {
-    if (out->dst < 0) {
-        return job->step->logits + (size_t)row * (size_t)job->engine->plan.n_vocab;
-    }
-    return job->rows != NULL ? es_linear_target(job, out, out->dst, row)
-                             : es_row(job->engine, out->dst, row);
-}
-
 const float *es_linear_gate(const es_linear_job *job, const es_output *out, int32_t row,
                             int32_t first, int32_t n_rows, float *room) {
     const float *gate = es_linear_target(job, out, out->live, row) + first;
@@ -130,7 +122,7 @@ const float *es_linear_gate(const es_linear_job *job, const es_output *out, int3
 
 void es_linear_store(const es_linear_job *job, const es_output *out, int32_t row, int32_t first,
                      int32_t n_rows, float *restrict y) {
-    float *restrict dst = destination(job, out, row) + first;
+    float *restrict dst = es_linear_destination(job, out, row) + first;
     if (out->bias != NULL) {
         for (int32_t r = 0; r < n_rows; r++) {
             y[r] = y[r] + out->bias[first + r];
@@ -181,8 +173,8 @@ void es_linear_finish(const es_linear_job *job, const es_output *out, const es_i
             by.live = es_linear_target(job, out, out->live, row) + first;
             by.live_stride = (size_t)engine->plan.widths[out->live];
         }
-        engine->k.scale_sums(destination(job, out, row) + first, stride, sums, sums_stride, &by,
-                             n_rows, n_tokens,
+        engine->k.scale_sums(es_linear_destination(job, out, row) + first, stride, sums,
+                             sums_stride, &by, n_rows, n_tokens,
                              out->add ? ES_STORE_ADD
                              : is_far ? ES_STORE_FAR
                                       : ES_STORE);
@@ -321,8 +313,11 @@ static void product_chunk(void *context, int32_t chunk, int32_t thread) {
         const es_output *out = &job->op->outputs[i];
         const int32_t n_rows = panelled(job, i);
         if (begin < n_rows) {
-            es_linear_rows(job, out, input, &job->engine->scratch[thread], begin,
-                           es_min(end, es_linear_weight(job, out)->n_rows));
+            const int32_t last = es_min(end, es_linear_weight(job, out)->n_rows);
+            es_linear_rows(job, out, input, &job->engine->scratch[thread], begin, last);
+            if (out->side >= 0 && !job->sides_later) {
+                es_side_rows(job, out, input, begin, last);
+            }
         }
         begin = es_max(begin - n_rows, 0);
         end -= n_rows;
@@ -357,12 +352,18 @@ void es_linear_products(es_linear_job *job, int32_t first, int32_t n_outputs) {
     if (es_linear_looks_up(job, first, n_outputs)) {
         for (int32_t i = first; i < first + n_outputs; i++) {
             es_linear_lookup(job, i);
+            if (!job->sides_later) {
+                es_linear_side(job, i);
+            }
         }
         return;
     }
     job->panel = 32;
     for (int32_t i = first; i < first + n_outputs; i++) {
         const es_weight *w = es_linear_weight(job, &job->op->outputs[i]);
+        if (job->op->outputs[i].side >= 0 && !job->sides_later) {
+            job->engine->moved += job->engine->plan.weights[job->op->outputs[i].side].n_bytes;
+        }
         if (es_is_column(w->format)) {
             job->panel = es_max(job->panel, (int32_t)es_line_rows(w->format));
         } else {
@@ -412,7 +413,8 @@ int32_t es_linear_run(es_linear_job *job) {
                       : is_block(w)     ? ES_NEEDS_INT16
                       : es_is_sliced(w) ? es_slice_forms(job, w)
                                         : 0;
-        job->keeps_floats |= !(is_ternary(w) || is_block(w)) || op->outputs[i].signs >= 0;
+        job->keeps_floats |= !(is_ternary(w) || is_block(w)) || op->outputs[i].signs >= 0 ||
+                             op->outputs[i].side >= 0;
         n_plain += n_plain == i && !es_linear_skips(job, &op->outputs[i]);
     }
     if (op->coarse != NULL && job->step->n_tiles > 0 && job->n_tokens == 1) {
@@ -435,7 +437,10 @@ int32_t es_linear_run(es_linear_job *job) {
     }
     for (int32_t i = n_plain + is_gated; i < op->n_outputs; i++) {
         if (es_linear_skips(job, &op->outputs[i])) {
+            job->sides_later = 1; /* lists of rows come and go with the token */
             es_linear_sparse(job, i);
+            es_linear_side(job, i);
+            job->sides_later = 0;
         } else {
             es_linear_products(job, i, 1);
         }

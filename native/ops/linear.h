@@ -27,6 +27,7 @@ typedef struct es_linear_job {
     int32_t unit_rows;        /* rows per chunk, whole panels */
     int32_t tokens_per_chunk;
     int32_t forms;        /* ES_NEEDS_* */
+    int32_t sides_later;  /* whether side matrices wait for a phase of their own */
     int32_t keeps_floats; /* whether the input's floats are read once its forms are made */
     /* Of an expert: the rows of the destinations that its tokens have, and how many each row of the
      * sources stands for. Rows are as long as the product is wide. NULL: any other linear. */
@@ -68,6 +69,16 @@ static inline float *es_linear_target(const es_linear_job *job, const es_output 
 /* Bytes of the row scales, which ternary weights have beside their codes. */
 static inline uint64_t es_linear_scale_bytes(const es_weight *w) {
     return w->scales != NULL ? (uint64_t)w->n_rows * sizeof(float) : 0;
+}
+
+/* Where an output has row `row` of the product. */
+static inline float *es_linear_destination(const es_linear_job *job, const es_output *out,
+                                           int32_t row) {
+    if (out->dst < 0) {
+        return job->step->logits + (size_t)row * (size_t)job->engine->plan.n_vocab;
+    }
+    return job->rows != NULL ? es_linear_target(job, out, out->dst, row)
+                             : es_row(job->engine, out->dst, row);
 }
 
 /* Whether an output is computed through lists. */
@@ -154,6 +165,13 @@ void es_slice_rows(const es_linear_job *job, const es_output *out, const es_weig
  * ES_BITMAP_ROWS. */
 void es_bitmap_rows(const es_linear_job *job, const es_output *out, const es_input *input,
                     es_scratch *scratch, int32_t begin, int32_t end);
+
+/* The side matrix of an output (linear_side.c): rows [begin, end), begin a multiple of ES_COO_ROWS, once
+ * its base is stored there, ... */
+void es_side_rows(const es_linear_job *job, const es_output *out, const es_input *input,
+                  int32_t begin, int32_t end);
+/* ... or all rows, in a phase of their own. Nothing happens without one. */
+void es_linear_side(es_linear_job *job, int32_t output);
 
 /* The logits of one token through the op's coarse head. */
 void es_linear_two_stage(es_linear_job *job);

@@ -71,8 +71,8 @@ int es_linear_is_gated(const es_linear_job *linear, int32_t output) {
     const es_output *gate = &op->outputs[output - 1], *out = &op->outputs[output];
     const es_weight *w = es_linear_weight(linear, out), *v = es_linear_weight(linear, gate);
     return out->live >= 0 && out->live == gate->dst && !es_linear_skips(linear, gate) &&
-           out->signs < 0 && w->n_bytes <= MOST_BYTES && !out->add && es_reads_rows(w) &&
-           es_reads_rows(v) && v->n_rows == w->n_rows;
+           out->signs < 0 && out->side < 0 && gate->side < 0 && w->n_bytes <= MOST_BYTES &&
+           !out->add && es_reads_rows(w) && es_reads_rows(v) && v->n_rows == w->n_rows;
 }
 
 void es_linear_gated(es_linear_job *linear, int32_t output) {

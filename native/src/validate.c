@@ -1,6 +1,7 @@
 #include "validate.h"
 
 #include "kernels.h"
+#include "kernels/coo.h"
 
 static int has_width(const es_plan *plan, int32_t id, int64_t width) {
     return id >= 0 && id < plan->n_buffers && width > 0 && plan->widths[id] >= width;
@@ -83,6 +84,8 @@ int32_t es_weight_is_valid(const es_weight *w) {
     case ES_FORMAT_NM8:
     case ES_FORMAT_NM4:
         return es_nm_is_valid(w);
+    case ES_FORMAT_COO:
+        return es_coo_is_valid(w);
     case ES_FORMAT_SIGNS:
         return w->n_bytes == rows * ((k + 255) / 256) * 32;
     case ES_FORMAT_SIGNS_MASKED:
@@ -94,6 +97,11 @@ int32_t es_weight_is_valid(const es_weight *w) {
 
 static int is_signs(const es_weight *w) {
     return w->format == ES_FORMAT_SIGNS || w->format == ES_FORMAT_SIGNS_MASKED;
+}
+
+/* Whether a weight only ever stands beside another. */
+static int is_aside(const es_weight *w) {
+    return is_signs(w) || w->format == ES_FORMAT_COO;
 }
 
 /* Sign planes of the output's own shape, and a limit for every row; there may be none of either. */
@@ -109,6 +117,18 @@ static int signs_are_valid(const es_plan *plan, const es_output *out, const es_w
            !out->add && out->live == -1 && w->format != ES_FORMAT_T2N;
 }
 
+/* Outliers of the output's own shape, or none. */
+static int side_is_valid(const es_plan *plan, const es_output *out, const es_weight *w) {
+    if (out->side == -1) {
+        return 1;
+    }
+    if (out->side < 0 || out->side >= plan->n_weights) {
+        return 0;
+    }
+    const es_weight *side = &plan->weights[out->side];
+    return side->format == ES_FORMAT_COO && side->n_rows == w->n_rows && side->k == w->k;
+}
+
 /* Every input is one of k, and nothing else reads inputs in their own order. */
 static int order_is_valid(const es_op *op, int32_t k) {
     for (int32_t i = 0; i < k; i++) {
@@ -117,7 +137,7 @@ static int order_is_valid(const es_op *op, int32_t k) {
         }
     }
     for (int32_t i = 0; i < op->n_outputs; i++) {
-        if (op->outputs[i].signs != -1) {
+        if (op->outputs[i].signs != -1 || op->outputs[i].side != -1) {
             return 0;
         }
     }
@@ -135,7 +155,8 @@ static int linear_is_valid(const es_plan *plan, const es_op *op) {
             return 0;
         }
         const es_weight *w = &plan->weights[out->weight];
-        if ((k >= 0 && w->k != k) || is_signs(w) || !signs_are_valid(plan, out, w)) {
+        if ((k >= 0 && w->k != k) || is_aside(w) || !signs_are_valid(plan, out, w) ||
+            !side_is_valid(plan, out, w)) {
             return 0;
         }
         k = w->k;
@@ -153,7 +174,8 @@ static int linear_is_valid(const es_plan *plan, const es_op *op) {
     }
     if (op->coarse != NULL &&
         (op->n_outputs != 1 || op->outputs[0].dst != -1 || op->coarse_scales == NULL ||
-         k > ES_COARSE_MAX_K || es_is_sparse(plan->weights[op->outputs[0].weight].format))) {
+         op->outputs[0].side != -1 || k > ES_COARSE_MAX_K ||
+         es_is_sparse(plan->weights[op->outputs[0].weight].format))) {
         return 0;
     }
     if (op->order != NULL && !order_is_valid(op, k)) {
@@ -175,7 +197,7 @@ static int expert_is_valid(const es_plan *plan, const es_op *op, int32_t expert)
         const es_weight *w = &plan->weights[id], *first = &plan->weights[out->weight];
         const int64_t width = (int64_t)op->n_used * w->n_rows;
         if (w->n_rows != first->n_rows || w->k != plan->weights[op->outputs[0].weight].k ||
-            is_signs(w) || !has_width(plan, out->dst, width) || plan->widths[out->dst] != width ||
+            is_aside(w) || !has_width(plan, out->dst, width) || plan->widths[out->dst] != width ||
             out->dst == op->src || (op->glu != ES_GLU_NONE && out->dst == op->src2)) {
             return 0;
         }
@@ -184,7 +206,8 @@ static int expert_is_valid(const es_plan *plan, const es_op *op, int32_t expert)
              out->live == out->dst || w->format == ES_FORMAT_T2N || es_is_column(w->format))) {
             return 0;
         }
-        if (out->add || out->bias != NULL || out->live_threshold > 0.0f || out->signs != -1) {
+        if (out->add || out->bias != NULL || out->live_threshold > 0.0f || out->signs != -1 ||
+            out->side != -1) {
             return 0;
         }
     }
@@ -231,7 +254,7 @@ static int op_is_valid(const es_plan *plan, const es_op *op) {
                !es_is_column(plan->weights[op->outputs[0].weight].format) &&
                !es_is_row(plan->weights[op->outputs[0].weight].format) &&
                !es_is_sparse(plan->weights[op->outputs[0].weight].format) &&
-               !is_signs(&plan->weights[op->outputs[0].weight]) &&
+               !is_aside(&plan->weights[op->outputs[0].weight]) &&
                plan->weights[op->outputs[0].weight].n_rows >= plan->n_vocab &&
                has_width(plan, op->dst, plan->weights[op->outputs[0].weight].k);
     case ES_OP_LINEAR:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,11 @@ from edgesparse.compress.gguf_out import NewTensor, copied, write_gguf
 from edgesparse.compress.outliers import parse_share, take_outliers
 from edgesparse.errors import ModelFormatError, UsageError
 from edgesparse.formats import Format, dequantize, load_weights
+from edgesparse.formats.coo import as_coo, coo_is_valid, unpack_coo
 from edgesparse.formats.csr import pack_csr
+from edgesparse.formats.sparse import bytes_agree
+from edgesparse.formats.weight import Weight
+from edgesparse.plan.cost import plan_costs
 from tests.models import tiny
 
 IDS = list(range(3, 30))
@@ -71,12 +77,12 @@ def test_all_executors_add_them(source: str, kind: str, tmp_path: Path) -> None:
     for executor in EXECUTORS:
         with edgesparse.load(mixed, executor=executor) as model:
             found.append(model.logits(IDS))
-            sides = [w for w in model.parameters.weights.values() if w.format is Format.CSR]
+            sides = [w for w in model.parameters.weights.values() if w.format is Format.COO]
             n_sides = len(sides)
     for other in found[1:]:
         np.testing.assert_array_equal(other, found[0])
     with edgesparse.load(plain) as model, edgesparse.load(tiny.path(source)) as dense:
-        assert not any(w.format is Format.CSR for w in model.parameters.weights.values())
+        assert not any(w.format is Format.COO for w in model.parameters.weights.values())
         assert n_sides == 7 * model.config.n_layers
         truth, without = dense.logits(IDS), model.logits(IDS)
     if (source, kind) == ("llama-floats.gguf", "q4_0"):  # came from 4 bits: nothing to gain
@@ -182,6 +188,95 @@ def test_lies_are_refused(lie: str, mixed: Path) -> None:
     metadata[f"edgesparse.outliers.{key}"] = value  # type: ignore[assignment]
     with pytest.raises(ModelFormatError, match=message):
         find_outliers(metadata, tensors, "x")
+
+
+SHAPES = ((1, 1), (16, 32), (17, 33), (40, 100), (5, 3000), (300, 64))
+
+
+def side(n_rows: int, k: int, share: float) -> Weight:
+    """Make csr with a share of codes, some rows and tiles without any."""
+    rng = np.random.default_rng(n_rows * k)
+    codes = rng.integers(-127, 128, (n_rows, k)).astype(np.int8)
+    codes[rng.random(codes.shape) >= share] = 0
+    codes[n_rows // 2 : n_rows // 2 + 16] = 0
+    steps = rng.uniform(1e-6, 9, (n_rows, -(-k // 32))).astype(np.float16)
+    return Weight("s", Format.CSR, n_rows, k, pack_csr(codes, steps), np.zeros(0, np.float32))
+
+
+def test_coo_has_the_numbers_of_csr() -> None:
+    n_cases = 0
+    for (n_rows, k), share in itertools.product(SHAPES, (0, 0.005, 0.2, 1)):
+        csr = side(n_rows, k, share)
+        made = [as_coo(csr, native=native) for native in (True, False)]
+        np.testing.assert_array_equal(made[0].data, made[1].data)
+        np.testing.assert_array_equal(dequantize(made[0]), dequantize(csr))
+        assert made[0].data.ctypes.data % 64 == 0
+        assert bytes_agree(made[0])
+        assert coo_is_valid(made[0])
+        n_cases += 1
+    assert n_cases == 4 * len(SHAPES)
+
+
+def test_coo_that_lies_is_refused() -> None:
+    """C and numpy agree on every changed byte, and refuse what would lead outside."""
+    good = as_coo(side(40, 100, 0.02))
+    n = int(good.data[12:16].view("<u4")[0])
+    values, columns, rows = 16, 16 + 4 * n, 16 + 6 * n
+    n_refused = 0
+    for at, value in itertools.product(range(rows + n), (0, 1, 16, 0x7F, 0xFF)):
+        data = good.data.copy()
+        data[at] = value
+        bad = replace(good, data=data)
+        assert bytes_agree(bad) == coo_is_valid(bad)
+        if not coo_is_valid(bad):
+            n_refused += 1
+            with pytest.raises(ValueError, match="contradict each other"):
+                unpack_coo(bad)
+        else:
+            found = unpack_coo(bad)
+            assert found.columns.max() < 100
+            assert found.rows.max() < 16
+    lost = {"columns": (columns, 100), "rows": (rows, 16), "values": (values + 2, 0x7F80)}
+    for at, value in lost.values():
+        data = good.data.copy()
+        data[at : at + 2] = np.array([value], "<u2").view(np.uint8)
+        assert not bytes_agree(replace(good, data=data))
+    for size in (0, 12, 64, good.data.nbytes - 64, good.data.nbytes + 64):
+        data = np.resize(good.data, size)
+        assert not bytes_agree(replace(good, data=data))
+        assert not coo_is_valid(replace(good, data=data))
+    assert not bytes_agree(replace(good, n_rows=56))
+    assert n_refused > 100
+
+
+def test_threads_and_chunks_change_no_bit(tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    assert quantize("llama-relu.gguf", out, "w3_g32", "--outliers", "1%") == 0
+    n_cases, found = 0, None
+    for threads, executor in itertools.product((1, 2, 3), EXECUTORS[:2]):
+        with edgesparse.load(out, threads=threads, executor=executor) as model:
+            whole = model.logits(IDS)
+            cache = model.engine.new_cache(len(IDS))
+            single = np.concatenate(
+                [model.engine.forward(cache, [id], i) for i, id in enumerate(IDS)]
+            )
+        found = whole if found is None else found
+        np.testing.assert_array_equal(whole, found)
+        np.testing.assert_array_equal(single, found)
+        n_cases += 1
+    assert n_cases == 6
+
+
+def test_they_are_part_of_the_op(mixed: Path, tmp_path: Path) -> None:
+    """No op and no phase more, and their bytes are counted."""
+    plain = tmp_path / "plain.gguf"
+    assert quantize("llama-bf16", plain, "q4_0") == 0
+    with edgesparse.load(plain) as without, edgesparse.load(mixed) as model:
+        assert len(model.engine.plan.ops) == len(without.engine.plan.ops)
+        costs = [plan_costs(m.engine.plan, m.parameters, 0) for m in (without, model)]
+        sides = [w.n_bytes for w in model.parameters.weights.values() if w.format is Format.COO]
+        assert sum(c.n_bytes for c in costs[1]) == sum(c.n_bytes for c in costs[0]) + sum(sides)
+        assert sum("coo" in c.formats for c in costs[1]) == 4 * model.config.n_layers
 
 
 @pytest.mark.parametrize("beside", ["blk.0.ffn_up.1.weight", "token_embd.weight", "other.weight"])

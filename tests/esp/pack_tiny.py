@@ -8,9 +8,11 @@
 from __future__ import annotations
 
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from edgesparse.cli.program import run
 from tests.esp.packing import pack
 from tests.models import tiny
 
@@ -37,6 +39,13 @@ def write_samples(folder: Path) -> list[Path]:
         path = folder / f"{i:02}-{name.removesuffix('.gguf')}.esp"
         path.unlink(missing_ok=True)
         paths.append(pack(tiny.path(name), path, **options))
+    quantised, path = folder / "outliers.gguf", folder / "outliers.esp"
+    flags = ("w3_g32", "--outliers", "2%", "--windows", "0", "-y", "-q")
+    with redirect_stdout(sys.stderr):
+        if run(["quantize", str(tiny.path("llama-relu.gguf")), str(quantised), *flags]) != 0:
+            raise RuntimeError("quantising failed")
+    path.unlink(missing_ok=True)
+    paths.append(pack(quantised, path))
     return paths
 
 

@@ -22,7 +22,7 @@ NOTHING = Parameters({}, {}, {})
 
 
 @pytest.mark.parametrize(
-    "fmt", [f for f in Format if not (f.is_neuron_major or f.is_row or f.is_sparse)]
+    "fmt", [f for f in Format if not (f.is_neuron_major or f.is_row or f.is_sparse or f.is_aside)]
 )
 def test_embed(fmt: Format) -> None:
     rng = np.random.default_rng(int(fmt))

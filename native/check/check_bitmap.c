@@ -282,12 +282,7 @@ static void cases(check_count *count, const es_kernels *table, const es_kernels 
     m.split = check_buffer_new(MAX_BLOCKS * 64);
     m.tiles = check_buffer_new(2 * MAX_BLOCKS * 272);
     int kept = 0;
-#if defined(__x86_64__)
-    const int n_own = LENGTH(FORMATS);
-#else
-    const int n_own = 2; /* bitmaps */
-#endif
-    for (int i = 0; i < n_own; i++) {
+    for (int i = 0; i < LENGTH(FORMATS); i++) {
         const functions own = functions_of(table, FORMATS[i].format);
         const functions plain = functions_of(scalar, FORMATS[i].format);
         kept |= own.dot == plain.dot ||

@@ -74,6 +74,8 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
         es_sparse_neon(table);
         es_columns_neon(table);
         es_bitmap_neon(table);
+        es_csr_neon(table);
+        es_nm_neon(table);
         es_kvsparse_neon(table);
         es_bitslice_neon(table);
         es_vector_neon(table);
@@ -88,6 +90,8 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
         es_ternary_neondot(table);
         es_sparse_neondot(table);
         es_bitmap_neondot(table);
+        es_csr_neondot(table);
+        es_nm_neondot(table);
         es_bitslice_neondot(table);
         es_dense_neondot(table);
         es_proposal_neondot(table);

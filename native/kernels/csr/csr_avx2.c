@@ -4,25 +4,14 @@
 
 #include <immintrin.h>
 
-#include "kernels/bitmap/expand_table.h"
 #include "kernels/csr/csr.h"
+#include "kernels/csr/places.h"
 
 #define POPCNT __attribute__((target("popcnt")))
 
-#define PAIR(m, i) \
-    (ES_BIT(m, i) ? 2 * ES_BELOW(m, i) : 0x80), (ES_BIT(m, i) ? 2 * ES_BELOW(m, i) + 1 : 0x80)
-#define PAIRS(m) \
-    {PAIR(m, 0), PAIR(m, 1), PAIR(m, 2), PAIR(m, 3), PAIR(m, 4), PAIR(m, 5), PAIR(m, 6), PAIR(m, 7)}
-#define PAIRS4(m) PAIRS(m), PAIRS(m + 1), PAIRS(m + 2), PAIRS(m + 3)
-#define PAIRS16(m) PAIRS4(m), PAIRS4(m + 4), PAIRS4(m + 8), PAIRS4(m + 12)
-#define PAIRS64(m) PAIRS16(m), PAIRS16(m + 16), PAIRS16(m + 32), PAIRS16(m + 48)
-
-/* For each byte of bits: where the two bytes of every set bit's number lie. */
-static const uint8_t places[256][16] = {PAIRS64(0), PAIRS64(64), PAIRS64(128), PAIRS64(192)};
-
 ES_INLINE __m128i expand_eight(unsigned byte, const uint8_t *v) {
     return _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)v),
-                            _mm_loadu_si128((const __m128i *)places[byte]));
+                            _mm_loadu_si128((const __m128i *)es_csr_places[byte]));
 }
 
 /* Sixteen entries (two of eight rows); advances *v. */

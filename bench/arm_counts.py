@@ -31,13 +31,15 @@ TERNARY_WEIGHTS, HEAD_WEIGHTS = 2_084_044_800, 328_335_360
 KERNELS = ("t2", "t5", "t2_list", "t2n", "t2n_sums", "bst_lut", "bst_mad", "bs2_lut", "bs2_mad")
 KERNELS += ("bs2_rounded", "q8n", "q8n_list", "q4n", "q4n_list")
 KERNELS += ("q8", "q8m", "q6", "q4", "q4m", "f16", "bf16")
-KERNELS += ("bmp8", "bmp8_expand", "bmp4", "bmp4_expand", "scale_sums")
+WITHOUT_ZEROS = ("bmp8", "bmp4", "csr", "nm8", "nm4")
+SPARSE = tuple(name + end for name in WITHOUT_ZEROS for end in ("", "_expand"))
+KERNELS += (*SPARSE, "scale_sums")
 KERNELS += ("attention_f16", "attention_q8_0", "expand_rows", "prune_row")
 BODIES = ("t2", "t5", "bst_lut", "bst_mad")
 HEAD = "q6"
 ONE_TOKEN = ("t2_list", "t5_list", "t2n_sums", "q8n_list", "q4n_list")
 ONE_TOKEN += ("attention_f16", "attention_q8_0", "expand_rows", "prune_row")
-ONE_TOKEN += ("bmp8", "bmp8_expand", "bmp4", "bmp4_expand", "scale_sums")
+ONE_TOKEN += (*SPARSE, "scale_sums")
 TIMES = 2
 LEAST_SHARE = 0.004
 """Runs with a smaller share of the instructions are not modelled; the rest stands for them."""

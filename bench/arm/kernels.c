@@ -29,15 +29,15 @@ typedef struct work {
     es_columns live;
     float *x, *y, *scratch;
     int32_t *sums, *list;
-    uint8_t *bitmap, *split, *pruned, *out;
+    uint8_t *sparse, *split, *pruned, *out;
     int32_t *centre;
     uint16_t *halfs;
 } work;
 
 typedef struct kernel {
     const char *name, *family; /* of es_kernel_variant */
-    double bytes_per_weight;
-    int n_weights; /* that one call multiplies by each token */
+    double bytes_per_weight;   /* 0: as packed, or none */
+    int n_weights;             /* that one call multiplies by each token */
     void (*run)(const work *k);
 } kernel;
 
@@ -114,25 +114,35 @@ FLOATS(f16)
 FLOATS(bf16)
 FLOATS(f32)
 
-/* Tiles follow the table of their places. */
-#define BITMAP(name)                                                                \
-    static void run_##name(const work *k) {                                         \
-        const es_split split = {k->split, k->centre};                               \
-        if (k->table->split_q16 != NULL) {                                          \
-            k->table->split_q16(k->split, k->centre, k->q16.q, K / ES_BLOCK);       \
-        }                                                                           \
-        k->table->name##_dot(k->y, k->bitmap + 8 * (ROWS / ES_BITMAP_ROWS + 1),     \
-                             ROWS / ES_BITMAP_ROWS, &k->q16, &split, K / ES_BLOCK); \
-    }                                                                               \
-    static void run_##name##_expand(const work *k) {                                \
-        for (int32_t i = 0; i < ROWS / ES_BITMAP_ROWS; i++) {                       \
-            uint64_t start;                                                         \
-            memcpy(&start, k->bitmap + sizeof start * (size_t)i, sizeof start);     \
-            k->table->name##_expand(k->out, k->bitmap + start, K / ES_BLOCK);       \
-        }                                                                           \
+/* Where a tile of a format without zeros begins. */
+static const uint8_t *tile_at(const work *k, int32_t format, int32_t tile) {
+    if (es_is_two_of_four(format)) {
+        return k->sparse + (size_t)tile * (K / ES_BLOCK) * es_nm_block_bytes(format);
     }
-BITMAP(bmp8)
-BITMAP(bmp4)
+    uint64_t start;
+    memcpy(&start, k->sparse + sizeof start * (size_t)tile, sizeof start);
+    return k->sparse + start;
+}
+
+#define SPARSE(name, format)                                                                      \
+    static void run_##name(const work *k) {                                                       \
+        const es_split split = {k->split, k->centre};                                             \
+        if (k->table->split_q16 != NULL) {                                                        \
+            k->table->split_q16(k->split, k->centre, k->q16.q, K / ES_BLOCK);                     \
+        }                                                                                         \
+        k->table->name##_dot(k->y, tile_at(k, format, 0), ROWS / ES_BITMAP_ROWS, &k->q16, &split, \
+                             K / ES_BLOCK);                                                       \
+    }                                                                                             \
+    static void run_##name##_expand(const work *k) {                                              \
+        for (int32_t i = 0; i < ROWS / ES_BITMAP_ROWS; i++) {                                     \
+            k->table->name##_expand(k->out, tile_at(k, format, i), K / ES_BLOCK);                 \
+        }                                                                                         \
+    }
+SPARSE(bmp8, ES_FORMAT_BMP8)
+SPARSE(bmp4, ES_FORMAT_BMP4)
+SPARSE(csr, ES_FORMAT_CSR)
+SPARSE(nm8, ES_FORMAT_NM8)
+SPARSE(nm4, ES_FORMAT_NM4)
 
 static void run_attention(const work *k, int32_t type) {
     const es_cache_rows rows = {k->w, es_cache_row_bytes(type, HEAD_DIM), type};
@@ -190,10 +200,16 @@ static const kernel KERNELS[] = {
     {"f16", "f16", 2, MATRIX, run_f16},
     {"bf16", "bf16", 2, MATRIX, run_bf16},
     {"f32", "f32", 4, MATRIX, run_f32},
-    {"bmp8", "bmp8", 352.0 / 512, MATRIX, run_bmp8},
-    {"bmp8_expand", "bmp8", 352.0 / 512, MATRIX, run_bmp8_expand},
-    {"bmp4", "bmp4", 224.0 / 512, MATRIX, run_bmp4},
-    {"bmp4_expand", "bmp4", 224.0 / 512, MATRIX, run_bmp4_expand},
+    {"bmp8", "bmp8", 0, MATRIX, run_bmp8},
+    {"bmp8_expand", "bmp8", 0, MATRIX, run_bmp8_expand},
+    {"bmp4", "bmp4", 0, MATRIX, run_bmp4},
+    {"bmp4_expand", "bmp4", 0, MATRIX, run_bmp4_expand},
+    {"csr", "csr", 0, MATRIX, run_csr},
+    {"csr_expand", "csr", 0, MATRIX, run_csr_expand},
+    {"nm8", "nm8", 0, MATRIX, run_nm8},
+    {"nm8_expand", "nm8", 0, MATRIX, run_nm8_expand},
+    {"nm4", "nm4", 0, MATRIX, run_nm4},
+    {"nm4_expand", "nm4", 0, MATRIX, run_nm4_expand},
     {"scale_sums", "vector", 4, ROWS, run_scale_sums},
     {"expand_rows", "kvsparse", 144.0 / 128, CACHED, run_expand_rows},
     {"prune_row", "kvsparse", 2, CACHED, run_prune_row},
@@ -201,22 +217,51 @@ static const kernel KERNELS[] = {
     {"attention_q8_0", "attention", 34.0 / 32, 2 * CACHED, run_attention_q8_0},
 };
 
-/* Every other code of a dense matrix is zero. */
-static uint8_t *packed(const char *name) {
-    const int nibbles = strncmp(name, "bmp4", 4) == 0;
-    es_bitmap_job job = {.src_format = nibbles ? ES_FORMAT_Q4 : ES_FORMAT_Q8, ROWS, K};
-    job.src_bytes = ROWS / ES_TILE * (K / ES_BLOCK) * es_block_bytes(job.src_format);
-    uint8_t *src = filled(job.src_bytes, 0x28); /* a nibble of 8 is zero */
-    for (size_t i = 0; !nibbles && i < job.src_bytes; i += 2) {
-        src[i] = 0;
+/* What formats without zeros are packed from. */
+static const struct {
+    const char *name;
+    int32_t format, dense;
+    int percent; /* that are not 0: every other column, or at random */
+} SPARSE_FORMATS[] = {
+    {"bmp8", ES_FORMAT_BMP8, ES_FORMAT_Q8, 50}, {"bmp4", ES_FORMAT_BMP4, ES_FORMAT_Q4, 50},
+    {"csr", ES_FORMAT_CSR, ES_FORMAT_Q8, 6},    {"nm8", ES_FORMAT_NM8, ES_FORMAT_Q8, 50},
+    {"nm4", ES_FORMAT_NM4, ES_FORMAT_Q4, 50},
+};
+
+/* A dense matrix with codes at every other or at random places, without its zeros. */
+static size_t pack(uint8_t **dst, const char *family) {
+    for (size_t f = 0; f < sizeof SPARSE_FORMATS / sizeof SPARSE_FORMATS[0]; f++) {
+        if (strcmp(SPARSE_FORMATS[f].name, family) != 0) {
+            continue;
+        }
+        es_bitmap_job job = {.src_format = SPARSE_FORMATS[f].dense,
+                             .dst_format = SPARSE_FORMATS[f].format,
+                             .n_rows = ROWS,
+                             .k = K};
+        const size_t block = es_block_bytes(job.src_format);
+        job.src_bytes = ROWS / ES_TILE * (K / ES_BLOCK) * block;
+        uint8_t *src = filled(job.src_bytes, 0x28); /* steps */
+        const uint8_t zero = job.src_format == ES_FORMAT_Q4 ? 0x88 : 0;
+        uint64_t random = 1;
+        for (size_t i = 0; i < job.src_bytes; i++) {
+            random = random * 6364136223846793005 + 1442695040888963407;
+            const int is_code = i % block >= ES_SCALE_BYTES, percent = SPARSE_FORMATS[f].percent;
+            const int is_live = percent == 50 ? i % 2 == 1 : (int)((random >> 33) % 100) < percent;
+            src[i] = is_code && !is_live ? zero : is_code ? 0x21 : src[i];
+        }
+        job.src = src;
+        const int64_t n_bytes = es_bitmap_pack(&job);
+        if (n_bytes < 0) {
+            exit(2);
+        }
+        job.dst_bytes = (size_t)n_bytes;
+        job.dst = *dst = filled(job.dst_bytes, 0);
+        if (es_bitmap_pack(&job) < 0) {
+            exit(2);
+        }
+        return job.dst_bytes;
     }
-    job.src = src;
-    job.dst_bytes = (size_t)es_bitmap_pack(&job);
-    job.dst = filled(job.dst_bytes, 0);
-    if (es_bitmap_pack(&job) < 0) {
-        exit(2);
-    }
-    return job.dst;
+    return 0;
 }
 
 static int32_t isa_named(const char *name) {
@@ -266,7 +311,7 @@ int main(int argc, char **argv) {
     int32_t *begin = filled((blocks + 1) * sizeof *begin, 0);
     table.list_columns(pairs, begin, k.q16.q, (int32_t)blocks);
     k.live = (es_columns){pairs, begin};
-    k.bitmap = packed(chosen->name);
+    const size_t packed_bytes = pack(&k.sparse, chosen->family);
     k.split = filled(2 * K, 0);
     k.centre = filled(blocks * sizeof *k.centre, 0);
     k.out = filled(OUT_BYTES, 0);
@@ -281,7 +326,8 @@ int main(int argc, char **argv) {
     for (int32_t i = atoi(argv[4]); i > 0; i--) {
         chosen->run(&k);
     }
-    printf("%d %.6f %s\n", chosen->n_weights, chosen->bytes_per_weight,
-           es_kernel_variant(isa, chosen->family));
+    const double bytes =
+        packed_bytes == 0 ? chosen->bytes_per_weight : (double)packed_bytes / chosen->n_weights;
+    printf("%d %.6f %s\n", chosen->n_weights, bytes, es_kernel_variant(isa, chosen->family));
     return 0;
 }

@@ -24,14 +24,22 @@ _USUAL: dict[str, dict[str, float]] = {
     "avx512vbmi2": {"q8": 48, "q4": 46, "bmp8": 44, "bmp4": 40, "csr": 85, "nm8": 66, "nm4": 62},
     "avx2": _AVX2,
     "avxvnni": _AVX2,
-    "neon": {"q8": 6.8, "q4": 5.9, "bmp8": 3.4, "bmp4": 2.6, "csr": 0.8, "nm8": 0.4, "nm4": 0.3},
-    "neondot": {"q8": 12.4, "q4": 14.1, "bmp8": 6.6, "bmp4": 4.9, "csr": 1, "nm8": 0.4, "nm4": 0.3},
+    "neon": {"q8": 6.8, "q4": 5.9, "bmp8": 3.4, "bmp4": 2.7, "csr": 5.2, "nm8": 4.6, "nm4": 3.8},
+    "neondot": {
+        "q8": 12.4,
+        "q4": 14.1,
+        "bmp8": 6.6,
+        "bmp4": 4.9,
+        "csr": 13.7,
+        "nm8": 13.4,
+        "nm4": 10.6,
+    },
     "scalar": {"q8": 2, "q4": 2, "bmp8": 0.4, "bmp4": 0.4, "csr": 2, "nm8": 0.8, "nm4": 0.6},
 }
 """10⁹ weights a second of one thread on a Sapphire Rapids server at 2.6 GHz: from cache, csr at
 94 % zeros; but of bitmaps on AVX2 from memory, where table look-ups and waiting add up. Those of
-NEON are predictions for a Raspberry Pi 4 and 5 (bench/arm/README.md); csr, nm8 and nm4 have plain C
-there, whose rates are guesses on the low side."""
+NEON are predictions for one core of a Raspberry Pi 4 and 5, from counted instructions and modelled
+cycles (bench/arm/README.md); nothing was measured there."""
 
 
 @dataclass(frozen=True)

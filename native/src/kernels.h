@@ -199,7 +199,6 @@ void es_csr_scalar(es_kernels *table);
 void es_csr_avx2(es_kernels *table);
 void es_csr_avx512vnni(es_kernels *table);
 void es_csr_neon(es_kernels *table);
-void es_csr_neondot(es_kernels *table);
 void es_nm_scalar(es_kernels *table);
 void es_nm_avx2(es_kernels *table);
 void es_nm_avx512vnni(es_kernels *table);

@@ -90,7 +90,6 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
         es_ternary_neondot(table);
         es_sparse_neondot(table);
         es_bitmap_neondot(table);
-        es_csr_neondot(table);
         es_nm_neondot(table);
         es_bitslice_neondot(table);
         es_dense_neondot(table);

@@ -19,15 +19,13 @@ ES_INLINE uint8x16_t es_nm_weave(uint8x16_t first, uint8x16_t second, const int 
 
 ES_INLINE es_nm_inputs es_nm_split(const int16_t *q) {
     const uint8x16x2_t a = vld2q_u8((const uint8_t *)q), b = vld2q_u8((const uint8_t *)(q + 16));
-    return (es_nm_inputs){
-        {es_nm_weave(a.val[0], b.val[0], 0), es_nm_weave(a.val[0], b.val[0], 1)},
-        {es_nm_weave(a.val[1], b.val[1], 0), es_nm_weave(a.val[1], b.val[1], 1)}};
+    return (es_nm_inputs){{es_nm_weave(a.val[0], b.val[0], 0), es_nm_weave(a.val[0], b.val[0], 1)},
+                          {es_nm_weave(a.val[1], b.val[1], 0), es_nm_weave(a.val[1], b.val[1], 1)}};
 }
 
 /* Where the inputs of rows 4t to 4t + 3 in groups s and s + 4 lie in low[s / 2] and high[s / 2]. */
 ES_INLINE uint8x16_t es_nm_indices(const uint8_t *block, const int s, const int t) {
-    const uint16x8_t places =
-        vreinterpretq_u16_u8(vld1q_u8(block + ES_NM_PLACES + 16 * t));
+    const uint16x8_t places = vreinterpretq_u16_u8(vld1q_u8(block + ES_NM_PLACES + 16 * t));
     const uint8x16_t first = vdupq_n_u8((uint8_t)(8 * (s % 2)));
     const uint8x16_t groups =
         vorrq_u8(first, vreinterpretq_u8_u16(vdupq_n_u16(0x0400))); /* upper bytes: s + 4 */

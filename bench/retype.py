@@ -39,8 +39,10 @@ _COPIED = {
     **{TensorType.Q8_0: 8, TensorType.Q4_K: 12, TensorType.Q6_K: 14, TensorType.BF16: 30},
 }
 KINDS = {**TERNARY, "q8_0": HEADS["q8_0"]}
-_BITNET = {"tq1_0": "bitnet", "tq2_0": "bitnet", "i2_s": "bitnet-b1.58", "iq2_bn": "bitnet-b1.58"}
-_BITNET["q8_0"] = "bitnet"
+_BITNET = {
+    **dict.fromkeys(("tq1_0", "tq2_0", "q8_0"), "bitnet"),
+    **dict.fromkeys(("i2_s", "iq2_bn"), "bitnet-b1.58"),
+}
 
 
 def retype(source: Path, out: Path, kind: str, architecture: str | None = None) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgesparse.formats.weight import ROW_BY_ROW
+from edgesparse.formats.weight import ROW_BY_ROW, SPARSE
 from edgesparse.perplexity import perplexity
 from edgesparse.plan.op import Linear
 from edgesparse.sparsity.alphas import ALPHA_ONE, SparseInferTable
@@ -139,6 +139,6 @@ def _tiles(model: Model, layers: Mapping[str, Outcome]) -> dict[str, float]:
     for op in model.engine.plan.ops:
         if isinstance(op, Linear) and op.name in layers:
             outcome, gate = layers[op.name], weights[op.outputs[0].weight]
-            by_rows = gate.format in ROW_BY_ROW
+            by_rows = SPARSE.get(gate.format, gate.format) in ROW_BY_ROW
             found[op.name] = outcome.skipped if by_rows else outcome.skipped_tiles
     return found

@@ -1,8 +1,9 @@
 """Write a GGUF file's ternary matrices in another type, everything else as it is.
 
-    python bench/retype.py IN --type tq2_0|i2_s|tq1_0|iq2_bn [--architecture NAME] --out FILE
+    python bench/retype.py IN --type tq2_0|i2_s|tq1_0|iq2_bn|q8_0 [--architecture NAME] --out FILE
 
-Engines that only read their own ternary type get the same weights, head and vocabulary this way.
+Engines that only read their own ternary type get the same weights, head and vocabulary this way;
+as Q8_0 a ternary model is a dense one, with the numbers it was trained to.
 By default the architecture gets the name by which the type's engine knows BitNet's graph.
 """
 
@@ -18,7 +19,7 @@ import numpy as np
 if not __package__:  # run by its path
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench.gguf_packing import TERNARY, BlockType, Bytes
+from bench.gguf_packing import HEADS, TERNARY, BlockType, Bytes
 from bench.gguf_stream import Tensor, Value, write_gguf
 from edgesparse.checkpoint import (
     TERNARY_TYPES,
@@ -30,14 +31,18 @@ from edgesparse.checkpoint import (
     ternary_chunks,
 )
 
-__all__ = ["retype"]
+__all__ = ["KINDS", "retype"]
 
 _COPY_BYTES = 8 << 20
 _COPIED = {
     **{TensorType.F32: 0, TensorType.F16: 1, TensorType.Q4_0: 2, TensorType.Q4_1: 3},
     **{TensorType.Q8_0: 8, TensorType.Q4_K: 12, TensorType.Q6_K: 14, TensorType.BF16: 30},
 }
-_BITNET = {"tq1_0": "bitnet", "tq2_0": "bitnet", "i2_s": "bitnet-b1.58", "iq2_bn": "bitnet-b1.58"}
+KINDS = {**TERNARY, "q8_0": HEADS["q8_0"]}
+_BITNET = {
+    **dict.fromkeys(("tq1_0", "tq2_0", "q8_0"), "bitnet"),
+    **dict.fromkeys(("i2_s", "iq2_bn"), "bitnet-b1.58"),
+}
 
 
 def retype(source: Path, out: Path, kind: str, architecture: str | None = None) -> int:
@@ -60,8 +65,8 @@ def retype(source: Path, out: Path, kind: str, architecture: str | None = None) 
             renamed = f"{new}.{key[len(old) + 1 :]}" if key.startswith(f"{old}.") else key
             metadata[renamed] = _value(key, value)
         metadata["general.architecture"] = new
-        metadata["general.file_type"] = TERNARY[kind].file_type
-        tensors = [_tensor(checkpoint, info, TERNARY[kind]) for info in checkpoint.tensors.values()]
+        metadata["general.file_type"] = KINDS[kind].file_type
+        tensors = [_tensor(checkpoint, info, KINDS[kind]) for info in checkpoint.tensors.values()]
         return write_gguf(out, metadata, tensors)
 
 
@@ -119,7 +124,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("source", type=Path, metavar="IN")
-    parser.add_argument("--type", choices=TERNARY, required=True)
+    parser.add_argument("--type", choices=KINDS, required=True)
     parser.add_argument("--architecture", help="general.architecture, if not the usual one")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     o = parser.parse_args(arguments)

@@ -191,29 +191,16 @@ def _table(made: Any) -> str:
 
 
 def _price(model: Model, made: Any, text: str) -> str:
-    from edgesparse.executors import make_executor
     from edgesparse.perplexity import perplexity
     from edgesparse.sparsity import SparseInferTable
-    from edgesparse.sparsity.apply import thresholded
-    from edgesparse.sparsity.predictor import add_predictor
+    from edgesparse.sparsity.apply import predicted, thresholded
 
     ids = model.tokenize(text, add_special=True)
     n_ctx = min(_WINDOW, model.engine.n_ctx)
     dense = perplexity(model, ids, n_ctx)
-    if isinstance(made, SparseInferTable):
-        engine, before = model.engine, model.engine.executor
-        plan, parameters = add_predictor(engine.plan, model.parameters, made, force=True)
-        engine.executor = make_executor(
-            engine.executor_name, plan, parameters, threads=engine.n_threads
-        )
-        try:
-            sparse = perplexity(model, ids, n_ctx)
-        finally:
-            engine.executor.close()
-            engine.executor = before
-    else:
-        with thresholded(model, made):
-            sparse = perplexity(model, ids, n_ctx)
+    is_table = isinstance(made, SparseInferTable)
+    with predicted(model, made) if is_table else thresholded(model, made):
+        sparse = perplexity(model, ids, n_ctx)
     return (
         f"perplexity of {dense.n_scored} tokens: {dense.perplexity:.4f} dense, "
         f"{sparse.perplexity:.4f} with it ({sparse.perplexity / dense.perplexity - 1:+.1%})\n"

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from edgesparse.cli import loading, options
 
 if TYPE_CHECKING:
+    from edgesparse.cli.terminal import Terminal
     from edgesparse.model import Model
-    from edgesparse.sparsity.sparseinfer import Outcome
+    from edgesparse.sparsity.alpha_table import AlphaTable
     from edgesparse.sparsity.speed import Saving
 
 __all__ = ["add_arguments", "run"]
@@ -26,12 +27,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--alpha",
-        type=float,
-        default=1.0,
-        metavar="A",
-        help="judge the sign predictor at this alpha, where a ReLU makes zeros (default: 1)",
+        default="1",
+        metavar="A[,A...]",
+        help="judge the sign predictor at this alpha, where a ReLU makes zeros (default: 1); "
+        "several (0.98,1,1.03,1.1) make a table of precision, recall, bytes and perplexity",
     )
-    parser.add_argument("--plot", metavar="FILE.png", help="draw the shares of zeros by layer")
+    parser.add_argument(
+        "--plot", metavar="FILE.png", help="draw the shares of zeros by layer, and several alphas"
+    )
     parser.add_argument(
         "--no-measure", action="store_true", help="do not decode with and without skipping"
     )
@@ -47,7 +50,13 @@ def run(args: argparse.Namespace) -> int:
 
     from edgesparse.cli.terminal import Terminal
     from edgesparse.errors import UsageError
-    from edgesparse.sparsity.report import save_plot, sparsity_rows, sparsity_table
+    from edgesparse.sparsity.report import (
+        alpha_lines,
+        alpha_rows,
+        save_plot,
+        sparsity_rows,
+        sparsity_table,
+    )
     from edgesparse.sparsity.statistics import collect
 
     if args.file is None:
@@ -56,39 +65,69 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--tokens must be positive, not {args.tokens}.")
     if args.predict is not None:
         raise UsageError("--predict and sparsity exclude each other.", advice="See --alpha.")
+    alphas = _alphas(args.alpha)
     text = options.read_prompt_file(args.file)
+    terminal = Terminal(color=not args.no_color)
     with loading.load_model(argparse.Namespace(**{**vars(args), "fused": False})) as model:
         ids = model.tokenize(text, add_special=True)
         layers = collect(model, ids, max_tokens=args.tokens)
-        outcomes = _outcomes(model, ids, args)
-        name, quality = model.info.name, model.info.quality
         makes_zeros = model.config.glu.makes_zeros
+        table = _predictor(model, ids, alphas, args.tokens, terminal) if makes_zeros else None
+        name, quality = model.info.name, model.info.quality
     measured = makes_zeros and args.executor == "native" and not args.no_measure
     saving = _saving(args, ids) if measured else None
-    rows = sparsity_rows(layers, outcomes, saving)
-    summary = _summary(saving) | {"model": name, "quality": quality, "alpha": args.alpha}
-    terminal = Terminal(color=not args.no_color)
+    rows = sparsity_rows(layers, table.rows[0].layers if table else {}, saving)
+    several = table if table and len(alphas) > 1 else None
+    by_alpha = alpha_rows(several) if several else []
+    summary = _summary(saving) | {"model": name, "quality": quality, "alpha": alphas[0]}
     if args.output == "json":
-        terminal.write(json.dumps({"layers": rows, "summary": summary}) + "\n")
+        found: dict[str, Any] = {"layers": rows, "summary": summary}
+        if several:
+            summary["dense_perplexity"] = several.dense_perplexity
+            found["alphas"] = by_alpha
+        terminal.write(json.dumps(found) + "\n")
     else:
-        terminal.write(sparsity_table(rows) + _words(saving, makes_zeros))
+        words = alpha_lines(several) if several else ""
+        terminal.write(sparsity_table(rows) + words + _words(saving, makes_zeros))
     if args.plot:
-        save_plot(rows, args.plot, f"{name} on {os.path.basename(args.file)}")
+        save_plot(rows, args.plot, f"{name} on {os.path.basename(args.file)}", by_alpha)
     return 0
 
 
-def _outcomes(model: Model, ids: list[int], args: argparse.Namespace) -> dict[str, Outcome]:
+def _alphas(text: str) -> list[float]:
     from edgesparse.errors import UsageError
     from edgesparse.sparsity.alphas import ALPHA_ONE, MAX_ALPHA
-    from edgesparse.sparsity.sparseinfer import collect_votes, outcome
 
-    if not 0 <= args.alpha <= MAX_ALPHA / ALPHA_ONE:
-        raise UsageError(f"--alpha must be in [0, {MAX_ALPHA // ALPHA_ONE}], not {args.alpha}.")
-    if not model.config.glu.makes_zeros:
-        return {}
-    layers = collect_votes(model, ids, max_tokens=min(args.tokens, _WINDOW))
-    alpha = round(args.alpha * ALPHA_ONE)
-    return {name: outcome(layer, alpha) for name, layer in layers.items()}
+    most = MAX_ALPHA // ALPHA_ONE
+    alphas = []
+    for part in text.split(","):
+        try:
+            alphas.append(float(part))
+        except ValueError:
+            alphas.append(-1.0)
+        if not 0 <= alphas[-1] <= most:
+            raise UsageError(
+                f"--alpha takes numbers in [0, {most}], separated by commas, not {part.strip()!r}."
+            )
+    return list(dict.fromkeys(alphas))
+
+
+def _predictor(
+    model: Model, ids: list[int], alphas: list[float], n_tokens: int, terminal: Terminal
+) -> AlphaTable | None:
+    from edgesparse.sparsity.alpha_table import compare_alphas
+
+    if model.config.experts is not None:
+        return None
+    return compare_alphas(
+        model,
+        ids[:n_tokens],
+        alphas,
+        n_judged=_WINDOW,
+        n_ctx=_WINDOW,
+        scored=len(alphas) > 1,
+        progress=terminal.progress,
+    )
 
 
 def _saving(args: argparse.Namespace, ids: list[int]) -> Saving:

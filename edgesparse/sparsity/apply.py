@@ -1,6 +1,7 @@
-"""Run a model with thresholds, as arithmetic: small activations become 0 between two ops.
+"""Run a loaded model with thresholds or predicted gates for a while, to see what they cost.
 
-This says what thresholds cost in quality. It saves no time: nothing is skipped.
+Thresholds are applied as arithmetic: small activations become 0 between two ops. That saves no
+time, as nothing is skipped.
 """
 
 from __future__ import annotations
@@ -12,16 +13,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from edgesparse.executors import make_executor
 from edgesparse.executors.base import Step
 from edgesparse.ops.glu import glu
 from edgesparse.plan.op import GluKind
+from edgesparse.sparsity.alphas import SparseInferTable
 from edgesparse.sparsity.observed import Hook, Observed
+from edgesparse.sparsity.predictor import add_predictor
 from edgesparse.sparsity.thresholds import Rule, Thresholds
 
 if TYPE_CHECKING:
     from edgesparse.model import Model
 
-__all__ = ["activated", "hooks", "is_small", "thresholded"]
+__all__ = ["activated", "hooks", "is_small", "predicted", "thresholded"]
 
 Float32 = npt.NDArray[np.float32]
 
@@ -77,3 +81,24 @@ def thresholded(model: Model, thresholds: Thresholds) -> Iterator[Model]:
         yield model
     finally:
         model.engine.executor = executor
+
+
+@contextmanager
+def predicted(model: Model, table: SparseInferTable) -> Iterator[Model]:
+    """Let a model predict its gates for the time being, whether that pays or not.
+
+    Raises
+    ------
+    UsageError
+        There are no gates to predict (`add_predictor`).
+    """
+    engine, before = model.engine, model.engine.executor
+    plan, parameters = add_predictor(engine.plan, model.parameters, table, force=True)
+    engine.executor = make_executor(
+        engine.executor_name, plan, parameters, threads=engine.n_threads
+    )
+    try:
+        yield model
+    finally:
+        engine.executor.close()
+        engine.executor = before

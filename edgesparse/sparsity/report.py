@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from edgesparse.errors import UsageError
+from edgesparse.sparsity.alpha_table import AlphaTable
 from edgesparse.sparsity.sparseinfer import Outcome
 from edgesparse.sparsity.speed import Saving
 from edgesparse.sparsity.statistics import LayerStatistics
 
-__all__ = ["bar", "save_plot", "sparsity_rows", "sparsity_table"]
+__all__ = ["alpha_lines", "alpha_rows", "bar", "save_plot", "sparsity_rows", "sparsity_table"]
 
 Row = dict[str, Any]
 _INPUTS = ("qkv", "attn_output", "gate_up", "down")
@@ -84,8 +85,60 @@ def sparsity_table(rows: Sequence[Row], width: int = 20) -> str:
     return "\n".join(lines) + "\n"
 
 
-def save_plot(rows: Sequence[Row], path: str | os.PathLike[str], title: str) -> None:
-    """Write a PNG of the shares of zeros by layer.
+def alpha_rows(table: AlphaTable) -> list[Row]:
+    """Return one row of plain numbers per alpha."""
+    return [
+        {
+            "alpha": row.alpha,
+            "predictor_precision": row.outcome.precision,
+            "predictor_recall": row.outcome.dropped,
+            "predictor_live_kept": row.outcome.kept,
+            "gates_skipped": row.outcome.skipped,
+            "tiles_skipped": row.outcome.skipped_tiles,
+            "saved_bytes": round(row.cost.saved_bytes),
+            "sign_bytes": row.cost.sign_bytes,
+            "pays": row.cost.pays,
+            "perplexity": row.perplexity,
+            "layers": {
+                name: {"precision": each.precision, "recall": each.dropped, "live_kept": each.kept}
+                for name, each in row.layers.items()
+            },
+        }
+        for row in table.rows
+    ]
+
+
+def alpha_lines(table: AlphaTable, width: int = 20) -> str:
+    """Lay the alphas out for a terminal, with a bar for the recall."""
+    lines = [
+        "sign predictor (SparseInfer), all layers: the more alpha, the fewer gates are skipped",
+        f"{'alpha':>7}{'precision':>11}{'recall':>8}{'live kept':>11}{'skipped':>9}"
+        f"{'saves':>10}{'reads':>10}{'pays':>6}{'perplexity':>12}",
+    ]
+    for row in table.rows:
+        shown = "?" if row.perplexity is None else f"{row.perplexity:.4f}"
+        lines.append(
+            f"{row.alpha:>7.4f}{row.outcome.precision:>11.3f}{row.outcome.dropped:>8.3f}"
+            f"{row.outcome.kept:>11.1%}{row.outcome.skipped:>9.1%}"
+            f"{row.cost.saved_bytes / 1e6:>7.2f} MB{row.cost.sign_bytes / 1e6:>7.2f} MB"
+            f"{'yes' if row.cost.pays else 'no':>6}{shown:>12}"
+            f"  {bar(row.outcome.dropped, width)}".rstrip()
+        )
+    if table.dense_perplexity is not None:
+        lines.append(
+            f"perplexity without prediction: {table.dense_perplexity:.4f} "
+            f"({table.n_scored} tokens scored, {table.n_judged} for the shares)"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def save_plot(
+    rows: Sequence[Row],
+    path: str | os.PathLike[str],
+    title: str,
+    alphas: Sequence[Row] = (),
+) -> None:
+    """Write a PNG of the shares of zeros by layer and, if there are some, of the alphas.
 
     Raises
     ------
@@ -99,8 +152,8 @@ def save_plot(rows: Sequence[Row], path: str | os.PathLike[str], title: str) -> 
         raise UsageError(
             "a picture needs matplotlib.", advice="pip install 'edgesparse[plot]'"
         ) from None
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.add_subplot()
+    figure = Figure(figsize=(8, 9 if alphas else 4.5), layout="constrained")
+    axes = figure.add_subplot(2 if alphas else 1, 1, 1)
     layers = [row["layer"] for row in rows]
     axes.plot(layers, [row["gate_zero"] for row in rows], marker="o", label="gates not above 0")
     for name in _INPUTS:
@@ -108,6 +161,8 @@ def save_plot(rows: Sequence[Row], path: str | os.PathLike[str], title: str) -> 
         axes.plot(layers, shares, marker=".", label=f"{name}: int8 zeros of its input")
     axes.set(xlabel="layer", ylabel="share of zeros", ylim=(0, 1), title=title)
     axes.legend()
+    if alphas:
+        _draw_alphas(figure.add_subplot(2, 1, 2), alphas)
     temporary = Path(f"{os.fspath(path)}.part")
     try:
         with temporary.open("wb") as file:
@@ -116,3 +171,17 @@ def save_plot(rows: Sequence[Row], path: str | os.PathLike[str], title: str) -> 
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise UsageError(f"{path}: cannot be written ({error.strerror}).") from None
+
+
+def _draw_alphas(axes: Any, alphas: Sequence[Row]) -> None:
+    x = [row["alpha"] for row in alphas]
+    for key in ("precision", "recall", "live_kept"):
+        label = key.replace("_", " ")
+        axes.plot(x, [row[f"predictor_{key}"] for row in alphas], marker="o", label=label)
+    axes.set(xlabel="alpha of the sign predictor", ylabel="share", ylim=(0, 1))
+    axes.legend(loc="center left")
+    if alphas[0]["perplexity"] is not None:
+        right = axes.twinx()
+        right.plot(x, [row["perplexity"] for row in alphas], "k--", marker=".", label="perplexity")
+        right.set_ylabel("perplexity")
+        right.legend(loc="center right")

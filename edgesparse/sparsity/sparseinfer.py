@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,9 +24,18 @@ from edgesparse.sparsity.passes import require_dense, windows_of
 if TYPE_CHECKING:
     from edgesparse.model import Model
 
-__all__ = ["Votes", "alpha_for", "calibrate_alphas", "collect_votes", "outcome"]
+__all__ = [
+    "Outcome",
+    "Votes",
+    "alpha_for",
+    "calibrate_alphas",
+    "collect_votes",
+    "judge_alphas",
+    "outcome",
+]
 
-Int16 = npt.NDArray[np.int16]
+Bool = npt.NDArray[np.bool_]
+Int32 = npt.NDArray[np.int32]
 
 
 @dataclass(eq=False)
@@ -70,6 +79,75 @@ class Outcome:
     skipped_tiles: float
 
 
+class _Tally:
+    """Counts of predicted and true zeros, which add up over windows and layers."""
+
+    def __init__(self) -> None:
+        self.n = self.n_live = self.n_skipped = self.n_wrong = self.n_tiles = self.n_all_tiles = 0
+
+    def add(self, dead: Bool, live: Bool) -> None:
+        """Count gates (n_tokens, F) that are predicted to be dead, and those that are live."""
+        self.n += dead.size
+        self.n_live += int(live.sum())
+        self.n_skipped += int(dead.sum())
+        self.n_wrong += int((dead & live).sum())
+        tiles = np.logical_and.reduceat(dead, np.arange(0, dead.shape[1], TILE), axis=1)
+        self.n_tiles += int(tiles.sum())
+        self.n_all_tiles += tiles.size
+
+    def outcome(self) -> Outcome:
+        """Turn counts into shares."""
+        n_dead = self.n - self.n_live
+        return Outcome(
+            kept=1 - self.n_wrong / max(1, self.n_live),
+            dropped=(self.n_skipped - self.n_wrong) / max(1, n_dead),
+            precision=1 - self.n_wrong / max(1, self.n_skipped),
+            skipped=self.n_skipped / max(1, self.n),
+            skipped_tiles=self.n_tiles / max(1, self.n_all_tiles),
+        )
+
+
+def _planes_of(model: Model) -> dict[str, SignPlanes]:
+    """Make the sign planes of every gate, by name of the op."""
+    if not model.config.glu.makes_zeros:
+        raise UsageError(
+            "the gate of this model makes no zeros, so there is nothing to predict.",
+            advice="teal, cats and chess are for such models.",
+        )
+    require_dense(model)
+    weights = model.parameters.weights
+    return {op.name: sign_planes(weights[op.outputs[0].weight]) for op in gated_ops(model)}
+
+
+def _observe(
+    model: Model,
+    ids: Sequence[int],
+    max_tokens: int | None,
+    planes: Mapping[str, SignPlanes],
+    seen: Callable[[str, Int32, Bool], None],
+) -> None:
+    """Run a text, and show every layer's votes and which of its gates are live."""
+    windows = windows_of(model, ids, max_tokens=max_tokens, least=64)
+    against: dict[str, Int32] = {}
+
+    def voting(name: str) -> Hook:
+        def hook(step: Step, rows: npt.NDArray[np.float32]) -> None:
+            against[name] = votes(planes[name], rows)
+
+        return hook
+
+    def judging(name: str) -> Hook:
+        return lambda step, rows: seen(name, against.pop(name), rows > 0)
+
+    observed = Observed(
+        model.engine.executor,
+        {name: voting(name) for name in planes},
+        {name: judging(name) for name in planes},
+    )
+    for window in windows:
+        observed.run(window.step(model.engine, model.engine.new_cache(len(window.tokens))))
+
+
 def collect_votes(
     model: Model, ids: Sequence[int], *, max_tokens: int | None = None
 ) -> dict[str, Votes]:
@@ -87,34 +165,51 @@ def collect_votes(
     UsageError
         The model has no ReLU, its plan is fused, or the text is short.
     """
-    if not model.config.glu.makes_zeros:
-        raise UsageError(
-            "the gate of this model makes no zeros, so there is nothing to predict.",
-            advice="teal, cats and chess are for such models.",
-        )
-    require_dense(model)
-    windows = windows_of(model, ids, max_tokens=max_tokens, least=64)
-    ops = gated_ops(model)
-    weights = model.parameters.weights
-    found = {op.name: Votes(sign_planes(weights[op.outputs[0].weight]), [], []) for op in ops}
+    found = {name: Votes(planes, [], []) for name, planes in _planes_of(model).items()}
 
-    def voting(layer: Votes) -> Hook:
-        return lambda step, rows: layer.against.append(votes(layer.planes, rows))
+    def seen(name: str, against: Int32, live: Bool) -> None:
+        found[name].against.append(against)
+        found[name].live.append(live)
 
-    def judging(layer: Votes) -> Hook:
-        def hook(step: Step, rows: npt.NDArray[np.float32]) -> None:
-            layer.live.append(rows > 0)
-
-        return hook
-
-    observed = Observed(
-        model.engine.executor,
-        {name: voting(layer) for name, layer in found.items()},
-        {name: judging(layer) for name, layer in found.items()},
-    )
-    for window in windows:
-        observed.run(window.step(model.engine, model.engine.new_cache(len(window.tokens))))
+    _observe(model, ids, max_tokens, {name: each.planes for name, each in found.items()}, seen)
     return found
+
+
+def judge_alphas(
+    model: Model, ids: Sequence[int], alphas: Sequence[int], *, max_tokens: int | None = None
+) -> list[tuple[Outcome, dict[str, Outcome]]]:
+    """Say what each alpha does on a text, over all gates together and by name of the op.
+
+    Parameters
+    ----------
+    model : Model
+        Loaded with fused=False.
+    ids : sequence of int
+    alphas : sequence of int
+        In ten-thousandths.
+    max_tokens : int, optional
+
+    Raises
+    ------
+    UsageError
+        As `collect_votes`.
+    """
+    planes = _planes_of(model)
+    most = {name: [limits(each, alpha) for alpha in alphas] for name, each in planes.items()}
+    everything = [_Tally() for _ in alphas]
+    by_layer = [{name: _Tally() for name in planes} for _ in alphas]
+
+    def seen(name: str, against: Int32, live: Bool) -> None:
+        for i, limit in enumerate(most[name]):
+            dead = against > limit
+            everything[i].add(dead, live)
+            by_layer[i][name].add(dead, live)
+
+    _observe(model, ids, max_tokens, planes, seen)
+    return [
+        (whole.outcome(), {name: each.outcome() for name, each in layers.items()})
+        for whole, layers in zip(everything, by_layer, strict=True)
+    ]
 
 
 def alpha_for(layer: Votes, recall: float) -> int:
@@ -133,25 +228,10 @@ def alpha_for(layer: Votes, recall: float) -> int:
 def outcome(layer: Votes, alpha: int) -> Outcome:
     """Say what `alpha` does on the text."""
     most = limits(layer.planes, alpha)
-    n = n_live = n_skipped = n_wrong = n_tiles = n_all_tiles = 0
+    tally = _Tally()
     for against, live in zip(layer.against, layer.live, strict=True):
-        dead = against > most
-        n += dead.size
-        n_live += int(live.sum())
-        n_skipped += int(dead.sum())
-        n_wrong += int((dead & live).sum())
-        starts = np.arange(0, dead.shape[1], TILE)
-        tiles = np.logical_and.reduceat(dead, starts, axis=1)
-        n_tiles += int(tiles.sum())
-        n_all_tiles += tiles.size
-    n_dead = n - n_live
-    return Outcome(
-        kept=1 - n_wrong / max(1, n_live),
-        dropped=(n_skipped - n_wrong) / max(1, n_dead),
-        precision=1 - n_wrong / max(1, n_skipped),
-        skipped=n_skipped / max(1, n),
-        skipped_tiles=n_tiles / max(1, n_all_tiles),
-    )
+        tally.add(against > most, live)
+    return tally.outcome()
 
 
 def calibrate_alphas(

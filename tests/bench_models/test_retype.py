@@ -12,6 +12,7 @@ from bench.gguf_packing import TERNARY
 from bench.make_model import make_model
 from bench.model_shapes import Shape
 from bench.retype import main, retype
+from edgesparse.formats.dequantize import dequantize
 
 TINY = Shape("this test", 256, 512, 2, 4, 2, 64, 1200, 128, 10_000.0)
 
@@ -27,6 +28,17 @@ def test_same_logits(tmp_path: Path, kind: str) -> None:
         }
         assert np.array_equal(a.logits([3, 1, 200]), b.logits([3, 1, 200]))
         assert a.tokenize("hello there") == b.tokenize("hello there")
+
+
+def test_a_dense_model_has_the_same_numbers(tmp_path: Path) -> None:
+    source, out = tmp_path / "a.gguf", tmp_path / "b.gguf"
+    make_model(source, TINY, "tq2_0", head="q6_k", dead_gates=0.7)
+    retype(source, out, "q8_0")
+    with edgesparse.load(source, threads=1) as a, edgesparse.load(out, threads=1) as b:
+        for name, weight in a.parameters.weights.items():
+            other = b.parameters.weights[name]
+            assert np.array_equal(dequantize(weight), dequantize(other)), name
+            assert name.startswith("token") or not other.format.is_ternary
 
 
 def test_what_cannot_be_carried_over_is_refused(tmp_path: Path) -> None:

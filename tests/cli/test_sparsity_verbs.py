@@ -49,6 +49,25 @@ def test_the_table(text, capsys):
     assert len(out.splitlines()) == 2 + 2 + 1
 
 
+def test_several_alphas_make_a_table(text, tmp_path, capsys):
+    base = ["sparsity", BITNET, "-f", text, "--no-measure", "--tokens", "256"]
+    assert run([*base, "--alpha", "0.9,1,1.2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    rows = found["alphas"]
+    assert [row["alpha"] for row in rows] == [0.9, 1.0, 1.2]
+    recalls = [row["predictor_recall"] for row in rows]
+    assert recalls == sorted(recalls, reverse=True)
+    assert found["layers"][0]["predictor_recall"] == rows[0]["layers"]["blk.0.gate_up"]["recall"]
+    assert found["summary"]["dense_perplexity"] > 1
+    assert all(row["perplexity"] > 1 and not row["pays"] for row in rows)
+    assert run([*base, "--alpha", "0.9,1.2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.lstrip().startswith("alpha "))
+    assert lines[at].split()[-1] == "perplexity"
+    assert [float(line.split()[0]) for line in lines[at + 1 : at + 3]] == [0.9, 1.2]
+    assert lines[at + 3].startswith("perplexity without prediction")
+
+
 def test_bars():
     assert bar(0.0, 4) == "    "
     assert bar(1.0, 4) == "████"
@@ -69,7 +88,12 @@ def test_a_plot(tmp_path):
     pytest.importorskip("matplotlib")
     rows = [{"layer": i, "gate_zero": 0.5, "down_int8_zero": 0.7} for i in range(3)]
     save_plot(rows, tmp_path / "p.png", "title")
-    assert (tmp_path / "p.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    plain = (tmp_path / "p.png").read_bytes()
+    assert plain[:8] == b"\x89PNG\r\n\x1a\n"
+    shares = {"predictor_precision": 0.9, "predictor_recall": 0.5, "predictor_live_kept": 0.8}
+    alphas = [shares | {"alpha": a, "perplexity": 12 + a} for a in (0.9, 1.0)]
+    save_plot(rows, tmp_path / "p.png", "title", alphas)
+    assert len((tmp_path / "p.png").read_bytes()) > len(plain)
     assert [p.name for p in tmp_path.iterdir()] == ["p.png"]
 
 
@@ -112,6 +136,8 @@ def test_mistakes(text, tmp_path, capsys):
         (["sparsity", SILU, "-f", str(tmp_path / "nowhere")], 2),
         (["sparsity", SILU, "-f", text, "--tokens", "0"], 2),
         (["sparsity", RELU, "-f", text, "--alpha", "nan"], 2),
+        (["sparsity", RELU, "-f", text, "--alpha", "1,,2"], 2),
+        (["sparsity", RELU, "-f", text, "--alpha", "1,101"], 2),
         (["calibrate", SILU, "-o", out], 2),
         (["calibrate", SILU, "-f", text], 2),
         (["calibrate", SILU, "-f", text, "-o", out, "--sparsity", "1"], 2),
@@ -123,5 +149,5 @@ def test_mistakes(text, tmp_path, capsys):
     for arguments, code in cases:
         assert run(arguments) == code, arguments
         assert "Traceback" not in capsys.readouterr().err
-    assert len(cases) == 11
+    assert len(cases) == 13
     assert not (tmp_path / "c.json").exists()

@@ -1,10 +1,12 @@
 """Measure what skipping dead neurons gains, or costs, at several shares of dead gates.
 
 Run: python -m bench.skipping FOLDER [--shape 700m] [--dead 0 0.2 0.4 0.8] [--threads 1 2]
+or:  python -m bench.skipping MODEL.gguf
 
 Models are made in FOLDER where they are missing (`--make` does only that). The same model runs with
 ``sparse="off"`` and ``"auto"``, round by round in turn; the results are the same bits. The
-ratio is the median over rounds: below 0.97 with few dead gates, the crossover is wrong.
+ratios, of whole tokens and of the feed-forwards alone, are medians over rounds: below 0.97 with few
+dead gates, the crossover is wrong.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ def measure(path: Path, threads: int, n_tokens: int, rounds: int) -> dict[str, o
         edgesparse.load(path, threads=threads, sparse="auto", n_ctx=256) as sparse,
     ):
         n_text = dense.engine.n_vocab - 256  # the rest are control tokens
-        ids = np.random.default_rng(1).integers(0, n_text, n_tokens).tolist()
+        ids = np.random.default_rng(1).integers(0, n_text, 2 * n_tokens).tolist()
         found = measure_saving(dense, sparse, ids, n_tokens=n_tokens, rounds=rounds)
     return {
         "file": path.name,
@@ -49,6 +51,9 @@ def measure(path: Path, threads: int, n_tokens: int, rounds: int) -> dict[str, o
         "off_tokens_per_s": round(1 / float(np.median(found.dense_s)), 2),
         "auto_tokens_per_s": round(1 / float(np.median(found.sparse_s)), 2),
         "ratio": round(found.measured, 3),
+        "feed_forward_off_ms": round(1e3 * float(np.median(found.dense_ffn_s)), 3),
+        "feed_forward_auto_ms": round(1e3 * float(np.median(found.sparse_ffn_s)), 3),
+        "feed_forward_ratio": round(found.measured_ffn, 3),
         "bytes_ratio": round(found.predicted, 3),
         "auto_mb_per_token": round(found.sparse_total / 1e6, 1),
     }
@@ -56,7 +61,7 @@ def measure(path: Path, threads: int, n_tokens: int, rounds: int) -> dict[str, o
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, help="of models by --shape and --dead, or one file")
     parser.add_argument("--shape", choices=sorted(SHAPES), default="700m")
     parser.add_argument("--dead", type=float, nargs="+", default=[0.0, 0.2, 0.4, 0.8])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
@@ -65,8 +70,10 @@ def main() -> None:
     parser.add_argument("--make", action="store_true", help="make the models, measure nothing")
     options = parser.parse_args()
     rows = []
-    for dead in options.dead:
-        path = model_path(options.folder, options.shape, dead)
+    paths = [options.folder]
+    if not options.folder.is_file():
+        paths = [model_path(options.folder, options.shape, dead) for dead in options.dead]
+    for path in paths:
         for threads in [] if options.make else options.threads:
             rows.append(measure(path, threads, options.tokens, options.rounds))
             print(" ".join(f"{key} {value}" for key, value in rows[-1].items()))

@@ -86,6 +86,7 @@ class Engine:
         cancel: CancelFlag | None = None,
         chunk: int | None = None,
         op_bytes: npt.NDArray[np.uint64] | None = None,
+        op_ns: npt.NDArray[np.uint64] | None = None,
         thresholds: bool = False,
         exact: bool = True,
     ) -> Float32:
@@ -102,7 +103,7 @@ class Engine:
         cancel : CancelFlag, optional
         chunk : int, optional
             Tokens per step, instead of the engine's own; results do not depend on it.
-        op_bytes : uint64 ndarray, shape (n_ops,), optional
+        op_bytes, op_ns : uint64 ndarray, shape (n_ops,), optional
             See `Step`.
         thresholds : bool
             Whether these tokens are generated rather than read: small inputs are ignored where the
@@ -155,6 +156,7 @@ class Engine:
                     logits=into,
                     cancel=cancel,
                     op_bytes=op_bytes,
+                    op_ns=op_ns,
                     sparse_from=self.plan.dense_tokens if thresholds else NEVER_SPARSE,
                     n_tiles=0 if exact else N_TILES,
                 )

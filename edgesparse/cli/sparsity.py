@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from edgesparse.model import Model
     from edgesparse.sparsity.alpha_table import AlphaTable
     from edgesparse.sparsity.speed import Saving
+    from edgesparse.sparsity.statistics import LayerStatistics
 
 __all__ = ["add_arguments", "run"]
 
@@ -75,11 +76,11 @@ def run(args: argparse.Namespace) -> int:
         table = _predictor(model, ids, alphas, args.tokens, terminal) if makes_zeros else None
         name, quality = model.info.name, model.info.quality
     measured = makes_zeros and args.executor == "native" and not args.no_measure
-    saving = _saving(args, ids) if measured else None
-    rows = sparsity_rows(layers, table.rows[0].layers if table else {}, saving)
+    saving, expected = _saving(args, ids, layers) if measured else (None, [])
+    rows = sparsity_rows(layers, table.rows[0].layers if table else {}, saving, expected)
     several = table if table and len(alphas) > 1 else None
     by_alpha = alpha_rows(several) if several else []
-    summary = _summary(saving) | {"model": name, "quality": quality, "alpha": alphas[0]}
+    summary = _summary(saving, expected) | {"model": name, "quality": quality, "alpha": alphas[0]}
     if args.output == "json":
         found: dict[str, Any] = {"layers": rows, "summary": summary}
         if several:
@@ -88,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         terminal.write(json.dumps(found) + "\n")
     else:
         words = alpha_lines(several) if several else ""
-        terminal.write(sparsity_table(rows) + words + _words(saving, makes_zeros))
+        terminal.write(sparsity_table(rows) + words + _words(saving, expected, makes_zeros))
     if args.plot:
         save_plot(rows, args.plot, f"{name} on {os.path.basename(args.file)}", by_alpha)
     return 0
@@ -130,7 +131,10 @@ def _predictor(
     )
 
 
-def _saving(args: argparse.Namespace, ids: list[int]) -> Saving:
+def _saving(
+    args: argparse.Namespace, ids: list[int], layers: list[LayerStatistics]
+) -> tuple[Saving, list[float]]:
+    from edgesparse.sparsity.expected import expected_bytes
     from edgesparse.sparsity.speed import measure_saving
 
     def loaded(sparse: str) -> Model:
@@ -138,30 +142,37 @@ def _saving(args: argparse.Namespace, ids: list[int]) -> Saving:
         return loading.load_model(argparse.Namespace(**{**vars(args), **changed}))
 
     with loaded("off") as dense, loaded("auto") as sparse:
-        return measure_saving(dense, sparse, ids)
+        return measure_saving(dense, sparse, ids), expected_bytes(sparse, layers).tolist()
 
 
-def _summary(saving: Saving | None) -> dict[str, Any]:
+def _summary(saving: Saving | None, expected: list[float]) -> dict[str, Any]:
     if saving is None:
         return {}
     return {
         "dense_bytes_per_token": saving.dense_total,
         "sparse_bytes_per_token": saving.sparse_total,
+        "layer_bytes_read": round(float(saving.sparse_bytes.sum())),
+        "layer_bytes_expected": round(sum(expected)),
         "predicted_speed_up": saving.predicted,
         "measured_speed_up": saving.measured,
+        "measured_feed_forward_speed_up": saving.measured_ffn,
         "dense_s_per_token": saving.dense_s,
         "sparse_s_per_token": saving.sparse_s,
     }
 
 
-def _words(saving: Saving | None, makes_zeros: bool) -> str:
+def _words(saving: Saving | None, expected: list[float], makes_zeros: bool) -> str:
     if saving is None:
         reason = "not measured" if makes_zeros else "no ReLU: no gate is exactly 0 and skipped"
         return f"skipping: {reason}\n"
     bytes_ = f"{saving.dense_total / 1e6:.1f} MB per token become {saving.sparse_total / 1e6:.1f}"
+    read = float(saving.sparse_bytes.sum())
     return (
         f"decoding {saving.n_tokens} tokens with and without skipping, "
         f"{len(saving.dense_s)} rounds in turn:\n"
         f"{bytes_} MB: {saving.predicted:.2f} times as fast if time were bytes, "
-        f"{saving.measured:.2f} times measured (exact: the bits are the same)\n"
+        f"{saving.measured:.2f} times measured (exact: the bits are the same), the feed-forwards "
+        f"alone {saving.measured_ffn:.2f}\n"
+        f"layers read {read / 1e6:.2f} MB; the cost model, from the zeros of the whole text, "
+        f"expects {sum(expected) / 1e6:.2f} ({sum(expected) / read - 1:+.1%})\n"
     )

@@ -25,6 +25,7 @@ def sparsity_rows(
     layers: Sequence[LayerStatistics],
     outcomes: Mapping[str, Outcome],
     saving: Saving | None,
+    expected: Sequence[float] = (),
 ) -> list[Row]:
     """Return one row of plain numbers per layer.
 
@@ -34,6 +35,8 @@ def sparsity_rows(
     outcomes : mapping of str to Outcome
         What the predictor does to the gates, by name of the op; may be empty.
     saving : Saving, optional
+    expected : sequence of float
+        Bytes that the cost model expects each layer to read (`expected_bytes`); may be empty.
     """
     rows = []
     for i, layer in enumerate(layers):
@@ -51,6 +54,9 @@ def sparsity_rows(
         if saving is not None:
             row["dense_bytes"] = round(float(saving.dense_bytes[i]))
             row["bytes_saved"] = round(float(saving.dense_bytes[i] - saving.sparse_bytes[i]))
+            row["bytes_read"] = round(float(saving.sparse_bytes[i]))
+            if len(expected):
+                row["bytes_expected"] = round(float(expected[i]))
             row["predicted_speed_up"] = float(saving.dense_bytes[i] / saving.sparse_bytes[i])
         rows.append(row)
     return rows
@@ -71,7 +77,7 @@ def sparsity_table(rows: Sequence[Row], width: int = 20) -> str:
     if predicted:
         head += f"{'precision':>11}{'recall':>8}"
     if saved:
-        head += f"{'saved':>9}{'of':>9}{'bytes ÷':>9}"
+        head += f"{'saved':>9}{'of':>9}{'bytes ÷':>9}{'model':>8}"
     lines = ["share of zeros: gates; inputs of each op after rounding to int8", head]
     for row in rows:
         line = f"{row['layer']:>5}{row['gate_zero']:>8.1%}"
@@ -81,6 +87,8 @@ def sparsity_table(rows: Sequence[Row], width: int = 20) -> str:
         if saved:
             line += f"{row['bytes_saved'] / 1e6:>6.2f} MB{row['dense_bytes'] / 1e6:>6.2f} MB"
             line += f"{row['predicted_speed_up']:>8.2f}×"
+            off = row["bytes_expected"] / row["bytes_read"] - 1 if "bytes_expected" in row else 0.0
+            line += f"{off:>+8.1%}"
         lines.append(f"{line}  {bar(row.get('down_int8_zero', 0.0), width)}".rstrip())
     return "\n".join(lines) + "\n"
 

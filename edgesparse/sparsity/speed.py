@@ -13,11 +13,15 @@ import numpy.typing as npt
 
 from edgesparse.plan.cost import bytes_per_token
 from edgesparse.plan.op import Experts, Linear
+from edgesparse.plan.plan import Plan
 
 if TYPE_CHECKING:
     from edgesparse.model import Model
 
-__all__ = ["Saving", "measure_saving"]
+__all__ = ["Saving", "feed_forward", "measure_saving"]
+
+_PROMPT = 256
+_FEED_FORWARD = ("gate_up", "down")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +36,8 @@ class Saving:
         Bytes of a whole token, head and cache included.
     dense_s, sparse_s : tuple of float
         Seconds per token of every round.
+    dense_ffn_s, sparse_ffn_s : tuple of float
+        Likewise, of the feed-forwards' ops alone.
     n_tokens : int
         Tokens of a round.
     """
@@ -42,6 +48,8 @@ class Saving:
     sparse_total: int
     dense_s: tuple[float, ...]
     sparse_s: tuple[float, ...]
+    dense_ffn_s: tuple[float, ...]
+    sparse_ffn_s: tuple[float, ...]
     n_tokens: int
 
     @property
@@ -52,13 +60,21 @@ class Saving:
     @property
     def measured(self) -> float:
         """Speed-up in the median of the rounds' ratios."""
-        return statistics.median(d / s for d, s in zip(self.dense_s, self.sparse_s, strict=True))
+        return _median_ratio(self.dense_s, self.sparse_s)
+
+    @property
+    def measured_ffn(self) -> float:
+        """Speed-up of the feed-forwards alone, likewise."""
+        return _median_ratio(self.dense_ffn_s, self.sparse_ffn_s)
 
 
 def measure_saving(
     dense: Model, sparse: Model, ids: Sequence[int], *, n_tokens: int = 32, rounds: int = 5
 ) -> Saving:
-    """Feed the tokens of a text one by one to both models in turn.
+    """Feed tokens of a text one by one to both models in turn.
+
+    They come after a prompt of 256 tokens of the same text, or a half of it: early tokens have more
+    zeros than later ones.
 
     Parameters
     ----------
@@ -67,16 +83,22 @@ def measure_saving(
     ids : sequence of int
     n_tokens, rounds : int
     """
-    n_tokens = min(n_tokens, len(ids), dense.engine.n_ctx)
-    runs = [_Decoder(model, ids[:n_tokens]) for model in (dense, sparse)]
+    ids = ids[: min(_PROMPT + n_tokens, dense.engine.n_ctx)]
+    start = min(_PROMPT, len(ids) // 2)
+    ids = ids[: start + n_tokens]
+    n_tokens = len(ids) - start
+    runs = [_Decoder(model, ids, start) for model in (dense, sparse)]
     for run in runs:
         run.once()  # pages are touched, counters filled
     reads = [run.reads() for run in runs]
     times: list[list[float]] = [[], []]
+    ffn: list[list[float]] = [[], []]
     for i in range(rounds):
         for j in (0, 1) if i % 2 == 0 else (1, 0):
-            times[j].append(runs[j].once() / n_tokens)
-    position = n_tokens // 2
+            op_ns = np.zeros(len(runs[j].plan.ops), np.uint64)
+            times[j].append(runs[j].once(op_ns=op_ns) / n_tokens)
+            ffn[j].append(float(op_ns[feed_forward(runs[j].plan)].sum()) / 1e9 / n_tokens)
+    position = start + n_tokens // 2
     totals = [
         bytes_per_token(m.engine.plan, m.parameters, position, read=read.tolist())
         for m, read in zip((dense, sparse), reads, strict=True)
@@ -88,19 +110,41 @@ def measure_saving(
         totals[1],
         dense_s=tuple(times[0]),
         sparse_s=tuple(times[1]),
+        dense_ffn_s=tuple(ffn[0]),
+        sparse_ffn_s=tuple(ffn[1]),
         n_tokens=n_tokens,
     )
 
 
-class _Decoder:
-    def __init__(self, model: Model, ids: Sequence[int]) -> None:
-        self._engine, self._ids = model.engine, ids
-        self._cache = model.engine.new_cache(len(ids))
+def feed_forward(plan: Plan) -> npt.NDArray[np.bool_]:
+    """Tell which ops of a plan belong to a feed-forward: gate, up and down, norms and all."""
+    names = [op.name.rpartition(".")[2].removeprefix("experts_") for op in plan.ops]
+    return np.array([name in _FEED_FORWARD for name in names])
 
-    def once(self, op_bytes: npt.NDArray[np.uint64] | None = None) -> float:
+
+def _median_ratio(dense: Sequence[float], sparse: Sequence[float]) -> float:
+    return statistics.median(d / s for d, s in zip(dense, sparse, strict=True))
+
+
+class _Decoder:
+    def __init__(self, model: Model, ids: Sequence[int], start: int) -> None:
+        self._engine, self._ids, self._start = model.engine, ids[start:], start
+        self._cache = model.engine.new_cache(len(ids))
+        if start:
+            model.engine.forward(self._cache, ids[:start], 0, outputs="none")
+
+    @property
+    def plan(self) -> Plan:
+        return self._engine.plan
+
+    def once(
+        self,
+        op_bytes: npt.NDArray[np.uint64] | None = None,
+        op_ns: npt.NDArray[np.uint64] | None = None,
+    ) -> float:
         begin = time.perf_counter()
-        for position, token in enumerate(self._ids):
-            self._engine.forward(self._cache, [token], position, op_bytes=op_bytes)
+        for position, token in enumerate(self._ids, self._start):
+            self._engine.forward(self._cache, [token], position, op_bytes=op_bytes, op_ns=op_ns)
         return time.perf_counter() - begin
 
     def reads(self) -> npt.NDArray[np.float64]:

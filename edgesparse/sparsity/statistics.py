@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesparse.executors.base import Step
+from edgesparse.formats.weight import TILE
 from edgesparse.ops.numerics import quantize_i8
 from edgesparse.plan.op import LOGITS, Experts, Linear
 from edgesparse.sparsity.histogram import Histogram
@@ -58,16 +59,25 @@ class LayerStatistics:
         last two are those of the experts where a layer has some.
     n_gates, n_dead : int
         Gates seen, and those that are not above 0.
+    n_tiles, n_live_tiles : int
+        Tiles of 8 gates, and those with one above 0.
     """
 
     inputs: dict[str, InputStatistics] = field(default_factory=dict)
     n_gates: int = 0
     n_dead: int = 0
+    n_tiles: int = 0
+    n_live_tiles: int = 0
 
     @property
     def dead_share(self) -> float:
         """Share of gates that are not above 0."""
         return self.n_dead / max(1, self.n_gates)
+
+    @property
+    def live_tile_share(self) -> float:
+        """Share of tiles of 8 gates that cannot be left out as a whole."""
+        return self.n_live_tiles / max(1, self.n_tiles)
 
 
 def collect(
@@ -119,5 +129,8 @@ def _judging(layer: LayerStatistics) -> Hook:
     def hook(step: Step, rows: Float32) -> None:
         layer.n_gates += rows.size
         layer.n_dead += int((rows <= 0).sum())
+        tiles = np.logical_or.reduceat(rows > 0, np.arange(0, rows.shape[1], TILE), axis=1)
+        layer.n_tiles += tiles.size
+        layer.n_live_tiles += int(tiles.sum())
 
     return hook

@@ -206,7 +206,7 @@ def _check_output(
 def _text(args: argparse.Namespace, source: Path, out: Path, size: int, terminal: Terminal) -> str:
     """Return the text to learn from."""
     if not args.own_text:
-        from edgesparse.compress.sample import sample_text
+        from edgesparse.sample_text import sample_text
 
         return sample_text() if args.file is None else options.read_prompt_file(args.file)
     from edgesparse.cli.own_text import written_by

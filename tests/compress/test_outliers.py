@@ -119,7 +119,8 @@ def test_they_stand_where_they_were(tmp_path: Path) -> None:
 
 def run_quantize(source: Path, out: Path) -> None:
     """Quantise without the command line, which would turn the error into a message."""
-    from edgesparse.compress.quantize import Target, quantize_model
+    from edgesparse.compress.quantize import quantize_model
+    from edgesparse.compress.target import Target
     from edgesparse.compress.work import Work
 
     with edgesparse.load(source, fused=False) as model, open_checkpoint(source) as checkpoint:

@@ -162,18 +162,6 @@ ES_INLINE POPCNT const uint8_t *expand_block(uint8_t *const tiles[2], const uint
     return format == ES_FORMAT_BMP8 ? v : next;
 }
 
-ES_INLINE POPCNT void bitmap_expand256(uint8_t *tiles, const uint8_t *w, int32_t n_blocks,
-                                       const int format) {
-    const size_t block_bytes =
-        es_block_bytes(format == ES_FORMAT_BMP8 ? ES_FORMAT_Q8 : ES_FORMAT_Q4);
-    uint8_t *at[2] = {tiles, tiles + (size_t)n_blocks * block_bytes};
-    for (int32_t b = 0; b < n_blocks; b++) {
-        w = expand_block(at, w, format);
-        at[0] += block_bytes;
-        at[1] += block_bytes;
-    }
-}
-
 ES_SPARSE_DOT(POPCNT, bmp8_dot, bitmap_dot256, ES_FORMAT_BMP8)
 ES_SPARSE_DOT(POPCNT, bmp4_dot, bitmap_dot256, ES_FORMAT_BMP4)
 

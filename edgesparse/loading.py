@@ -169,7 +169,7 @@ def load_parameters(
     config : ModelConfig
     plan : Plan
     head : str
-        How to store the head: one of `edgesparse.formats.head.HEADS`.
+        How to store the head: one of `edgesparse.choices.HEADS`.
     native : bool, optional
         Repack in C; by default when the compiled module is available.
     threads : int, optional
@@ -179,7 +179,7 @@ def load_parameters(
     ternary : Format
         Storage of ternary matrices.
     layers : str
-        How to store the other matrices of layers: one of `edgesparse.formats.sparse.WEIGHTS`.
+        How to store the other matrices of layers: one of `edgesparse.choices.WEIGHTS`.
     cost : SparseCost, optional
         Decides which matrices are stored without their zeros; none is when omitted.
     before : callable, optional

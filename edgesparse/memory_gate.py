@@ -29,7 +29,7 @@ class MemoryGate:
     config : ModelConfig
     plan : Plan
     head : str
-        One of `edgesparse.formats.head.HEADS`.
+        One of `edgesparse.choices.HEADS`.
     predicted : container of str
         Ops whose gate is predicted from sign planes.
     n_threads, chunk : int

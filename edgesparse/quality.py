@@ -98,7 +98,7 @@ def describe_head(weight: Weight, *, tied: bool, choice: str) -> str:
     tied : bool
         Whether it is the embedding, too.
     choice : str
-        The wish that led to it: one of `edgesparse.formats.head.HEADS`.
+        The wish that led to it: one of `edgesparse.choices.HEADS`.
     """
     name = f"{weight.name}{', also the embedding' if tied else ''}"
     stored = f"{weight.format.name.lower()}, {weight.n_bytes / 1e6:.1f} MB"

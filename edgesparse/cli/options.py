@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from edgesparse.choices import HEADS, WEIGHTS
 from edgesparse.errors import UsageError
 
 __all__ = [
@@ -38,11 +39,6 @@ CACHE_TYPES = ("f16", "q8_0")
 TERNARY = ("auto", "t2", "t5", "bst")
 LUT = ("exact", "lossy")
 I2S_LAYOUTS = ("auto", "128x32", "64x16", "row4")
-WEIGHTS = (
-    *("auto", "dense", "q8", "q4", "bmp8", "bmp4", "csr", "nm8", "nm4"),
-    *("slices", "blocks"),
-)
-HEADS = ("auto", "exact", "q8", "q6", "q4", "two-stage")
 ISAS = ("scalar", "avx2", "avxvnni", "avx512vnni", "amx", "neon", "neondot")
 _TRUE = frozenset({"1", "on", "enabled", "true", "yes"})
 _SAMPLING = (

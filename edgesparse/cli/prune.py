@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
         config = read_config(checkpoint)
         tokenizer = load_tokenizer(checkpoint)
         size = min(_WINDOW, config.n_ctx)
-        text = _text(args, source, out, size, terminal)
+        text = _text(args, source, out, size, terminal, learns=chosen.needs_text)
         windows, held_out, sha256 = _texts(args, text, tokenizer, size)
         plan = build_plan(
             config,
@@ -203,15 +203,24 @@ def _check_output(
         raise UsageError(f"{out.absolute().parent}: no such folder.")
 
 
-def _text(args: argparse.Namespace, source: Path, out: Path, size: int, terminal: Terminal) -> str:
-    """Return the text to learn from."""
-    if not args.own_text:
-        from edgesparse.compress.sample import sample_text
+def _text(
+    args: argparse.Namespace,
+    source: Path,
+    out: Path,
+    size: int,
+    terminal: Terminal,
+    *,
+    learns: bool,
+) -> str:
+    """Return the text to learn from; the model writes none that nothing is learned from."""
+    is_scored = not args.no_evaluate and args.evaluate is None
+    if not args.own_text or not (learns or is_scored):
+        from edgesparse.sample_text import sample_text
 
         return sample_text() if args.file is None else options.read_prompt_file(args.file)
     from edgesparse.cli.own_text import written_by
 
-    held_out = 0 if args.no_evaluate or args.evaluate is not None else _HELD_OUT
+    held_out = _HELD_OUT if is_scored else 0
     n_tokens = (_n_windows(args) + held_out) * size
     with _load(args, source) as model:
         return written_by(model, source, out, n_tokens, terminal)

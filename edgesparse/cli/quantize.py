@@ -98,7 +98,8 @@ def run(args: argparse.Namespace) -> int:
     from edgesparse.cli.terminal import Terminal
     from edgesparse.compress.outliers import parse_share
     from edgesparse.compress.own_text import forget_own_text
-    from edgesparse.compress.quantize import Target, check_quantizable, quantize_model
+    from edgesparse.compress.quantize import check_quantizable, quantize_model
+    from edgesparse.compress.target import Target
     from edgesparse.compress.work import Work, fingerprint_of
     from edgesparse.errors import ModelFormatError, UsageError
 
@@ -171,7 +172,7 @@ def _check_output(output: Path, *, overwrite: bool) -> None:
 
 def _texts(args: argparse.Namespace) -> tuple[str, str]:
     """Return the text to calibrate on and the one to evaluate on."""
-    from edgesparse.compress.sample import sample_text
+    from edgesparse.sample_text import sample_text
 
     calibration = "" if args.file is None else options.read_prompt_file(args.file)
     evaluation = "" if args.evaluate is None else options.read_prompt_file(args.evaluate)

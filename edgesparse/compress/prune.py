@@ -95,8 +95,8 @@ def check_prunable(checkpoint: Checkpoint, options: PruneOptions) -> list[str]:
     Raises
     ------
     UsageError
-        The model was trained with ternary weights, is a mixture of experts, or a matrix does not
-        fit the pattern or the store.
+        The model was trained with ternary weights, is a mixture of experts or has outliers, or a
+        matrix does not fit the pattern or the store.
     """
     names = [name for name in checkpoint.tensors if is_projection(name)]
     infos = [checkpoint.info(name) for name in names]
@@ -106,6 +106,11 @@ def check_prunable(checkpoint: Checkpoint, options: PruneOptions) -> list[str]:
             f"{checkpoint.path}: its weights were trained to be ternary, about 40 % of them 0 "
             "already; pruning takes from the rest what training put there.",
             advice="Prune a model with full-precision or quantised weights.",
+        )
+    if any(info.has_outliers for info in checkpoint.tensors.values()):
+        raise UsageError(
+            f"{checkpoint.path} is quantised already, with outliers.",
+            advice="Prune the model that it was made of.",
         )
     if not names or any(len(name.split(".")) == 5 for name in names):
         raise UsageError(

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesparse.formats.memory import allocate
+from edgesparse.formats.sixteen_rows import blocks_of
 from edgesparse.formats.weight import (
     BITMAP_CHUNKS,
     BITMAP_HEAD,
@@ -55,16 +56,10 @@ def pack_bitmap(codes: I8, d: F16, fmt: Format) -> U8:
     (n,) uint8
         64-byte aligned; the length depends on the number of codes that are not 0.
     """
-    n_rows, k = codes.shape
-    n_tiles, n_blocks = -(-n_rows // BITMAP_TILE), -(-k // BLOCK)
-    full = np.zeros((n_tiles * BITMAP_TILE, n_blocks * BLOCK), np.int8)
-    full[:n_rows, :k] = codes
-    chunks = np.ascontiguousarray(
-        full.reshape(n_tiles, BITMAP_TILE, n_blocks, BITMAP_CHUNKS, 4).transpose(0, 2, 3, 1, 4)
-    ).reshape(n_tiles * n_blocks, BITMAP_CHUNKS, _CHUNK)
-    steps = np.zeros((n_tiles * BITMAP_TILE, n_blocks), "<f2")
-    steps[:n_rows] = d
-    steps = steps.reshape(n_tiles, BITMAP_TILE, n_blocks).transpose(0, 2, 1)
+    blocks, steps = blocks_of(codes, d)
+    n_tiles, n_blocks = blocks.shape[:2]
+    by_row = blocks.reshape(n_tiles * n_blocks, BITMAP_TILE, BITMAP_CHUNKS, 4)
+    chunks = np.ascontiguousarray(by_row.swapaxes(1, 2)).reshape(-1, BITMAP_CHUNKS, _CHUNK)
     mask = chunks != 0
     counts = mask.sum(axis=2, dtype=np.int64)
     sizes = _value_bytes(counts, fmt)
@@ -76,7 +71,7 @@ def pack_bitmap(codes: I8, d: F16, fmt: Format) -> U8:
     data[:index_bytes] = index.view(np.uint8)
     heads = np.concatenate(
         [
-            np.ascontiguousarray(steps).reshape(len(begins), -1).view(np.uint8),
+            steps.reshape(len(begins), -1).view(np.uint8),
             np.packbits(mask, axis=2, bitorder="little").reshape(len(begins), -1),
         ],
         axis=1,

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesparse.formats.memory import allocate
+from edgesparse.formats.sixteen_rows import blocks_of
 from edgesparse.formats.weight import BITMAP_SLACK, BITMAP_TILE, BLOCK, Weight
 
 __all__ = ["count_entries", "csr_entries", "csr_is_valid", "pack_csr", "unpack_csr"]
@@ -51,16 +52,9 @@ def pack_csr(codes: I8, d: F16) -> U8:
     (n,) uint8
         64-byte aligned; the length depends on the number of codes that are not 0.
     """
-    n_rows, k = codes.shape
-    n_tiles, n_blocks = -(-n_rows // BITMAP_TILE), -(-k // BLOCK)
-    full = np.zeros((n_tiles * BITMAP_TILE, n_blocks * BLOCK), np.int8)
-    full[:n_rows, :k] = codes
-    tiles = full.reshape(n_tiles, BITMAP_TILE, n_blocks, BLOCK).transpose(0, 2, 1, 3)
-    blocks = tiles.reshape(n_tiles * n_blocks, BITMAP_TILE, BLOCK)
-    steps = np.zeros((n_tiles * BITMAP_TILE, n_blocks), "<f2")
-    steps[:n_rows] = d
-    steps = steps.reshape(n_tiles, BITMAP_TILE, n_blocks).transpose(0, 2, 1)
-    steps = np.ascontiguousarray(steps).reshape(-1, BITMAP_TILE)
+    tiles, steps = blocks_of(codes, d)
+    n_tiles, n_blocks = tiles.shape[:2]
+    blocks, steps = tiles.reshape(-1, BITMAP_TILE, BLOCK), steps.reshape(-1, BITMAP_TILE)
     counts = np.count_nonzero(blocks, axis=2).astype(np.int64)
     n_words, n_bytes = _counted(counts)
     index_bytes = 8 * (n_tiles + 1)

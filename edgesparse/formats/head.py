@@ -12,20 +12,18 @@ from __future__ import annotations
 from typing import Final
 
 from edgesparse.checkpoint import TensorInfo
+from edgesparse.choices import HEADS
 from edgesparse.errors import UsageError
 from edgesparse.formats.choose import choose, is_roundable
 from edgesparse.formats.weight import Format, storage_bytes
 
-__all__ = ["AUTO", "HEADS", "TWO_STAGE", "head_override", "parse_head"]
+__all__ = ["AUTO", "TWO_STAGE", "head_override", "parse_head"]
 
 AUTO: Final = Format.Q8
 """What ``auto`` rounds a larger head to."""
 
 TWO_STAGE: Final = "two-stage"
 """As ``auto``, with a coarse copy beside it that proposes candidates while generating."""
-
-HEADS: Final = ("auto", "exact", "q8", "q6", "q4", TWO_STAGE)
-"""Names that command lines and `load` take."""
 
 
 def parse_head(name: str) -> str:

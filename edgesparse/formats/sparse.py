@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from edgesparse import _native
 from edgesparse.checkpoint import TensorInfo
+from edgesparse.choices import WEIGHTS
 from edgesparse.errors import UsageError
 from edgesparse.formats.blocks import unpack_blocks
 from edgesparse.formats.choose import is_roundable
@@ -24,7 +25,6 @@ from edgesparse.formats.without_zeros import expected_bytes, pack_sparse, sparse
 
 __all__ = [
     "SPARSE_OF",
-    "WEIGHTS",
     "as_sparse",
     "bytes_agree",
     "choose_sparse",
@@ -39,12 +39,6 @@ SPARSE_OF = {
     Format.Q4: (Format.BMP4, Format.NM4, Format.CSR),
 }
 """The formats without zeros of dense ones that have any."""
-
-WEIGHTS = (
-    *("auto", "dense", "q8", "q4", "bmp8", "bmp4", "csr", "nm8", "nm4"),
-    *("slices", "blocks"),
-)
-"""Names that command lines and `load` take for the storage of a model's layers."""
 
 _NO_SCALES = np.zeros(0, np.float32)
 _SAMPLED_ROWS = 16
@@ -206,8 +200,9 @@ def choose_sparse(weight: Weight, weights: str, cost: SparseCost) -> Weight:
     weight : Weight
         In q8 or q4.
     weights : str
-        One of `WEIGHTS`: ``dense`` leaves it alone, the name of a format without zeros stores it so
-        (2:4 only where the matrix is), the others do where `cost` predicts it to be faster.
+        One of `edgesparse.choices.WEIGHTS`: ``dense`` leaves it alone, the name of a format without
+        zeros stores it so (2:4 only where the matrix is), the others do where `cost` predicts it to
+        be faster.
     """
     if weight.format not in SPARSE_OF or weights == "dense":
         return weight

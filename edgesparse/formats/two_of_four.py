@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesparse.formats.memory import allocate
+from edgesparse.formats.sixteen_rows import blocks_of
 from edgesparse.formats.weight import BITMAP_TILE, BLOCK, Format, Weight, storage_bytes
 
 __all__ = [
@@ -62,11 +63,9 @@ def pack_two_of_four(codes: I8, d: F16, fmt: Format) -> U8:
     """
     if not is_two_of_four(codes):
         raise ValueError("four columns have more than two codes that are not 0")
-    n_rows, k = codes.shape
-    n_tiles, n_blocks = -(-n_rows // BITMAP_TILE), -(-k // BLOCK)
-    full = np.zeros((n_tiles * BITMAP_TILE, n_blocks * BLOCK), np.int8)
-    full[:n_rows, :k] = codes
-    groups = full.reshape(n_tiles, BITMAP_TILE, n_blocks, _GROUPS, 4).transpose(0, 2, 1, 3, 4)
+    blocks, steps = blocks_of(codes, d)
+    n_tiles, n_blocks = blocks.shape[:2]
+    groups = blocks.reshape(n_tiles, n_blocks, BITMAP_TILE, _GROUPS, 4)
     # Codes that are not 0 first, then the first of the others; the two of them in ascending order.
     places = np.sort(np.argsort(groups == 0, axis=4, kind="stable")[..., :2], axis=4)
     kept = np.take_along_axis(groups, places, axis=4)
@@ -78,15 +77,12 @@ def pack_two_of_four(codes: I8, d: F16, fmt: Format) -> U8:
     if fmt is Format.NM4:
         nibbles = stored + np.uint8(_NIBBLE_ZERO)
         stored = nibbles[..., ::2] & np.uint8(15) | nibbles[..., 1::2] << np.uint8(4)
-    steps = np.zeros((n_tiles * BITMAP_TILE, n_blocks), "<f2")
-    steps[:n_rows] = d
-    steps = steps.reshape(n_tiles, BITMAP_TILE, n_blocks).transpose(0, 2, 1)
     parts = [
-        np.ascontiguousarray(steps).view(np.uint8),
+        steps.view(np.uint8),
         np.ascontiguousarray(words.reshape(n_tiles, n_blocks, -1)).view(np.uint8),
         stored,
     ]
-    (data,) = allocate([storage_bytes(fmt, n_rows, k)], "a sparse matrix")
+    (data,) = allocate([storage_bytes(fmt, *codes.shape)], "a sparse matrix")
     data[:] = np.concatenate(parts, axis=2).reshape(-1)
     return data
 

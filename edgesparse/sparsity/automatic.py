@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgesparse.errors import EdgesparseError, UsageError
+from edgesparse.sample_text import sample_text
 from edgesparse.sparsity.calibrate import MAX_SPARSITY, calibrate_thresholds
 from edgesparse.sparsity.calibration import load_calibration
 from edgesparse.sparsity.thresholds import DENSE_TOKENS, Thresholds
@@ -21,14 +22,9 @@ from edgesparse.tuning import cache_file
 if TYPE_CHECKING:
     from edgesparse.model import Model
 
-__all__ = ["automatic_thresholds", "parse_share", "sample_text"]
+__all__ = ["automatic_thresholds", "parse_share"]
 
 _TOKENS = 1024
-
-
-def sample_text() -> str:
-    """Return the text that thresholds are calibrated on where the user names none."""
-    return Path(__file__).with_name("sample.txt").read_text(encoding="utf-8")
 
 
 def parse_share(value: float | str) -> float:
@@ -73,7 +69,7 @@ def automatic_thresholds(
     UsageError
         The model cannot be calibrated.
     """
-    text = sample_text()
+    text = sample_text(short=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
     origin = f"thresholds for a sparsity of {share:g} are uniform, from the built-in sample text"
     advice = "'edgesparse calibrate' makes better ones from a text of yours"

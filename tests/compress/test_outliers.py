@@ -117,9 +117,17 @@ def test_they_stand_where_they_were(tmp_path: Path) -> None:
         run_quantize(out, again)
 
 
+def test_they_are_not_pruned(mixed: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "out.gguf"
+    assert run(["prune", str(mixed), str(out), "--method", "magnitude", "--no-evaluate"]) == 2
+    assert "is quantised already, with outliers" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def run_quantize(source: Path, out: Path) -> None:
     """Quantise without the command line, which would turn the error into a message."""
-    from edgesparse.compress.quantize import Target, quantize_model
+    from edgesparse.compress.quantize import quantize_model
+    from edgesparse.compress.target import Target
     from edgesparse.compress.work import Work
 
     with edgesparse.load(source, fused=False) as model, open_checkpoint(source) as checkpoint:

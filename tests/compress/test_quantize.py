@@ -15,8 +15,8 @@ from edgesparse.checkpoint.types import SliceLayout
 from edgesparse.cli import main
 from edgesparse.compress.gguf_out import norm_rope_rows
 from edgesparse.compress.grid import fit_grid, round_gptq, round_nearest
-from edgesparse.compress.quantize import Target
 from edgesparse.compress.sparsegpt import layer_error
+from edgesparse.compress.target import Target
 from edgesparse.errors import Cancelled, ModelFormatError, UsageError
 from edgesparse.formats.bitslice import pack_bitslice, unpack_bitslice
 from edgesparse.formats.dequantize import dequantize
@@ -192,7 +192,7 @@ def test_a_quantised_file_can_be_quantised_again(tmp_path: Path):
 
 def test_bit_slices_outside_the_layers_are_kept(tmp_path: Path):
     from edgesparse.compress.gguf_out import write_gguf
-    from edgesparse.compress.quantize import _kept_slices
+    from edgesparse.compress.gguf_quantized import _kept_slices
 
     write_slices(tmp_path / "a.gguf")
     slices: dict[str, list] = {
@@ -223,7 +223,7 @@ def test_halves_of_a_head_become_neighbours():
 
 
 def test_gptq_runs_from_text_to_file_and_goes_on_where_it_was(tmp_path: Path, monkeypatch, capsys):
-    import edgesparse.compress.quantize as module
+    import edgesparse.compress.rounded as module
 
     text = tmp_path / "text.txt"
     text.write_text("the quick brown fox jumps over the lazy dog and on it goes. " * 300)

@@ -10,11 +10,12 @@ import pytest
 
 import edgesparse
 from edgesparse.checkpoint import TensorInfo, TensorType
+from edgesparse.choices import HEADS
 from edgesparse.cli import main
 from edgesparse.errors import UsageError
 from edgesparse.executors.lockstep import lockstep
 from edgesparse.formats import Format, dequantize
-from edgesparse.formats.head import AUTO, HEADS, head_override
+from edgesparse.formats.head import AUTO, head_override
 from edgesparse.loading import head_name
 from edgesparse.quality import EXACT
 from tests.executors.running import executor_of, load_tiny

@@ -17,19 +17,21 @@ ES_INLINE __m128i eight(const void *p) {
     return _mm_loadl_epi64((const __m128i *)p);
 }
 
-/* Eight codes from `v` on, in the lower half. */
-ES_INLINE __m128i expand_byte(unsigned byte, const uint8_t *v) {
-    return _mm_shuffle_epi8(eight(v), eight(es_expand_places[byte]));
+/* The lower half of `low`, and eight bytes from p on above it. */
+ES_INLINE __m128i with_upper(__m128i low, const void *p) {
+    return _mm_castps_si128(_mm_loadh_pi(_mm_castsi128_ps(low), (const __m64 *)p));
 }
 
-/* Sixteen codes (four columns of four rows): bits 16g to 16g + 15 of a word; advances *v. */
-ES_INLINE POPCNT __m128i expand_sixteen(uint64_t word, int g, const uint8_t **v) {
-    const unsigned low = (unsigned)(word >> (16 * g)) & 255;
-    const unsigned high = (unsigned)(word >> (16 * g + 8)) & 255;
-    const uint8_t *next = *v + _mm_popcnt_u32(low);
-    const __m128i codes = _mm_unpacklo_epi64(expand_byte(low, *v), expand_byte(high, next));
-    *v = next + _mm_popcnt_u32(high);
-    return codes;
+/* Sixteen codes (four columns of four rows), of two bytes of the bitmap; advances *v. Bytes are read one
+ * by one: shifting them out of a word would take two instructions where one load does. */
+ES_INLINE POPCNT __m128i expand_sixteen(const uint8_t bits[2], const uint8_t **v) {
+    const uint64_t low = bits[0], high = bits[1];
+    const uint8_t *next = *v + _mm_popcnt_u64(low);
+    const __m128i codes = with_upper(eight(*v), next);
+    const __m128i places = with_upper(eight(es_expand_places[low]), es_expand_places[high]);
+    *v = next + _mm_popcnt_u64(high);
+    /* The upper eight are found from byte 8 on; 0x80, for none, stays. */
+    return _mm_shuffle_epi8(codes, _mm_or_si128(places, _mm_set_epi64x(0x0808080808080808, 0)));
 }
 
 /* Nibbles of a block's codes as int8, two for every byte. */
@@ -89,7 +91,7 @@ ES_INLINE POPCNT void bitmap_dot256(float *y, const uint8_t *w, int32_t n_tiles,
             es_prefetch_ahead(w, ES_BITMAP_HEAD);
 #pragma GCC unroll 8
             for (int c = 0; c < ES_BITMAP_CHUNKS; c++) {
-                const uint64_t word = es_bitmap_word(w, c);
+                const uint8_t *bits = w + ES_BITMAP_STEPS + 8 * c;
                 int64_t columns;
                 memcpy(&columns, q + 4 * c, sizeof columns);
                 const __m256i x4 = _mm256_set1_epi64x(columns);
@@ -98,7 +100,7 @@ ES_INLINE POPCNT void bitmap_dot256(float *y, const uint8_t *w, int32_t n_tiles,
                 }
 #pragma GCC unroll 4
                 for (int g = 0; g < 4; g++) {
-                    const __m256i codes = _mm256_cvtepi8_epi16(expand_sixteen(word, g, &v));
+                    const __m256i codes = _mm256_cvtepi8_epi16(expand_sixteen(bits + 2 * g, &v));
                     sums[g] = es_madd256(sums[g], codes, x4);
                 }
                 v = chunk_end(v, room, format);
@@ -137,10 +139,10 @@ ES_INLINE POPCNT const uint8_t *expand_block(uint8_t *const tiles[2], const uint
     const uint8_t *next = NULL, *v = block_codes(w, room, &next, format);
     __m128i pairs[2][2 * ES_BITMAP_CHUNKS];
     for (int c = 0; c < ES_BITMAP_CHUNKS; c++) {
-        const uint64_t word = es_bitmap_word(w, c);
+        const uint8_t *bits = w + ES_BITMAP_STEPS + 8 * c;
         for (int t = 0; t < 2; t++) {
-            const __m128i a = by_pairs(expand_sixteen(word, 2 * t, &v));
-            const __m128i b = by_pairs(expand_sixteen(word, 2 * t + 1, &v));
+            const __m128i a = by_pairs(expand_sixteen(bits + 4 * t, &v));
+            const __m128i b = by_pairs(expand_sixteen(bits + 4 * t + 2, &v));
             pairs[t][2 * c] = _mm_unpacklo_epi64(a, b);
             pairs[t][2 * c + 1] = _mm_unpackhi_epi64(a, b);
         }
@@ -160,18 +162,6 @@ ES_INLINE POPCNT const uint8_t *expand_block(uint8_t *const tiles[2], const uint
         }
     }
     return format == ES_FORMAT_BMP8 ? v : next;
-}
-
-ES_INLINE POPCNT void bitmap_expand256(uint8_t *tiles, const uint8_t *w, int32_t n_blocks,
-                                       const int format) {
-    const size_t block_bytes =
-        es_block_bytes(format == ES_FORMAT_BMP8 ? ES_FORMAT_Q8 : ES_FORMAT_Q4);
-    uint8_t *at[2] = {tiles, tiles + (size_t)n_blocks * block_bytes};
-    for (int32_t b = 0; b < n_blocks; b++) {
-        w = expand_block(at, w, format);
-        at[0] += block_bytes;
-        at[1] += block_bytes;
-    }
 }
 
 ES_SPARSE_DOT(POPCNT, bmp8_dot, bitmap_dot256, ES_FORMAT_BMP8)

@@ -11,8 +11,8 @@ ES_INLINE __m256i es_madd256(__m256i acc, __m256i a, __m256i b) {
 
 #include "kernels/bitmap/bitmap_256.h"
 
-ES_SPARSE_EXPAND(POPCNT, bmp8_expand, bitmap_expand256, ES_FORMAT_BMP8)
-ES_SPARSE_EXPAND(POPCNT, bmp4_expand, bitmap_expand256, ES_FORMAT_BMP4)
+ES_SPARSE_EXPAND(POPCNT, bmp8_expand, expand_block, ES_FORMAT_BMP8)
+ES_SPARSE_EXPAND(POPCNT, bmp4_expand, expand_block, ES_FORMAT_BMP4)
 
 void es_bitmap_avx2(es_kernels *table) {
     table->bmp8_dot = bmp8_dot;

@@ -100,50 +100,48 @@ ES_INLINE void store_halves(uint8_t *low, uint8_t *high, __m512i v) {
     _mm256_storeu_si256((__m256i *)high, _mm512_extracti64x4_epi64(v, 1));
 }
 
-static VBMI2 void bmp8_expand(uint8_t *tiles, const uint8_t *w, int32_t n_blocks) {
-    const size_t block_bytes = es_block_bytes(ES_FORMAT_Q8);
-    uint8_t *low = tiles, *high = tiles + (size_t)n_blocks * block_bytes;
-    for (int32_t b = 0; b < n_blocks; b++, low += block_bytes, high += block_bytes) {
-        const uint8_t *v = w + ES_BITMAP_HEAD;
-        memcpy(low, w, ES_SCALE_BYTES);
-        memcpy(high, w + ES_SCALE_BYTES, ES_SCALE_BYTES);
-        es_prefetch_ahead(w, ES_BITMAP_HEAD);
-        for (int c = 0; c < ES_BITMAP_CHUNKS; c++) {
-            const uint64_t word = es_bitmap_word(w, c);
-            const size_t at = ES_SCALE_BYTES + 32 * (size_t)c;
-            es_prefetch_ahead(v, 64);
-            store_halves(low + at, high + at, by_pairs(expand8(word, v)));
-            v += _mm_popcnt_u64(word);
-        }
-        w = v;
+ES_INLINE VBMI2 const uint8_t *expand_block8(uint8_t *const tiles[2], const uint8_t *w,
+                                             int format) {
+    const uint8_t *v = w + ES_BITMAP_HEAD;
+    (void)format;
+    memcpy(tiles[0], w, ES_SCALE_BYTES);
+    memcpy(tiles[1], w + ES_SCALE_BYTES, ES_SCALE_BYTES);
+    es_prefetch_ahead(w, ES_BITMAP_HEAD);
+    for (int c = 0; c < ES_BITMAP_CHUNKS; c++) {
+        const uint64_t word = es_bitmap_word(w, c);
+        const size_t at = ES_SCALE_BYTES + 32 * (size_t)c;
+        es_prefetch_ahead(v, 64);
+        store_halves(tiles[0] + at, tiles[1] + at, by_pairs(expand8(word, v)));
+        v += _mm_popcnt_u64(word);
     }
+    return v;
 }
 
-static VBMI2 void bmp4_expand(uint8_t *tiles, const uint8_t *w, int32_t n_blocks) {
-    const size_t block_bytes = es_block_bytes(ES_FORMAT_Q4);
-    uint8_t *low = tiles, *high = tiles + (size_t)n_blocks * block_bytes;
-    for (int32_t b = 0; b < n_blocks; b++, low += block_bytes, high += block_bytes) {
-        const uint8_t *v = w + ES_BITMAP_HEAD;
-        __m512i nibbles[ES_BITMAP_CHUNKS];
-        memcpy(low, w, ES_SCALE_BYTES);
-        memcpy(high, w + ES_SCALE_BYTES, ES_SCALE_BYTES);
-        es_prefetch_ahead(w, ES_BITMAP_HEAD);
+ES_INLINE VBMI2 const uint8_t *expand_block4(uint8_t *const tiles[2], const uint8_t *w,
+                                             int format) {
+    const uint8_t *v = w + ES_BITMAP_HEAD;
+    __m512i nibbles[ES_BITMAP_CHUNKS];
+    memcpy(tiles[0], w, ES_SCALE_BYTES);
+    memcpy(tiles[1], w + ES_SCALE_BYTES, ES_SCALE_BYTES);
+    es_prefetch_ahead(w, ES_BITMAP_HEAD);
 #pragma GCC unroll 8
-        for (int c = 0; c < ES_BITMAP_CHUNKS; c++) {
-            const uint64_t word = es_bitmap_word(w, c);
-            es_prefetch_ahead(v, 32);
-            nibbles[c] = by_pairs(expand4(word, v));
-            v += es_bitmap_bytes(ES_FORMAT_BMP4, (size_t)_mm_popcnt_u64(word));
-        }
-#pragma GCC unroll 4
-        for (int c = 0; c < ES_BITMAP_CHUNKS / 2; c++) {
-            const size_t at = ES_SCALE_BYTES + 32 * (size_t)c;
-            const __m512i upper = _mm512_slli_epi16(nibbles[c + ES_BITMAP_CHUNKS / 2], 4);
-            store_halves(low + at, high + at, _mm512_or_si512(nibbles[c], upper));
-        }
-        w = v;
+    for (int c = 0; c < ES_BITMAP_CHUNKS; c++) {
+        const uint64_t word = es_bitmap_word(w, c);
+        es_prefetch_ahead(v, 32);
+        nibbles[c] = by_pairs(expand4(word, v));
+        v += es_bitmap_bytes(format, (size_t)_mm_popcnt_u64(word));
     }
+#pragma GCC unroll 4
+    for (int c = 0; c < ES_BITMAP_CHUNKS / 2; c++) {
+        const size_t at = ES_SCALE_BYTES + 32 * (size_t)c;
+        const __m512i upper = _mm512_slli_epi16(nibbles[c + ES_BITMAP_CHUNKS / 2], 4);
+        store_halves(tiles[0] + at, tiles[1] + at, _mm512_or_si512(nibbles[c], upper));
+    }
+    return v;
 }
+
+ES_SPARSE_EXPAND(VBMI2, bmp8_expand, expand_block8, ES_FORMAT_BMP8)
+ES_SPARSE_EXPAND(VBMI2, bmp4_expand, expand_block4, ES_FORMAT_BMP4)
 
 /* Per block 32 lower bytes, then 32 upper ones; centre: -128 times the sum of the upper ones. */
 static void split_q16(uint8_t *bytes, int32_t *centre, const int16_t *q, int32_t n_blocks) {

@@ -88,21 +88,10 @@ ES_INLINE const uint8_t *expand_block(uint8_t *const tiles[2], const uint8_t *w,
     return es_block_end(&block, format);
 }
 
-ES_INLINE void bitmap_expand(uint8_t *tiles, const uint8_t *w, int32_t n_blocks, const int format) {
-    const size_t block_bytes =
-        es_block_bytes(format == ES_FORMAT_BMP8 ? ES_FORMAT_Q8 : ES_FORMAT_Q4);
-    uint8_t *at[2] = {tiles, tiles + (size_t)n_blocks * block_bytes};
-    for (int32_t b = 0; b < n_blocks; b++) {
-        w = expand_block(at, w, format);
-        at[0] += block_bytes;
-        at[1] += block_bytes;
-    }
-}
-
 ES_SPARSE_DOT(, bmp8_dot, bitmap_dot, ES_FORMAT_BMP8)
 ES_SPARSE_DOT(, bmp4_dot, bitmap_dot, ES_FORMAT_BMP4)
-ES_SPARSE_EXPAND(, bmp8_expand, bitmap_expand, ES_FORMAT_BMP8)
-ES_SPARSE_EXPAND(, bmp4_expand, bitmap_expand, ES_FORMAT_BMP4)
+ES_SPARSE_EXPAND(, bmp8_expand, expand_block, ES_FORMAT_BMP8)
+ES_SPARSE_EXPAND(, bmp4_expand, expand_block, ES_FORMAT_BMP4)
 
 void es_bitmap_neon(es_kernels *table) {
     table->bmp8_dot = bmp8_dot;

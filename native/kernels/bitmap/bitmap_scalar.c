@@ -48,44 +48,39 @@ ES_INLINE void bitmap_dot(float *y, const uint8_t *w, int32_t n_tiles, const es_
     }
 }
 
-ES_INLINE void bitmap_expand(uint8_t *tiles, const uint8_t *w, int32_t n_blocks, int format) {
-    const int dense = format == ES_FORMAT_BMP8 ? ES_FORMAT_Q8 : ES_FORMAT_Q4;
-    const size_t tile_bytes = (size_t)n_blocks * es_block_bytes(dense);
-    for (int32_t b = 0; b < n_blocks; b++) {
-        const uint8_t *v = w + ES_BITMAP_HEAD;
-        int8_t codes[ES_BITMAP_ROWS][ES_BLOCK];
-        for (int c = 0; c < ES_BITMAP_CHUNKS; c++) {
-            int8_t chunk[64];
-            v = expand_chunk(chunk, es_bitmap_word(w, c), v, format);
-            for (int i = 0; i < 64; i++) {
-                codes[i / 4][4 * c + i % 4] = chunk[i];
-            }
+ES_INLINE const uint8_t *expand_block(uint8_t *const tiles[2], const uint8_t *w, int format) {
+    const uint8_t *v = w + ES_BITMAP_HEAD;
+    int8_t codes[ES_BITMAP_ROWS][ES_BLOCK];
+    for (int c = 0; c < ES_BITMAP_CHUNKS; c++) {
+        int8_t chunk[64];
+        v = expand_chunk(chunk, es_bitmap_word(w, c), v, format);
+        for (int i = 0; i < 64; i++) {
+            codes[i / 4][4 * c + i % 4] = chunk[i];
         }
-        for (int row = 0; row < ES_BITMAP_ROWS; row++) {
-            uint8_t *block =
-                tiles + (size_t)(row / ES_TILE) * tile_bytes + (size_t)b * es_block_bytes(dense);
-            uint8_t *at = block + ES_SCALE_BYTES + 2 * (row % ES_TILE);
-            memcpy(block + 2 * (row % ES_TILE), w + 2 * row, 2);
-            if (format == ES_FORMAT_BMP8) {
-                for (int i = 0; i < ES_BLOCK; i++) {
-                    at[i / 2 * 16 + i % 2] = (uint8_t)codes[row][i];
-                }
-            } else {
-                for (int i = 0; i < ES_BLOCK / 2; i++) {
-                    const int low = codes[row][i] + ES_BITMAP_NIBBLE_ZERO;
-                    const int high = codes[row][16 + i] + ES_BITMAP_NIBBLE_ZERO;
-                    at[i / 2 * 16 + i % 2] = (uint8_t)(low | high << 4);
-                }
-            }
-        }
-        w = v;
     }
+    for (int row = 0; row < ES_BITMAP_ROWS; row++) {
+        uint8_t *block = tiles[row / ES_TILE];
+        uint8_t *at = block + ES_SCALE_BYTES + 2 * (row % ES_TILE);
+        memcpy(block + 2 * (row % ES_TILE), w + 2 * row, 2);
+        if (format == ES_FORMAT_BMP8) {
+            for (int i = 0; i < ES_BLOCK; i++) {
+                at[i / 2 * 16 + i % 2] = (uint8_t)codes[row][i];
+            }
+        } else {
+            for (int i = 0; i < ES_BLOCK / 2; i++) {
+                const int low = codes[row][i] + ES_BITMAP_NIBBLE_ZERO;
+                const int high = codes[row][16 + i] + ES_BITMAP_NIBBLE_ZERO;
+                at[i / 2 * 16 + i % 2] = (uint8_t)(low | high << 4);
+            }
+        }
+    }
+    return v;
 }
 
 ES_SPARSE_DOT(, bmp8_dot, bitmap_dot, ES_FORMAT_BMP8)
 ES_SPARSE_DOT(, bmp4_dot, bitmap_dot, ES_FORMAT_BMP4)
-ES_SPARSE_EXPAND(, bmp8_expand, bitmap_expand, ES_FORMAT_BMP8)
-ES_SPARSE_EXPAND(, bmp4_expand, bitmap_expand, ES_FORMAT_BMP4)
+ES_SPARSE_EXPAND(, bmp8_expand, expand_block, ES_FORMAT_BMP8)
+ES_SPARSE_EXPAND(, bmp4_expand, expand_block, ES_FORMAT_BMP4)
 
 void es_bitmap_scalar(es_kernels *table) {
     table->bmp8_dot = bmp8_dot;

@@ -1,6 +1,7 @@
 /* csr in plain C: the definition for every other instruction set. */
 #include "kernels/half.h"
 
+#include "kernels/bitmap/table.h"
 #include "kernels/csr/csr.h"
 
 /* Steps of all rows, as halfs, 0 where a row has no entry; returns where the entries begin. */
@@ -41,29 +42,25 @@ static void csr_dot(float *y, const uint8_t *w, int32_t n_tiles, const es_q16 *x
     }
 }
 
-static void csr_expand(uint8_t *tiles, const uint8_t *w, int32_t n_blocks) {
-    const size_t block_bytes = es_block_bytes(ES_FORMAT_Q8);
-    uint8_t *at[2] = {tiles, tiles + (size_t)n_blocks * block_bytes};
-    for (int32_t b = 0; b < n_blocks; b++) {
-        const csr_block block = es_csr_block(w);
-        uint16_t steps[ES_BITMAP_ROWS];
-        const uint8_t *v = csr_steps(steps, &block);
-        for (int t = 0; t < 2; t++) {
-            memcpy(at[t], steps + ES_TILE * t, ES_SCALE_BYTES);
-            memset(at[t] + ES_SCALE_BYTES, 0, block_bytes - ES_SCALE_BYTES);
-        }
-        for (int n = 0; n < block.n_words; n++) {
-            for (uint32_t word = es_csr_word(&block, n); word != 0; word &= word - 1, v += 2) {
-                const int row = __builtin_ctz(word) / 2;
-                at[row / ES_TILE][ES_SCALE_BYTES + v[0] / 2 * 16 + row % ES_TILE * 2 + v[0] % 2] =
-                    v[1];
-            }
-        }
-        at[0] += block_bytes;
-        at[1] += block_bytes;
-        w += block.n_bytes;
+ES_INLINE const uint8_t *expand_block(uint8_t *const at[2], const uint8_t *w, int format) {
+    const size_t block_bytes = es_block_bytes(es_dense_format(format));
+    const csr_block block = es_csr_block(w);
+    uint16_t steps[ES_BITMAP_ROWS];
+    const uint8_t *v = csr_steps(steps, &block);
+    for (int t = 0; t < 2; t++) {
+        memcpy(at[t], steps + ES_TILE * t, ES_SCALE_BYTES);
+        memset(at[t] + ES_SCALE_BYTES, 0, block_bytes - ES_SCALE_BYTES);
     }
+    for (int n = 0; n < block.n_words; n++) {
+        for (uint32_t word = es_csr_word(&block, n); word != 0; word &= word - 1, v += 2) {
+            const int row = __builtin_ctz(word) / 2;
+            at[row / ES_TILE][ES_SCALE_BYTES + v[0] / 2 * 16 + row % ES_TILE * 2 + v[0] % 2] = v[1];
+        }
+    }
+    return w + block.n_bytes;
 }
+
+ES_SPARSE_EXPAND(, csr_expand, expand_block, ES_FORMAT_CSR)
 
 void es_csr_scalar(es_kernels *table) {
     table->csr_dot = csr_dot;

@@ -32,7 +32,8 @@ ES_INLINE void es_nm_chunk(int8_t codes[64], const uint8_t *block, int s, const 
 }
 
 /* One block into the eight rows of two dense ones; compilers vectorise it. */
-ES_INLINE void es_nm_expand_block(uint8_t *const tiles[2], const uint8_t *block, const int format) {
+ES_INLINE const uint8_t *es_nm_expand_block(uint8_t *const tiles[2], const uint8_t *block,
+                                            const int format) {
     uint16_t places[2 * ES_BITMAP_ROWS];
     uint32_t dense[ES_NM_GROUPS][ES_BITMAP_ROWS]; /* four columns of a row */
     memcpy(places, block + ES_NM_PLACES, sizeof places);
@@ -69,16 +70,7 @@ ES_INLINE void es_nm_expand_block(uint8_t *const tiles[2], const uint8_t *block,
             out[i] = (uint8_t)(low | (bytes[128 + i] + ES_NM_NIBBLE_ZERO) << 4);
         }
     }
-}
-
-ES_INLINE void es_nm_expand(uint8_t *tiles, const uint8_t *w, int32_t n_blocks, const int format) {
-    const size_t block_bytes = es_block_bytes(es_dense_format(format));
-    uint8_t *at[2] = {tiles, tiles + (size_t)n_blocks * block_bytes};
-    for (int32_t b = 0; b < n_blocks; b++, w += es_nm_block_bytes(format)) {
-        es_nm_expand_block(at, w, format);
-        at[0] += block_bytes;
-        at[1] += block_bytes;
-    }
+    return block + es_nm_block_bytes(format);
 }
 
 #endif

@@ -33,8 +33,8 @@ ES_INLINE void nm_dot(float *y, const uint8_t *w, int32_t n_tiles, const es_q16 
 
 ES_SPARSE_DOT(, nm8_dot, nm_dot, ES_FORMAT_NM8)
 ES_SPARSE_DOT(, nm4_dot, nm_dot, ES_FORMAT_NM4)
-ES_SPARSE_EXPAND(, nm8_expand, es_nm_expand, ES_FORMAT_NM8)
-ES_SPARSE_EXPAND(, nm4_expand, es_nm_expand, ES_FORMAT_NM4)
+ES_SPARSE_EXPAND(, nm8_expand, es_nm_expand_block, ES_FORMAT_NM8)
+ES_SPARSE_EXPAND(, nm4_expand, es_nm_expand_block, ES_FORMAT_NM4)
 
 void es_nm_scalar(es_kernels *table) {
     table->nm8_dot = nm8_dot;

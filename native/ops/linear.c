@@ -144,15 +144,6 @@ void es_linear_store(const es_linear_job *job, const es_output *out, int32_t row
     }
 }
 
-/* Whether rows share one scale, as they do in every model with a scale per tensor. */
-static int share_scale(const float *scales, int32_t n_rows) {
-    int32_t differ = 0; /* counted, not left early: compilers vectorise it so */
-    for (int32_t r = 1; r < n_rows; r++) {
-        differ += scales[r] != scales[0];
-    }
-    return differ == 0;
-}
-
 void es_linear_finish(const es_linear_job *job, const es_output *out, const es_input *input,
                       int32_t row, int32_t n_tokens, const int32_t *sums, size_t sums_stride,
                       es_sums kind, int32_t first, int32_t n_rows) {
@@ -162,9 +153,9 @@ void es_linear_finish(const es_linear_job *job, const es_output *out, const es_i
     const size_t stride =
         (size_t)(out->dst < 0 ? engine->plan.n_vocab : engine->plan.widths[out->dst]);
     const int is_far = (size_t)job->n_tokens * stride * sizeof(float) >= FAR_BYTES;
-    const float *scales = w->scales + first;
-    es_scaling by = {.scales = scales,
-                     .shared = share_scale(scales, n_rows),
+    const int shared = es_linear_one_scale(job, w);
+    es_scaling by = {.scales = shared ? w->scales : w->scales + first,
+                     .shared = shared,
                      .s = input->s + row,
                      .qsum = kind == ES_SUMS_OF_CODES ? input->sum + row : NULL};
     const int masks = out->live_threshold <= 0.0f && !out->add && !job->op->outputs_only;

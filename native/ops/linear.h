@@ -66,6 +66,11 @@ static inline float *es_linear_target(const es_linear_job *job, const es_output 
     return es_row(job->engine, id, es_linear_token(job, row));
 }
 
+/* Whether all rows of a ternary weight have the same scale. */
+static inline int es_linear_one_scale(const es_linear_job *job, const es_weight *w) {
+    return job->engine->one_scale[w - job->engine->plan.weights];
+}
+
 /* Bytes of the row scales, which ternary weights have beside their codes. */
 static inline uint64_t es_linear_scale_bytes(const es_weight *w) {
     return w->scales != NULL ? (uint64_t)w->n_rows * sizeof(float) : 0;

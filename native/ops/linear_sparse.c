@@ -38,8 +38,10 @@ static void list_sums(const es_linear_job *linear, const es_weight *w, const es_
     es_ternary_list *dot = w->format == ES_FORMAT_T2 ? kernels->t2_list : kernels->t5_list;
     dot(sums, w->data, w->n_bytes / (size_t)w->n_rows, rows, n, input->q8 + at * input->q8_stride,
         w->k);
+    const int shared = es_linear_one_scale(linear, w);
     for (int32_t j = 0; j < n; j++) {
-        y[j] = (float)(sums[j] - input->sum[at]) * (w->scales[rows[j]] / input->s[at]);
+        const float scale = w->scales[shared ? 0 : rows[j]];
+        y[j] = (float)(sums[j] - input->sum[at]) * (scale / input->s[at]);
     }
 }
 

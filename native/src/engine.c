@@ -176,6 +176,22 @@ static int create_scratch(es_engine *engine, int32_t n_threads) {
            es_slice_input_create(&engine->input, &engine->plan, (size_t)engine->plan.max_tokens);
 }
 
+/* One scale for a whole tensor, as in every BitNet model, is in the cache; an array of them is read from
+ * memory behind every block of rows. */
+static int create_one_scale(es_engine *engine) {
+    const es_plan *plan = &engine->plan;
+    engine->one_scale = calloc((size_t)plan->n_weights + 1, 1);
+    for (int32_t i = 0; engine->one_scale != NULL && i < plan->n_weights; i++) {
+        const es_weight *w = &plan->weights[i];
+        int32_t n_same = 0;
+        while (w->scales != NULL && n_same < w->n_rows && w->scales[n_same] == w->scales[0]) {
+            n_same++;
+        }
+        engine->one_scale[i] = n_same == w->n_rows;
+    }
+    return engine->one_scale != NULL;
+}
+
 static int create_buffers(es_engine *engine) {
     const es_plan *plan = &engine->plan;
     engine->buffers = calloc((size_t)plan->n_buffers, sizeof *engine->buffers);
@@ -204,7 +220,7 @@ es_engine *es_engine_create(const es_plan *plan, int32_t n_threads, int32_t isa,
     }
     es_kernels_fill(&engine->k, isa);
     if (copy_plan(&engine->plan, plan) && (engine->pool = es_pool_create(n_threads)) != NULL &&
-        create_scratch(engine, n_threads) && create_buffers(engine)) {
+        create_scratch(engine, n_threads) && create_one_scale(engine) && create_buffers(engine)) {
         *status = ES_OK;
         return engine;
     }
@@ -246,6 +262,7 @@ void es_engine_destroy(es_engine *engine) {
         }
     }
     es_input_destroy(&engine->proposal);
+    free(engine->one_scale);
     free(engine->tile_best);
     free(engine->tiles);
     free(engine->expert_rows);

@@ -83,6 +83,7 @@ struct es_engine {
     es_pool *pool;
     float **buffers;
     es_scratch *scratch;   /* [n_threads] */
+    uint8_t *one_scale;    /* [n_weights]: all rows of a ternary matrix have the same */
     es_input input;        /* max_tokens tokens, shared by the threads of one step */
     int32_t *list;         /* live rows of one token, shared by the threads */
     int32_t *votes;        /* of sign planes against the rows of one token, shared by the threads */

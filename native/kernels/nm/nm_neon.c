@@ -92,7 +92,8 @@ ES_INLINE uint8x16x2_t by_pairs(uint32x4_t first, uint32x4_t second) {
 }
 
 /* One block into the eight rows of two dense blocks. */
-ES_INLINE void expand_block(uint8_t *const tiles[2], const uint8_t *block, const int format) {
+ES_INLINE const uint8_t *expand_block(uint8_t *const tiles[2], const uint8_t *block,
+                                      const int format) {
     for (int t = 0; t < 2; t++) {
         uint8_t *out = tiles[t] + ES_SCALE_BYTES;
         memcpy(tiles[t], block + ES_SCALE_BYTES * t, ES_SCALE_BYTES);
@@ -114,22 +115,13 @@ ES_INLINE void expand_block(uint8_t *const tiles[2], const uint8_t *block, const
             }
         }
     }
-}
-
-ES_INLINE void nm_expand(uint8_t *tiles, const uint8_t *w, int32_t n_blocks, const int format) {
-    const size_t block_bytes = es_block_bytes(es_dense_format(format));
-    uint8_t *at[2] = {tiles, tiles + (size_t)n_blocks * block_bytes};
-    for (int32_t b = 0; b < n_blocks; b++, w += es_nm_block_bytes(format)) {
-        expand_block(at, w, format);
-        at[0] += block_bytes;
-        at[1] += block_bytes;
-    }
+    return block + es_nm_block_bytes(format);
 }
 
 ES_SPARSE_DOT(, nm8_dot, nm_dot, ES_FORMAT_NM8)
 ES_SPARSE_DOT(, nm4_dot, nm_dot, ES_FORMAT_NM4)
-ES_SPARSE_EXPAND(, nm8_expand, nm_expand, ES_FORMAT_NM8)
-ES_SPARSE_EXPAND(, nm4_expand, nm_expand, ES_FORMAT_NM4)
+ES_SPARSE_EXPAND(, nm8_expand, expand_block, ES_FORMAT_NM8)
+ES_SPARSE_EXPAND(, nm4_expand, expand_block, ES_FORMAT_NM4)
 
 void es_nm_neon(es_kernels *table) {
     table->nm8_dot = nm8_dot;

@@ -45,23 +45,10 @@ def load_model(args: argparse.Namespace, terminal: Terminal | None = None) -> Mo
             path,
             threads=getattr(args, "threads", None),
             n_ctx=getattr(args, "ctx_size", None),
-            executor=getattr(args, "executor", "native"),
-            isa=getattr(args, "isa", None),
             i2s_layout=getattr(args, "i2s_layout", "auto"),
-            sparse=getattr(args, "sparse", "auto"),
-            sparsity=getattr(args, "sparsity", None),
-            cache_type_k=getattr(args, "cache_type_k", "f16"),
-            cache_type_v=getattr(args, "cache_type_v", "f16"),
-            kv_sparsity=getattr(args, "kv_sparsity", 0.0),
-            head=getattr(args, "head", "auto"),
-            ternary=getattr(args, "ternary", "auto"),
-            lut=getattr(args, "lut", "exact"),
-            weights=getattr(args, "weights", "auto"),
             fused=getattr(args, "fused", True),
-            predict=_predict_file(args),
-            predict_force=getattr(args, "predict_force", False),
-            mem_budget=getattr(args, "mem_budget", None),
             mmap=getattr(args, "mmap", False),
+            **_engine_choices(args),
         )
     finally:
         if terminal is not None:
@@ -74,24 +61,27 @@ def load_for_measuring(args: argparse.Namespace, threads: int) -> Model:
     """Load the model that the flags name on so many threads, in silence."""
     from edgesparse.load_model import load
 
-    return load(
-        model_path(args),
-        threads=threads,
-        executor=args.executor,
-        isa=args.isa,
-        sparse=args.sparse,
-        sparsity=args.sparsity,
-        cache_type_k=args.cache_type_k,
-        cache_type_v=args.cache_type_v,
-        kv_sparsity=args.kv_sparsity,
-        head=args.head,
-        ternary=args.ternary,
-        lut=args.lut,
-        weights=args.weights,
-        predict=_predict_file(args),
-        predict_force=getattr(args, "predict_force", False),
-        mem_budget=getattr(args, "mem_budget", None),
-    )
+    return load(model_path(args), threads=threads, **_engine_choices(args))
+
+
+def _engine_choices(args: argparse.Namespace) -> dict[str, Any]:
+    """Give what the flags of `add_engine` choose, of those that a verb has."""
+    return {
+        "executor": getattr(args, "executor", "native"),
+        "isa": getattr(args, "isa", None),
+        "sparse": getattr(args, "sparse", "auto"),
+        "sparsity": getattr(args, "sparsity", None),
+        "cache_type_k": getattr(args, "cache_type_k", "f16"),
+        "cache_type_v": getattr(args, "cache_type_v", "f16"),
+        "kv_sparsity": getattr(args, "kv_sparsity", 0.0),
+        "head": getattr(args, "head", "auto"),
+        "ternary": getattr(args, "ternary", "auto"),
+        "lut": getattr(args, "lut", "exact"),
+        "weights": getattr(args, "weights", "auto"),
+        "predict": _predict_file(args),
+        "predict_force": getattr(args, "predict_force", False),
+        "mem_budget": getattr(args, "mem_budget", None),
+    }
 
 
 def note_recommended(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgesparse.cli import options
+from edgesparse.cli.own_text import OWN_WINDOWS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments", "run"]
 
 _WINDOW = 512
-_WINDOWS, _OWN_WINDOWS = 32, 48
-"""Windows to learn from, and of the model's own words: on 32 of those SparseGPT loses to Wanda."""
+_WINDOWS = 32
+"""Windows to learn from, but of the model's own words."""
 _HELD_OUT = 4
 """Windows at the end of a text that are scored instead of learned from, if no other is named."""
 _RISKY = 0.6
@@ -77,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help=f"pieces of {_WINDOW} tokens to take from it (default: {_WINDOWS}; of the model's own "
-        f"words {_OWN_WINDOWS})",
+        f"words {OWN_WINDOWS})",
     )
     parser.add_argument(
         "-e",
@@ -180,7 +181,7 @@ def _options(
 
 def _n_windows(args: argparse.Namespace) -> int:
     if args.windows is None:
-        return _OWN_WINDOWS if args.own_text else _WINDOWS
+        return OWN_WINDOWS if args.own_text else _WINDOWS
     return int(args.windows)
 
 

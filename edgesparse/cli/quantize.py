@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from edgesparse.cli import options
+from edgesparse.cli.own_text import OWN_WINDOWS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments", "run"]
 
 _WINDOW = 512
-_TOKENS, _OWN_TOKENS = 32 * _WINDOW, 48 * _WINDOW
+_TOKENS, _OWN_TOKENS = 32 * _WINDOW, OWN_WINDOWS * _WINDOW
 """Tokens to calibrate on, and of the model's own words, which are of more kinds."""
 
 

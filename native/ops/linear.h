@@ -76,6 +76,11 @@ static inline uint64_t es_linear_scale_bytes(const es_weight *w) {
     return w->scales != NULL ? (uint64_t)w->n_rows * sizeof(float) : 0;
 }
 
+/* Bytes of one row of a weight that is stored row by row, its scale included. */
+static inline uint64_t es_linear_row_bytes(const es_weight *w) {
+    return w->n_bytes / (size_t)w->n_rows + (w->scales != NULL ? sizeof(float) : 0);
+}
+
 /* Where an output has row `row` of the product. */
 static inline float *es_linear_destination(const es_linear_job *job, const es_output *out,
                                            int32_t row) {

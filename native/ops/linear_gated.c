@@ -87,10 +87,8 @@ void es_linear_gated(es_linear_job *linear, int32_t output) {
     job.unit_rows = es_linear_unit(job.n_rows, n_threads, linear->k, UNIT_PANEL);
     es_pool_run(engine->pool, gated_chunk, &job, es_ratio_up(job.n_rows, job.unit_rows));
     engine->moved += gate->n_bytes + es_linear_scale_bytes(gate);
-    const size_t scale_bytes = w->scales != NULL ? sizeof(float) : 0;
     for (int32_t i = 0; i < n_threads; i++) {
-        engine->moved +=
-            (uint64_t)engine->scratch[i].n_live * (w->n_bytes / (size_t)w->n_rows + scale_bytes);
+        engine->moved += (uint64_t)engine->scratch[i].n_live * es_linear_row_bytes(w);
         engine->scratch[i].n_live = 0;
     }
 }

@@ -79,8 +79,7 @@ void es_linear_listed(es_linear_job *linear, int32_t output, int32_t row, int32_
     memset(es_linear_target(linear, job.out, job.out->dst, row), 0,
            (size_t)job.w->n_rows * sizeof(float));
     es_pool_run(engine->pool, live_piece, &job, job.n_pieces);
-    const size_t scale_bytes = job.w->scales != NULL ? sizeof(float) : 0;
-    engine->moved += (uint64_t)n_listed * (job.w->n_bytes / (size_t)job.w->n_rows + scale_bytes);
+    engine->moved += (uint64_t)n_listed * es_linear_row_bytes(job.w);
 }
 
 int32_t es_linear_live(const es_linear_job *linear, const es_output *out, int32_t row,

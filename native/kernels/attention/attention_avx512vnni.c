@@ -50,12 +50,6 @@ ES_INLINE_512 void prefetch_far(const uint8_t *p, size_t n_bytes) {
     }
 }
 
-ES_INLINE_512 void prefetch_near(const uint8_t *p, size_t n_bytes) {
-    for (size_t i = 0; i < n_bytes; i += ES_CACHE_LINE) {
-        __builtin_prefetch((const void *)((uintptr_t)p + ES_NEAR_BYTES + i), 0, 3);
-    }
-}
-
 /* Elements [i, i + 16) of a row. */
 ES_INLINE_512 __m512 load_sixteen(const uint8_t *row, size_t i, const es_source_kind kind) {
     const uint8_t *at = row + es_source_offset(kind, i);
@@ -104,7 +98,7 @@ ES_INLINE_512 void score_block(float *s, size_t stride, const float *q, const si
         row[k] = es_source_row(rows, r + (int32_t)k, n);
         if (rows->kind != ES_SOURCE_F32) {
             prefetch_far(row[k], rows->row_bytes);
-            prefetch_near(row[k], rows->row_bytes);
+            es_prefetch_lines(row[k] + ES_NEAR_BYTES, rows->row_bytes);
         }
         const __m512 element = load_sixteen(row[k], 0, rows->kind);
         for (size_t h = 0; h < n_queries; h++) {

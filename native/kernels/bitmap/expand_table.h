@@ -13,11 +13,17 @@
 #define ES_PLACES(m)                                                 \
     {ES_PLACE(m, 0), ES_PLACE(m, 1), ES_PLACE(m, 2), ES_PLACE(m, 3), \
      ES_PLACE(m, 4), ES_PLACE(m, 5), ES_PLACE(m, 6), ES_PLACE(m, 7)}
-#define ES_PLACES4(m) ES_PLACES(m), ES_PLACES(m + 1), ES_PLACES(m + 2), ES_PLACES(m + 3)
-#define ES_PLACES16(m) ES_PLACES4(m), ES_PLACES4(m + 4), ES_PLACES4(m + 8), ES_PLACES4(m + 12)
-#define ES_PLACES64(m) ES_PLACES16(m), ES_PLACES16(m + 16), ES_PLACES16(m + 32), ES_PLACES16(m + 48)
 
-static const uint8_t es_expand_places[256][8] = {ES_PLACES64(0), ES_PLACES64(64), ES_PLACES64(128),
-                                                 ES_PLACES64(192)};
+/* entry(m) for every byte m. */
+#define ES_TABLE4(entry, m) entry(m), entry(m + 1), entry(m + 2), entry(m + 3)
+#define ES_TABLE16(entry, m) \
+    ES_TABLE4(entry, m), ES_TABLE4(entry, m + 4), ES_TABLE4(entry, m + 8), ES_TABLE4(entry, m + 12)
+#define ES_TABLE64(entry, m)                                                    \
+    ES_TABLE16(entry, m), ES_TABLE16(entry, m + 16), ES_TABLE16(entry, m + 32), \
+        ES_TABLE16(entry, m + 48)
+#define ES_TABLE256(entry) \
+    ES_TABLE64(entry, 0), ES_TABLE64(entry, 64), ES_TABLE64(entry, 128), ES_TABLE64(entry, 192)
+
+static const uint8_t es_expand_places[256][8] = {ES_TABLE256(ES_PLACES)};
 
 #endif

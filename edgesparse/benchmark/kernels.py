@@ -8,93 +8,25 @@ row of the run reached with the same threads.
 
 from __future__ import annotations
 
-import itertools
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from edgesparse import _native
+from edgesparse.benchmark.cases import Case
+from edgesparse.benchmark.lookup_error import lookup_error
 from edgesparse.benchmark.micro import Micro, attention_micro, linear_micro, time_ops
-from edgesparse.benchmark.shapes import Shape
 from edgesparse.benchmark.tokens import working_set_bandwidth
 from edgesparse.cpus import last_level_cache_bytes
 from edgesparse.executors.base import Executor
 from edgesparse.executors.native import NativeExecutor, isa_names
-from edgesparse.formats.weight import Format, storage_bytes
-from edgesparse.formats.without_zeros import expected_bytes
+from edgesparse.formats.weight import Format
 
-__all__ = [
-    "HEAD_FORMATS",
-    "TERNARY_FORMATS",
-    "Case",
-    "KernelRow",
-    "judge",
-    "measure_case",
-    "memory_bytes",
-    "model_cases",
-    "shape_cases",
-]
+__all__ = ["KernelRow", "judge", "measure_case", "memory_bytes"]
 
-TERNARY_FORMATS = (Format.T2, Format.T5)
-"""Interchangeable ones; t2n is for products that skip zeros, where a model has them."""
-HEAD_FORMATS = (Format.Q8, Format.Q6, Format.Q4, Format.Q8M, Format.Q4M, Format.F16)
-ZEROS = (0.5, 0.7)
-"""Shares of zeros that bitmap kernels are measured with."""
-CSR_ZEROS = 0.95
-MAX_HEAD_ROWS = 32_768
-"""Rows of a head that are measured: more change nothing but the memory that they take."""
-DEPTH = 1024
 MIN_WORKING_SET = 96 << 20
 MAX_WORKING_SET = 1 << 30
-
-
-@dataclass(frozen=True)
-class Case:
-    """What to measure, apart from instruction set and threads.
-
-    Attributes
-    ----------
-    kernel : str
-        Storage format in lower case, or ``attention``.
-    where : str
-        Model and tensor that have this size.
-    n_rows, k : int
-        Matrix; for attention, heads × head_dim and positions in the cache.
-    n_tokens : int
-    heads : tuple of int
-        Attention: heads, kv heads, head_dim.
-    in_cache : bool
-        One copy again and again instead of many in turn.
-    zeros : float
-        Formats without zeros: share of codes that are 0.
-    """
-
-    kernel: str
-    where: str
-    n_rows: int
-    k: int
-    n_tokens: int
-    heads: tuple[int, int, int] = (0, 0, 0)
-    in_cache: bool = False
-    zeros: float = 0.0
-
-    @property
-    def op(self) -> str:
-        """``gemv``, ``gemm`` or ``attention``."""
-        if self.kernel == "attention":
-            return "attention"
-        return "gemv" if self.n_tokens == 1 else "gemm"
-
-    @property
-    def copy_bytes(self) -> int:
-        """Bytes of one copy of the weight, or of one layer of cache in halfs."""
-        if self.kernel == "attention":
-            return 4 * (self.k + self.n_tokens) * self.heads[1] * self.heads[2]
-        fmt = Format[self.kernel.upper()]
-        if fmt.has_varying_length:
-            return expected_bytes(fmt, self.n_rows, self.k, self.zeros)
-        return storage_bytes(fmt, self.n_rows, self.k)
 
 
 @dataclass(frozen=True)
@@ -116,6 +48,8 @@ class KernelRow:
         Bytes over which the read bandwidth was measured.
     read_bandwidth_gb_per_s, best_gmac_per_s : float
         Ceilings; `judge` makes them those of the whole run.
+    nmse : float or None
+        Bit slices: `lookup_error` of such a product.
     """
 
     case: Case
@@ -130,6 +64,7 @@ class KernelRow:
     ceiling_bytes: int
     read_bandwidth_gb_per_s: float
     best_gmac_per_s: float = 0.0
+    nmse: float | None = None
 
     @property
     def gb_per_s(self) -> float:
@@ -157,9 +92,10 @@ class KernelRow:
     def record(self) -> dict[str, Any]:
         """Give the row as flat values, for tables and JSON."""
         case = asdict(self.case)
-        del case["heads"]
+        del case["heads"], case["slices"]
         return {
             **case,
+            "group": 0 if self.case.slices is None else self.case.slices.group or self.case.k,
             "op": self.case.op,
             "isa": self.isa,
             "variant": self.variant,
@@ -174,6 +110,7 @@ class KernelRow:
             "best_gmac_per_s": round(self.best_gmac_per_s, 3),
             "ceiling": "read bandwidth" if self.case.n_tokens == 1 else "best multiply-adds",
             "share": round(self.share, 4),
+            "nmse": self.nmse,
         }
 
 
@@ -182,81 +119,17 @@ def memory_bytes() -> int:
     return max(MIN_WORKING_SET, min(3 * last_level_cache_bytes(), MAX_WORKING_SET))
 
 
-def shape_cases(name: str, shape: Shape, tokens: Sequence[int]) -> list[Case]:
-    """List the kernels that a model of `shape` runs: its distinct matrices, head and attention."""
-    cases = []
-    seen: dict[tuple[int, int], str] = {}
-    for tensor, size in shape.matrices().items():
-        seen.setdefault(size, tensor)
-    for (n_rows, k), tensor in seen.items():
-        skips = tensor == "ffn_down" and shape.activation == "relu2"
-        for fmt in (*TERNARY_FORMATS, *((Format.T2N,) if skips else ())):
-            for n in tokens:
-                cases.append(Case(fmt.name.lower(), f"{name} {tensor}", n_rows, k, n))
-    size = shape.matrices()["ffn_up"]
-    for fmt in (Format.Q8, Format.Q4):
-        cases.append(Case(fmt.name.lower(), f"{name} ffn_up", *size, 1))
-    pruned = [*itertools.product((Format.BMP8, Format.BMP4), ZEROS), (Format.CSR, CSR_ZEROS)]
-    for fmt, zeros in [*pruned, (Format.NM8, 0.5), (Format.NM4, 0.5)]:
-        where = f"{name} ffn_up, {zeros:.0%} zeros"
-        cases.append(Case(fmt.name.lower(), where, *size, 1, zeros=zeros))
-    rows = min(shape.n_vocab, MAX_HEAD_ROWS)
-    cases += [Case(f.name.lower(), f"{name} head", rows, shape.width, 1) for f in HEAD_FORMATS]
-    heads = (shape.n_heads, shape.n_kv_heads, shape.head_dim)
-    return cases + _attention_cases(name, heads, min(DEPTH, shape.n_ctx // 2), tokens)
-
-
-def _attention_cases(
-    name: str, heads: tuple[int, int, int], depth: int, tokens: Iterable[int]
-) -> list[Case]:
-    rows = heads[0] * heads[2]
-    return [Case("attention", f"{name} @ d{depth}", rows, depth, n, heads) for n in tokens]
-
-
-def model_cases(
-    name: str,
-    weights: Iterable[tuple[str, Format, int, int, float]],
-    heads: tuple[int, int, int],
-    depth: int,
-    tokens: Sequence[int],
-) -> list[Case]:
-    """List the kernels that a loaded model runs.
-
-    Parameters
-    ----------
-    name : str
-    weights : iterable of (tensor, format, n_rows, k, zeros)
-        Zeros: share of codes that are 0, of formats without them only.
-    heads : tuple of int
-        Heads, kv heads, head_dim.
-    depth : int
-        Positions in the cache for attention.
-    tokens : sequence of int
-    """
-    seen: dict[tuple[Format, int, int], tuple[str, float]] = {}
-    for tensor, fmt, n_rows, k, zeros in weights:
-        short = tensor.removesuffix(".weight")
-        if short.startswith("blk."):
-            short = short.split(".", 2)[-1]
-        formats = TERNARY_FORMATS if fmt in TERNARY_FORMATS else (fmt,)
-        for each in formats:
-            seen.setdefault((each, n_rows, k), (short, zeros))
-    cases = []
-    for (fmt, n_rows, k), (tensor, zeros) in seen.items():
-        large = n_rows > MAX_HEAD_ROWS  # a head: only the last token of a prompt goes through it
-        for n in [n for n in tokens if n == 1] if large else tokens:
-            size = (min(n_rows, MAX_HEAD_ROWS), k)
-            cases.append(Case(fmt.name.lower(), f"{name} {tensor}", *size, n, zeros=zeros))
-    return cases + _attention_cases(name, heads, depth, tokens)
-
-
 def _micro(case: Case, working_set: int) -> Micro:
     n_copies = 1 if case.in_cache else max(1, -(-working_set // case.copy_bytes))
     if case.kernel == "attention":
         return attention_micro(*case.heads, n_tokens=case.n_tokens, depth=case.k, n_copies=n_copies)
     fmt = Format[case.kernel.upper()]
     return linear_micro(
-        *(fmt, case.n_rows, case.k), n_tokens=case.n_tokens, n_copies=n_copies, zeros=case.zeros
+        *(fmt, case.n_rows, case.k),
+        n_tokens=case.n_tokens,
+        n_copies=n_copies,
+        slices=case.slices,
+        zeros=case.zeros,
     )
 
 
@@ -285,13 +158,18 @@ def measure_case(
     UsageError, MemoryBudgetError
         An instruction set does not run here; the weights do not fit.
     """
+    nmse = None
+    if case.slices is not None:
+        nmse = lookup_error(Format[case.kernel.upper()].planes, lossy=case.lossy)
     micro = _micro(case, working_set)
     total = (micro.end - micro.begin) * micro.n_bytes
     for n_threads in threads:
         ceiling_bytes = total if case.in_cache else working_set
         bandwidth = working_set_bandwidth(n_threads, ceiling_bytes)
         for isa in isas:
-            executor = NativeExecutor(micro.plan, micro.parameters, threads=n_threads, isa=isa)
+            executor = NativeExecutor(
+                micro.plan, micro.parameters, threads=n_threads, isa=isa, lossy=case.lossy
+            )
             try:
                 samples = _timed(executor, micro, budget_s)
             finally:
@@ -308,6 +186,7 @@ def measure_case(
                 micro.multiply_adds,
                 ceiling_bytes,
                 bandwidth,
+                nmse=nmse,
             )
 
 

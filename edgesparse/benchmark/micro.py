@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,7 +26,14 @@ from edgesparse.ops.rope_kv import rope_table
 from edgesparse.plan.op import Attention, Linear, Op, Output, RopeKV, RopeStyle
 from edgesparse.plan.plan import Plan
 
-__all__ = ["Micro", "attention_micro", "linear_micro", "random_weights", "time_ops"]
+__all__ = [
+    "Micro",
+    "attention_micro",
+    "linear_micro",
+    "products",
+    "random_weights",
+    "time_ops",
+]
 
 _PATTERN_ROWS = 64
 _SEED = 5
@@ -211,7 +218,12 @@ def linear_micro(
     zeros: float = 0.0,
 ) -> Micro:
     """Make a plan of `n_copies` products of `n_tokens` inputs with (n_rows, k) matrices."""
-    weights = random_weights(fmt, n_rows, k, n_copies, slices, zeros)
+    return products(random_weights(fmt, n_rows, k, n_copies, slices, zeros), n_tokens)
+
+
+def products(weights: Sequence[Weight], n_tokens: int) -> Micro:
+    """Make a plan of products of the buffer ``x`` with weights of one size, into ``y``."""
+    n_rows, k = weights[0].n_rows, weights[0].k
     ops: list[Op] = [Linear(w.name, "x", (Output(w.name, "y"),)) for w in weights]
     plan = _plan(ops, {"x": k, "y": n_rows}, n_tokens, n_tokens, (1, 1, 1))
     cache = KVCache(plan, n_tokens)
@@ -219,7 +231,7 @@ def linear_micro(
         plan,
         Parameters({w.name: w for w in weights}, {}, {}),
         0,
-        n_copies,
+        len(weights),
         weights[0].n_bytes,
         n_rows * k * n_tokens,
         lambda op_ns: _step(plan, cache, 0, n_tokens, op_ns),

@@ -58,7 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parts.add_argument(
         "--shapes",
         metavar="NAMES",
-        help="for --kernels: 2b4t, 700m, falcon-e-1b, smolbit (default 2b4t, or the MODEL's)",
+        help="for --kernels: 2b4t, 700m, falcon-e-1b, smolbit, or a matrix such as 4096x4096 "
+        "(default 2b4t, or the MODEL's)",
     )
     parts.add_argument(
         "--tokens",
@@ -67,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="for --kernels: tokens in one product (default 1,8,64,512)",
     )
     parts.add_argument(
-        "--only", metavar="NAMES", help="for --kernels: of t2, t5, q8, q4, …, attention"
+        "--only", metavar="NAMES", help="for --kernels: of t2, t5, q8, q4, bs2, …, attention"
     )
     parts.add_argument(
         "--in-cache", action="store_true", help="for --kernels: also with one copy of each weight"

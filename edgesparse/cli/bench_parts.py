@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,8 @@ from edgesparse.cli import loading
 from edgesparse.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgesparse.benchmark.kernels import Case, KernelRow
+    from edgesparse.benchmark.cases import Case
+    from edgesparse.benchmark.kernels import KernelRow
     from edgesparse.benchmark.profile import Profile
     from edgesparse.cli.terminal import Terminal
 
@@ -18,6 +20,8 @@ __all__ = ["kernels", "profile"]
 
 _TOKENS = "1,8,64,512"
 _MODEL_DEPTH = 1024
+_MATRIX = re.compile(r"([1-9]\d{0,5})x([1-9]\d{0,5})")
+"""Rows and columns."""
 
 
 def kernels(args: argparse.Namespace, threads: Sequence[int], terminal: Terminal) -> int:
@@ -46,7 +50,8 @@ def kernels(args: argparse.Namespace, threads: Sequence[int], terminal: Terminal
     records = [row.record() for row in judge(rows)]
     notes = (
         f"From memory: {working_set / 1e6:.0f} MB of weights in turn; from cache: one copy. Share: "
-        "one token, of this run's read bandwidth; several, of the most multiply-adds of any row."
+        "one token, of this run's read bandwidth; several, of the most multiply-adds of any row. "
+        "NMSE: of bit slices, on normal weights and inputs, against float64."
     )
     terminal.write(
         format_rows(records, args.output, table="kernels", columns=_KERNEL_COLUMNS, notes=notes)
@@ -87,32 +92,42 @@ def _summary(found: Profile) -> str:
 
 def _cases(args: argparse.Namespace) -> list[Case]:
     """List what the model or the named shapes run."""
-    from edgesparse.benchmark.kernels import shape_cases
+    from edgesparse.benchmark.cases import matrix_cases, shape_cases
     from edgesparse.benchmark.shapes import SHAPES
     from edgesparse.cli.ranges import whole_numbers
 
     tokens = whole_numbers(args.tokens or [_TOKENS], "--tokens", least=1)
     names = [name.strip() for name in (args.shapes or "").split(",") if name.strip()]
-    unknown = [name for name in names if name not in SHAPES]
-    if unknown:
-        raise UsageError(
-            f"there is no shape {unknown[0]!r}.", advice=f"Known: {', '.join(SHAPES)}."
-        )
     if not names and loading.model_path(args):
         return _model_cases(args, tokens)
-    cases = [case for name in names or ["2b4t"] for case in shape_cases(name, SHAPES[name], tokens)]
+    cases: list[Case] = []
+    for name in names or ["2b4t"]:
+        size = _MATRIX.fullmatch(name)
+        if size:
+            cases += matrix_cases(int(size[1]), int(size[2]), tokens)
+        elif name in SHAPES:
+            cases += shape_cases(name, SHAPES[name], tokens)
+        else:
+            raise UsageError(
+                f"there is no shape {name!r}.",
+                advice=f"Known: {', '.join(SHAPES)}; or a matrix, such as 4096x4096.",
+            )
     return list(dict.fromkeys(cases))
 
 
 def _model_cases(args: argparse.Namespace, tokens: list[int]) -> list[Case]:
     from pathlib import Path
 
-    from edgesparse.benchmark.kernels import model_cases
+    from edgesparse.benchmark.cases import Stored, model_cases
     from edgesparse.formats.without_zeros import zero_share
 
     with loading.load_for_measuring(args, 1) as model:
         weights = [
-            (w.name, w.format, w.n_rows, w.k, zero_share(w) if w.format.is_sparse else 0.0)
+            Stored(
+                *(w.name, w.format, w.n_rows, w.k),
+                zeros=zero_share(w) if w.format.is_sparse else 0.0,
+                slices=w.slices,
+            )
             for w in model.parameters.weights.values()
         ]
         config = model.config
@@ -150,8 +165,13 @@ def _size(row: Any) -> str:
     return f"{row['n_rows']}{separator}{row['k']}"
 
 
+def _kernel(row: Any) -> str:
+    group = f"_g{row['group']}" if row["group"] else ""
+    return f"{row['kernel']}{group}{' lossy' if row['lossy'] else ''}"
+
+
 _KERNEL_COLUMNS = (
-    ("kernel", False, lambda row: str(row["kernel"])),
+    ("kernel", False, _kernel),
     ("where", False, lambda row: str(row["where"])),
     ("size", True, _size),
     ("tokens", True, lambda row: str(row["n_tokens"])),
@@ -165,6 +185,7 @@ _KERNEL_COLUMNS = (
     ("G mul-adds/s", True, lambda row: f"{row['gmac_per_s']:.1f}"),
     ("share", True, lambda row: f"{row['share']:.0%}"),
     ("of", False, lambda row: str(row["ceiling"])),
+    ("NMSE", True, lambda row: "–" if row["nmse"] is None else f"{row['nmse']:.1e}"),
 )
 _PROFILE_COLUMNS = (
     ("phase", False, lambda row: str(row["phase"])),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,9 @@ import pytest
 
 import edgesparse
 from bench.make_model import make_model
-from edgesparse.benchmark.kernels import Case, judge, measure_case, model_cases, shape_cases
+from edgesparse.benchmark.cases import Case, Stored, matrix_cases, model_cases, shape_cases
+from edgesparse.benchmark.kernels import judge, measure_case
+from edgesparse.benchmark.lookup_error import lookup_error
 from edgesparse.benchmark.micro import attention_micro, linear_micro, time_ops
 from edgesparse.benchmark.outputs import format_rows
 from edgesparse.benchmark.profile import barrier_ns, profile, profile_decode, profile_prefill
@@ -21,7 +24,7 @@ from edgesparse.benchmark.shapes import SHAPES, Shape
 from edgesparse.cli import main
 from edgesparse.errors import UsageError
 from edgesparse.executors.native import NativeExecutor, isa_names
-from edgesparse.formats.weight import Format
+from edgesparse.formats.weight import Format, Slices
 from edgesparse.plan.cost import bytes_per_token, plan_costs
 
 TINY = Shape("this test", 256, 512, 3, 4, 2, 64, 1200, 128, 10_000.0)
@@ -105,21 +108,53 @@ def test_cases_of_shapes_and_models() -> None:
     assert len(ternary) == 4 * 2 * 2
     assert {c.where for c in cases if c.kernel == "t2n"} == {"2b4t ffn_down"}
     assert {c.op for c in cases} == {"gemv", "gemm", "attention"}
+    planes = [c for c in cases if c.kernel.startswith("bs")]
+    assert {c.where for c in planes} == {"2b4t ffn_up"}
+    assert [(c.kernel, c.lossy) for c in planes] == [
+        ("bst", False),
+        *((f"bs{bits}", lossy) for bits in (1, 2, 3, 4) for lossy in (False, True)),
+    ]
     weights = [
-        *(
-            ("blk.0.ffn_up.weight", Format.T2, 64, 32, 0.0),
-            ("blk.1.ffn_up.weight", Format.T2, 64, 32, 0.0),
-        ),
-        ("token_embd.weight", Format.Q8, 50_000, 32, 0.0),
-        ("blk.0.attn_q.weight", Format.BMP8, 64, 32, 0.5),
+        Stored("blk.0.ffn_up.weight", Format.T2, 64, 32),
+        Stored("blk.1.ffn_up.weight", Format.T2, 64, 32),
+        Stored("token_embd.weight", Format.Q8, 50_000, 32),
+        Stored("blk.0.attn_q.weight", Format.BMP8, 64, 32, zeros=0.5),
+        Stored("blk.0.attn_k.weight", Format.BS2, 64, 256, slices=Slices(128)),
+        Stored("blk.1.attn_k.weight", Format.BS2, 64, 256, slices=Slices(64)),
     ]
     found = model_cases("m", weights, (4, 2, 8), 16, [1, 8])
     assert [c.zeros for c in found if c.kernel == "bmp8"] == [0.5, 0.5]
-    assert [(c.kernel, c.n_rows, c.n_tokens) for c in found] == [
+    sliced = [c for c in found if c.kernel == "bs2"]
+    assert [(c.slices.group, c.n_tokens, c.lossy) for c in sliced] == [
+        (group, n, lossy) for group in (128, 64) for n in (1, 8) for lossy in (False, True)
+    ]
+    assert [(c.kernel, c.n_rows, c.n_tokens) for c in found if c not in sliced] == [
         *(("t2", 64, 1), ("t2", 64, 8), ("t5", 64, 1), ("t5", 64, 8)),
         *(("q8", 32_768, 1), ("bmp8", 64, 1), ("bmp8", 64, 8)),
         *(("attention", 32, 1), ("attention", 32, 8)),
     ]
+
+
+def test_a_matrix_in_every_number_of_bits(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases = matrix_cases(64, 256, [1])
+    assert len(cases) == 2 + 6 + 1 + 4 * 3 * 2
+    assert len({case.copy_bytes for case in cases if case.kernel == "bs3"}) == 3
+    monkeypatch.setattr("edgesparse.benchmark.kernels.memory_bytes", lambda: 1 << 16)
+    flags = ("bench", "--kernels", "--shapes", "64x256", "--row-seconds", "0.001", "-t", "1")
+    text = output(capsys, *flags, "--tokens", "1", "--isa", "scalar", "-o", "json")
+    rows = json.loads(text)
+    assert len(rows) == len(cases)
+    for row in rows:
+        bits = {"bs1": 1, "bs2": 2, "bs3": 3, "bs4": 4}.get(row["kernel"])
+        assert row["group"] in ((32, 64, 128) if bits else (0,))
+        assert row["nmse"] == (lookup_error(bits, lossy=row["lossy"]) if bits else None)
+    table = output(capsys, *flags, "--tokens", "1", "--isa", "scalar", "--only", "bs2")
+    assert re.search(r"\| bs2_g64 +\|", table)
+    assert re.search(r"\| bs2_g64 lossy +\|.* 7\.8e-04 \|", table)
+    for size in ("0x64", "64x", "64x64x64"):
+        assert main([*flags, "--shapes", size]) == 2
 
 
 def test_kernels_verb(

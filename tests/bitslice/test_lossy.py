@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 import edgesparse
+from edgesparse.benchmark.lookup_error import lookup_error, normal_slices
 from edgesparse.errors import UsageError
 from edgesparse.executors.base import Parameters
 from edgesparse.executors.native import NativeExecutor, isa_names
-from edgesparse.formats.bitslice import pack_bitslice
 from edgesparse.formats.weight import Weight
-from edgesparse.ops.linear import product
 from edgesparse.plan.op import Linear, Output
 from tests.models import tiny
 from tests.portable import truth
 from tests.portable.running import plan_of, step_of
 
 F32 = np.float32
-NMSE = {1: 6e-4, 2: 1.1e-3, 3: 1.1e-3, 4: 1.1e-3}
-"""Bounds on the error's power over the result's, normally distributed weights and inputs."""
+README = Path(edgesparse.__file__).parent / "ops" / "README.md"
 
 
 def rounded(weight: Weight, x: np.ndarray) -> np.ndarray:
@@ -56,16 +57,6 @@ def weight_parts(weight: Weight) -> tuple[np.ndarray, np.ndarray]:
     return codes, steps * F32(0.5 if weight.format.planes == 1 else 1)
 
 
-def normal_weight(rng: np.random.Generator, bits: int, n_rows: int, k: int) -> Weight:
-    """Normally distributed numbers, rounded to the codes of groups of 32."""
-    values = rng.normal(size=(n_rows, k)).astype(F32).reshape(n_rows, -1, 32)
-    middle = 0.5 if bits == 1 else 1 << (bits - 1)
-    spread = np.abs(values).mean(axis=-1) if bits == 1 else np.abs(values).max(axis=-1) / middle
-    steps = (spread * (2 if bits == 1 else 1)).astype(np.float16).astype(F32)
-    codes = np.clip(np.rint(values / steps[..., None] + middle), 0, (1 << bits) - 1)
-    return pack_bitslice(codes.reshape(n_rows, k).astype(np.uint8), bits, 32, steps)
-
-
 def run(weight: Weight, x: np.ndarray, isa: str) -> np.ndarray:
     plan = plan_of(
         Linear("op", "x", (Output("w", "y"),)), buffers={"x": weight.k, "y": weight.n_rows}
@@ -81,17 +72,22 @@ def run(weight: Weight, x: np.ndarray, isa: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 4])
-def test_rule_and_error(bits: int) -> None:
+def test_the_rule_on_every_instruction_set(bits: int) -> None:
     rng = np.random.default_rng(bits)
-    weight = normal_weight(rng, bits, 256, 1024)
+    weight = normal_slices(rng, bits, 256, 1024)
     x = rng.normal(size=(8, 1024)).astype(F32)
     x[0, 64:96] = 0
     expected = np.stack([rounded(weight, row) for row in x])
     for isa in isa_names():
         np.testing.assert_array_equal(run(weight, x, isa), expected, err_msg=isa)
-    exact = product(weight, x).astype(np.float64)
-    nmse = ((expected - exact) ** 2).sum() / (exact**2).sum()
-    assert 0 < nmse < NMSE[bits]
+
+
+def test_the_errors_are_those_that_the_readme_names() -> None:
+    rows = re.findall(r"^\| ([1-4]) \| (\S+) \| (\S+) \|$", README.read_text("utf-8"), re.MULTILINE)
+    assert [int(bits) for bits, _, _ in rows] == [1, 2, 3, 4]
+    for bits, exact, lossy in rows:
+        assert f"{lookup_error(int(bits), lossy=False):.1e}" == exact
+        assert f"{lookup_error(int(bits), lossy=True):.1e}" == lossy
 
 
 def test_only_on_request_and_only_native() -> None:

@@ -214,8 +214,9 @@ def add_mem_budget(parser: argparse.ArgumentParser | argparse._ArgumentGroup) ->
     parser.add_argument(
         "--mem-budget",
         metavar="SIZE",
-        help="refuse, before loading weights, what would take more with a full context (900MB, "
-        "1.5GB, 512MiB; default: only what certainly cannot fit)",
+        help="with a full context take no more than this (900MB, 1.5GB, 512MiB): first by smaller, "
+        "slower storage with the same results, else by refusing before weights are loaded "
+        "(default: refuse only what certainly cannot fit)",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -229,6 +230,7 @@ def load(
         # so it does not add to the peak.
         tokenizer = load_tokenizer(checkpoint)
         checkpoint.forget_vocabulary()
+        gc.collect()  # what making it has left in cycles keeps whole arenas of Python's in memory
         release_freed()
         preferred = Fit(ternary_format(ternary, native, isa, n_threads), prompt_chunk(native, isa))
         fits = [preferred]
@@ -266,6 +268,7 @@ def load(
         (parameters, need), fit = first_that_fits(load_as, fits)
         if fit != preferred:
             notes = (*notes, fit.given_up(preferred))
+            plan = replace(plan, max_tokens=min(plan.max_tokens, fit.chunk))
         parameters = replace(parameters, vectors={**parameters.vectors, **factors})
         plan = split_by_order(plan, parameters.weights)
         recommended = read_recommended(checkpoint)
@@ -279,6 +282,7 @@ def load(
         )
     info = replace(info, memory=need)
     info = with_quality(info, plan, parameters, head, thresholds, lossy=lut == "lossy")
+    release_freed()  # buffers of loading, before those of running settle in between
     made = make_executor(
         executor, plan, parameters, threads=n_threads, isa=isa, lossy=lut == "lossy"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -11,19 +12,19 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesparse.architectures import build_plan, check_family
-from edgesparse.budget import parse_size
+from edgesparse.budget import MemoryNeed, parse_size
 from edgesparse.checkpoint import open_checkpoint
 from edgesparse.config import ModelConfig, read_config
 from edgesparse.cpus import default_threads
 from edgesparse.default_model import default_model_path
 from edgesparse.engine import Engine
-from edgesparse.errors import MemoryBudgetError, UsageError
+from edgesparse.errors import UsageError
 from edgesparse.executors import make_executor
 from edgesparse.executors.base import Parameters
+from edgesparse.fitting import Fit, attempts, first_that_fits
 from edgesparse.formats.head import parse_head
 from edgesparse.formats.memory import release_freed
 from edgesparse.formats.sparse import parse_weights
-from edgesparse.formats.weight import Format
 from edgesparse.loading import live_row_names, load_parameters, load_vectors, tensor_names
 from edgesparse.memory_gate import MemoryGate
 from edgesparse.model import Model
@@ -126,9 +127,10 @@ def load(
         exactly (Q4_0, Q4_1, Q4_K, Q2_0, PQ2_0, Q1_0 too). blocks: none for GPTQ, AWQ and
         compressed-tensors, whose up to 4 bits become bit slices otherwise.
     mem_budget : int or str, optional
-        Bytes that the process may take at most, with a full context; also as ``"900MB"``. What
-        would take more is refused before its weights are loaded. Without it only what certainly
-        exceeds the available memory is refused.
+        Bytes that the process may take at most, with a full context; also as ``"900MB"``. Where
+        that is tight, exact choices that are smaller and slower are made, as `info.warnings` says
+        (`edgesparse.fitting`). What would still take more is refused before its weights are loaded.
+        Without it only what certainly exceeds the available memory is refused.
     mmap : bool
         Map a file of ``edgesparse convert`` instead of reading it: processes share its pages. Only
         a file that nobody else can write is mapped, and it must not be cut short meanwhile.
@@ -169,7 +171,6 @@ def load(
         from edgesparse import _native
 
         _native.lib()
-    chunk = prompt_chunk(native, isa)
     source = default_model_path() if path is None else Path(path)
     with open_checkpoint(source, i2s_layout=i2s_layout) as checkpoint:
         check_family(checkpoint.get_str("general.architecture"), str(source))
@@ -228,42 +229,46 @@ def load(
         # Before the weights: what making a tokenizer allocates in passing is freed again by then,
         # so it does not add to the peak.
         tokenizer = load_tokenizer(checkpoint)
+        checkpoint.forget_vocabulary()
+        gc.collect()  # what making it has left in cycles keeps whole arenas of Python's in memory
         release_freed()
-        gate = MemoryGate(
-            checkpoint,
-            config,
-            plan,
-            head=head,
-            predicted=predictor.alphas if predictor else (),
-            n_threads=n_threads,
-            chunk=chunk,
-            budget=budget,
-        )
+        preferred = Fit(ternary_format(ternary, native, isa, n_threads), prompt_chunk(native, isa))
+        fits = [preferred]
+        if budget is not None and checkpoint.stored is None:
+            fits = attempts(preferred, any_ternary=ternary == "auto" and native)
 
-        def load_as(fmt: Format) -> Parameters:
-            return load_parameters(
+        def load_as(fit: Fit) -> tuple[Parameters, MemoryNeed | None]:
+            gate = MemoryGate(
+                checkpoint,
+                config,
+                plan,
+                head=head,
+                predicted=predictor.alphas if predictor else (),
+                n_threads=n_threads,
+                chunk=fit.chunk,
+                budget=budget,
+            )
+            loaded = load_parameters(
                 checkpoint,
                 config,
                 plan,
                 head=head,
                 native=native or None,
                 threads=n_threads,
-                ternary=fmt,
+                ternary=fit.ternary,
+                by_neurons=fit.by_neurons,
                 row_by_row=single_rows,
                 layers=weights,
                 cost=cost_of_zeros(native, isa, n_threads),
                 before=gate.check,
                 mapped=mmap,
             )
+            return loaded, gate.need
 
-        chosen = ternary_format(ternary, native, isa, n_threads)
-        try:
-            parameters = load_as(chosen)
-        except MemoryBudgetError:
-            # Refused before anything was allocated: the smallest exact storage may fit.
-            if ternary != "auto" or budget is None or not native or chosen is Format.T5:
-                raise
-            parameters = load_as(Format.T5)
+        (parameters, need), fit = first_that_fits(load_as, fits)
+        if fit != preferred:
+            notes = (*notes, fit.given_up(preferred))
+            plan = replace(plan, max_tokens=min(plan.max_tokens, fit.chunk))
         parameters = replace(parameters, vectors={**parameters.vectors, **factors})
         plan = split_by_order(plan, parameters.weights)
         recommended = read_recommended(checkpoint)
@@ -275,12 +280,13 @@ def load(
         plan, parameters = with_predictor(
             plan, parameters, config, predictor, predict, force=predict_force
         )
-    info = replace(info, memory=gate.need)
+    info = replace(info, memory=need)
     info = with_quality(info, plan, parameters, head, thresholds, lossy=lut == "lossy")
+    release_freed()  # buffers of loading, before those of running settle in between
     made = make_executor(
         executor, plan, parameters, threads=n_threads, isa=isa, lossy=lut == "lossy"
     )
-    engine = Engine(made, n_threads=n_threads, chunk=chunk)
+    engine = Engine(made, n_threads=n_threads, chunk=fit.chunk)
     return Model(engine, tokenizer, config, parameters, info)
 
 

@@ -155,6 +155,7 @@ def load_parameters(
     native: bool | None = None,
     threads: int | None = None,
     ternary: Format = Format.T2,
+    by_neurons: bool = True,
     row_by_row: Container[str] = (),
     layers: str = "auto",
     cost: SparseCost | None = None,
@@ -178,6 +179,8 @@ def load_parameters(
         Matrices whose rows are to lie one by one, see `live_row_names`.
     ternary : Format
         Storage of ternary matrices.
+    by_neurons : bool
+        Matrices that only meet inputs with zeros lie neuron by neuron, so that zeros are skipped.
     layers : str
         How to store the other matrices of layers: one of `edgesparse.choices.WEIGHTS`.
     cost : SparseCost, optional
@@ -217,7 +220,7 @@ def load_parameters(
             native=native,
             threads=threads,
             ternary=ternary,
-            neuron_major=neuron_major_names(plan),
+            neuron_major=neuron_major_names(plan) if by_neurons else (),
             row_by_row=row_by_row,
             before=before,
             overrides=overrides,

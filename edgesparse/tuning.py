@@ -20,10 +20,10 @@ measured. A new topic is one more entry in `edgesparse.tuning_topics.TOPICS`.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -191,8 +191,8 @@ def cache_file() -> Path | None:
         folder = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
     except RuntimeError:
         return None
-    digest = hashlib.sha256(json.dumps(_machine(), sort_keys=True).encode()).hexdigest()[:16]
-    return folder / "edgesparse" / f"tuning-{digest}.json"
+    digest = zlib.crc32(json.dumps(_machine(), sort_keys=True).encode())  # hashlib loads OpenSSL
+    return folder / "edgesparse" / f"tuning-{digest:08x}.json"
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from edgesparse.esp.stored import StoredWeights
 
 __all__ = ["Checkpoint"]
+
+_LISTS = ("tokens", "merges", "scores", "token_type")
+_VOCABULARY = frozenset(f"tokenizer.ggml.{name}" for name in _LISTS)
 
 
 class Checkpoint(MetadataReader):
@@ -71,6 +74,12 @@ class Checkpoint(MetadataReader):
         self.tokenizer_model = tokenizer_model
         self.stored: StoredWeights | None = None
         self._files = tuple(files)
+
+    def forget_vocabulary(self) -> None:
+        """Drop what only a tokenizer is made from, tens of megabytes: weights come on top."""
+        kept = {key: value for key, value in self.metadata.items() if key not in _VOCABULARY}
+        self.metadata = MappingProxyType(kept)
+        self.tokenizer_json = self.tokenizer_model = None
 
     # -- tensors --------------------------------------------------------------------------------
 

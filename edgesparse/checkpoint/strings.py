@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -21,14 +21,14 @@ class StringArray(Sequence[str]):
     ----------
     blob : bytes
         Bytes that hold all strings.
-    starts, stops : (n,) int64
+    starts, stops : (n,) integers
         String ``i`` is ``blob[starts[i]:stops[i]]``, valid UTF-8.
     """
 
     __slots__ = ("_blob", "_starts", "_stops")
 
     def __init__(
-        self, blob: bytes, starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]
+        self, blob: bytes, starts: npt.NDArray[np.integer[Any]], stops: npt.NDArray[np.integer[Any]]
     ) -> None:
         self._blob = blob
         self._starts = starts
@@ -38,14 +38,12 @@ class StringArray(Sequence[str]):
     def pack(cls, strings: Sequence[str]) -> StringArray:
         """Store strings in one buffer; what cannot be UTF-8 becomes a question mark."""
         parts = [string.encode("utf-8", "replace") for string in strings]
-        stops = np.cumsum([len(part) for part in parts], dtype=np.int64)
-        starts = np.concatenate([np.zeros(1, np.int64), stops])[: len(parts)]
-        return cls(b"".join(parts), starts, stops)
-
-    @property
-    def n_bytes(self) -> int:
-        """Memory held by text and offsets."""
-        return len(self._blob) + self._starts.nbytes + self._stops.nbytes
+        blob = b"".join(parts)
+        edges: npt.NDArray[np.integer[Any]] = np.zeros(
+            len(parts) + 1, np.int32 if len(blob) < 1 << 31 else np.int64
+        )
+        np.cumsum([len(part) for part in parts], out=edges[1:])
+        return cls(blob, edges[:-1], edges[1:])
 
     def raw(self, index: int) -> bytes:
         """Give the UTF-8 bytes of one string."""

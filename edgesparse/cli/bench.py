@@ -82,6 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--executor", choices=options.EXECUTORS, default="native")
     parser.add_argument("--isa", choices=options.ISAS, help="force an instruction set")
+    options.add_i2s_layout(parser)
     options.add_sparse(parser)
     options.add_thresholds(parser)
     options.add_cache_types(parser)

@@ -45,7 +45,6 @@ def load_model(args: argparse.Namespace, terminal: Terminal | None = None) -> Mo
             path,
             threads=getattr(args, "threads", None),
             n_ctx=getattr(args, "ctx_size", None),
-            i2s_layout=getattr(args, "i2s_layout", "auto"),
             fused=getattr(args, "fused", True),
             mmap=getattr(args, "mmap", False),
             **_engine_choices(args),
@@ -58,16 +57,19 @@ def load_model(args: argparse.Namespace, terminal: Terminal | None = None) -> Mo
 
 
 def load_for_measuring(args: argparse.Namespace, threads: int) -> Model:
-    """Load the model that the flags name on so many threads, in silence."""
+    """Load the model that the flags name on so many threads; put its warnings on stderr."""
     from edgesparse.load_model import load
 
-    return load(model_path(args), threads=threads, **_engine_choices(args))
+    model = load(model_path(args), threads=threads, **_engine_choices(args))
+    print_warnings(model.info.warnings, args)
+    return model
 
 
 def _engine_choices(args: argparse.Namespace) -> dict[str, Any]:
     """Give what the flags of `add_engine` choose, of those that a verb has."""
     return {
         "executor": getattr(args, "executor", "native"),
+        "i2s_layout": getattr(args, "i2s_layout", "auto"),
         "isa": getattr(args, "isa", None),
         "sparse": getattr(args, "sparse", "auto"),
         "sparsity": getattr(args, "sparsity", None),

@@ -20,6 +20,7 @@ __all__ = [
     "add_engine",
     "add_generation",
     "add_head",
+    "add_i2s_layout",
     "add_lut",
     "add_mem_budget",
     "add_model",
@@ -77,12 +78,7 @@ def add_engine(parser: argparse.ArgumentParser, *, thresholds: bool = True) -> N
     )
     group.add_argument("--executor", choices=EXECUTORS, default="native", help="default: native")
     group.add_argument("--isa", choices=ISAS, help="force an instruction set")
-    group.add_argument(
-        "--i2s-layout",
-        choices=I2S_LAYOUTS,
-        default="auto",
-        help="packing of I2_S tensors, where the file was made for another processor",
-    )
+    add_i2s_layout(group)
     add_sparse(group)
     if thresholds:
         add_thresholds(group)
@@ -103,6 +99,16 @@ def add_engine(parser: argparse.ArgumentParser, *, thresholds: bool = True) -> N
     )
     group.add_argument("--no-mmap", action="store_true", help=argparse.SUPPRESS)
     group.add_argument("--mlock", action="store_true", help=argparse.SUPPRESS)
+
+
+def add_i2s_layout(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add the flag that says how I2_S tensors are packed, which their file does not."""
+    parser.add_argument(
+        "--i2s-layout",
+        choices=I2S_LAYOUTS,
+        default="auto",
+        help="packing of I2_S tensors, where the file was made for another processor",
+    )
 
 
 def add_sparse(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
@@ -214,8 +220,9 @@ def add_mem_budget(parser: argparse.ArgumentParser | argparse._ArgumentGroup) ->
     parser.add_argument(
         "--mem-budget",
         metavar="SIZE",
-        help="refuse, before loading weights, what would take more with a full context (900MB, "
-        "1.5GB, 512MiB; default: only what certainly cannot fit)",
+        help="with a full context take no more than this (900MB, 1.5GB, 512MiB): first by smaller, "
+        "slower storage with the same results, else by refusing before weights are loaded "
+        "(default: refuse only what certainly cannot fit)",
     )
 
 

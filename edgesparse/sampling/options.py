@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import secrets
+import os
 from dataclasses import dataclass, replace
 
 from edgesparse.errors import UsageError
@@ -80,7 +80,9 @@ class SamplingOptions:
 
     def seeded(self) -> SamplingOptions:
         """Return the same options with a seed, drawing one if there is none."""
-        return self if self.seed is not None else replace(self, seed=secrets.randbits(32))
+        if self.seed is not None:
+            return self
+        return replace(self, seed=int.from_bytes(os.urandom(4), "little"))
 
     @staticmethod
     def _check(

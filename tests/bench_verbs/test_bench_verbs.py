@@ -9,6 +9,8 @@ import sqlite3
 
 import pytest
 
+import edgesparse.load_model
+from edgesparse import checkpoint
 from edgesparse.cli import main
 
 LLAMA_BENCH_KEYS = {
@@ -65,6 +67,26 @@ def test_bench_prompt_and_generation(capsys: pytest.CaptureFixture[str]) -> None
         n_tokens = row["n_prompt"] + row["n_gen"]
         assert row["avg_ts"] == pytest.approx(1e9 * n_tokens / row["avg_ns"], rel=1e-3)
         assert row["gb_per_s"] == row["ceiling_ts"] == 0  # no ceiling for a mixture
+
+
+def test_bench_loads_as_the_flags_say_and_says_what_is_odd(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+
+    def open_noting(path: object, **options: object) -> object:
+        opened.append(options)
+        return checkpoint.open_checkpoint(path, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("edgesparse.budget.resident_bytes", lambda: 10**8)
+    model = "models/tiny/bitnet-i2_s.gguf"
+    with edgesparse.load(model, threads=1) as loaded:
+        budget = str(loaded.info.memory.total - 1)
+    monkeypatch.setattr(edgesparse.load_model, "open_checkpoint", open_noting)
+    flags = ("-p", "0", "-n", "1", "-r", "1", "-t", "1", "--mem-budget", budget)
+    assert main(["bench", model, *flags, "--i2s-layout", "64x16"]) == 0
+    assert opened == [{"i2s_layout": "64x16"}]
+    assert "warning: to stay within the memory budget" in capsys.readouterr().err
 
 
 def test_bench_sql(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import edgesparse
@@ -112,23 +113,55 @@ def test_nothing_is_loaded_beyond_the_budget(
         edgesparse.load(mem_budget="much")
 
 
-def test_a_budget_may_choose_the_smallest_ternary_storage(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_budget_gives_up_what_costs_least_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgesparse.budget.resident_bytes", lambda: 10**8)
-    needs = {}
-    for ternary in ("t2", "t5"):
-        with edgesparse.load(ternary=ternary, threads=1, n_ctx=256) as model:
-            needs[ternary] = model.info.memory.total
-    between = (needs["t2"] + needs["t5"]) // 2
-    assert needs["t5"] < between < needs["t2"]
-    with edgesparse.load(mem_budget=between, threads=1, n_ctx=256) as model:
-        assert model.info.memory.total == needs["t5"]
-        assert Format.T5 in {weight.format for weight in model.parameters.weights.values()}
+    options: dict[str, object] = {"threads": 1, "n_ctx": 256, "isa": "scalar", "ternary": "auto"}
+    ids = list(range(100, 170))
+    with edgesparse.load(**options) as model:  # type: ignore[arg-type]
+        budget, expected = model.info.memory.total, model.logits(ids)
+        preferred = {weight.format for weight in model.parameters.weights.values()}
+    assert preferred >= {Format.T2, Format.T2N}
+    found = []
+    for _ in range(4):
+        with edgesparse.load(mem_budget=budget, **options) as model:  # type: ignore[arg-type]
+            assert model.info.memory.total <= budget
+            assert np.array_equal(model.logits(ids), expected)
+            found.append((model.info.warnings[-1:], model.info.memory.total))
+            formats = {weight.format for weight in model.parameters.weights.values()}
+            budget = model.info.memory.total - 1
+            assert (Format.T2N in formats) == (len(found) < 4)
+            assert (Format.T5 in formats) == (len(found) > 1)
     with pytest.raises(MemoryBudgetError, match="the budget is"):
-        edgesparse.load(mem_budget=between, ternary="t2", threads=1, n_ctx=256)
-    with pytest.raises(MemoryBudgetError, match="the budget is"):
-        edgesparse.load(mem_budget=needs["t5"] - 1, threads=1, n_ctx=256)
+        edgesparse.load(mem_budget=budget, **options)  # type: ignore[arg-type]
+    said = [warnings[0].partition(": ")[2] if warnings else "" for warnings, _ in found]
+    t5, steps = "ternary weights in t5", "prompts in steps of 32 tokens"
+    zeros = "inputs that are zero are not skipped"
+    assert said == ["", t5, f"{t5}, {steps}", f"{t5}, {steps}, {zeros}"]
+    sizes = [size for _, size in found]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_a_budget_does_not_overrule_a_storage_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgesparse.budget.resident_bytes", lambda: 10**8)
+    with edgesparse.load(ternary="t2", threads=1, n_ctx=256) as model:
+        need = model.info.memory.total
+    with edgesparse.load(ternary="t2", threads=1, n_ctx=256, mem_budget=need - 1) as model:
+        formats = {weight.format for weight in model.parameters.weights.values()}
+        assert Format.T2 in formats
+        assert Format.T5 not in formats
+        assert model.info.warnings[-1].endswith("prompts in steps of 32 tokens")
+
+
+def test_a_vocabulary_is_forgotten_when_its_tokenizer_is_made() -> None:
+    from edgesparse.checkpoint import open_checkpoint
+    from edgesparse.default_model import default_model_path
+
+    with open_checkpoint(default_model_path()) as checkpoint:
+        before = set(checkpoint.metadata)
+        checkpoint.forget_vocabulary()
+        gone = before - set(checkpoint.metadata)
+        assert gone == {f"tokenizer.ggml.{name}" for name in ("tokens", "merges", "token_type")}
+        assert checkpoint.get_str("general.architecture")
 
 
 def test_plan_and_inspect_print_it(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Cores", "default_threads", "find_cores", "last_level_cache_bytes", "usable_cpus"]
+from edgesparse.errors import UsageError
+
+__all__ = [
+    "MAX_THREADS",
+    "Cores",
+    "default_threads",
+    "find_cores",
+    "last_level_cache_bytes",
+    "resolve_threads",
+    "usable_cpus",
+]
+
+MAX_THREADS = 1024
 
 _ROOT = Path("/")
 _ASSUMED_CACHE = 32 << 20
@@ -180,3 +192,16 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="ascii", errors="replace").strip()
     except OSError:
         return ""
+
+
+def resolve_threads(wanted: int | None) -> int:
+    """Return how many threads to use, by default as `default_threads`.
+
+    Raises
+    ------
+    UsageError
+        A number that no pool has.
+    """
+    if wanted is not None and not 1 <= wanted <= MAX_THREADS:
+        raise UsageError(f"threads must be between 1 and {MAX_THREADS}, not {wanted}.")
+    return wanted or default_threads()

@@ -50,7 +50,10 @@ class EdgesparseError(Exception):
         self.advice = advice
 
     def __str__(self) -> str:
-        return f"{self.message} {self.advice}" if self.advice else self.message
+        if not self.advice:
+            return self.message
+        stop = "" if self.message.endswith((".", "!", "?")) else "."
+        return f"{self.message}{stop} {self.advice}"
 
 
 class UsageError(EdgesparseError):

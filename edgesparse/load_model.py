@@ -15,7 +15,7 @@ from edgesparse.architectures import build_plan, check_family
 from edgesparse.budget import MemoryNeed, parse_size
 from edgesparse.checkpoint import open_checkpoint
 from edgesparse.config import ModelConfig, read_config
-from edgesparse.cpus import default_threads
+from edgesparse.cpus import resolve_threads
 from edgesparse.default_model import default_model_path
 from edgesparse.engine import Engine
 from edgesparse.errors import UsageError
@@ -150,8 +150,7 @@ def load(
     UsageError
         An argument is out of range.
     """
-    if threads is not None and not 1 <= threads <= 1024:
-        raise UsageError(f"threads must be between 1 and 1024, not {threads}.")
+    n_threads = resolve_threads(threads)
     if sparse not in ("auto", "off"):
         raise UsageError(f"sparse must be auto or off, not {sparse!r}.")
     if lut not in ("exact", "lossy"):
@@ -165,7 +164,6 @@ def load(
     parse_head(head)
     parse_weights(weights)
     budget = None if mem_budget is None else parse_size(mem_budget)
-    n_threads = threads or default_threads()
     native = executor == "native"
     if native:
         from edgesparse import _native

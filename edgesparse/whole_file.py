@@ -9,7 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["replace_file", "replacing", "replacing_path"]
+__all__ = ["TEMPORARY", "replace_file", "replacing", "replacing_path"]
+
+TEMPORARY = ".edgesparse-"
+"""What names of temporary files begin with."""
 
 
 def replace_file(path: Path, text: str) -> None:
@@ -40,15 +43,22 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def replacing_path(path: Path) -> Iterator[Path]:
+def replacing_path(path: Path, folder: Path | None = None) -> Iterator[Path]:
     """As `replacing`, for what opens files itself: gives the temporary file's path.
+
+    Parameters
+    ----------
+    path : Path
+    folder : Path, optional
+        Where the temporary file lies, on the same disk (default: beside `path`): whoever is killed
+        leaves it there.
 
     Raises
     ------
     OSError
         The file cannot be written.
     """
-    handle, name = tempfile.mkstemp(prefix=".edgesparse-", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=TEMPORARY, dir=folder or path.parent)
     os.close(handle)
     try:
         yield Path(name)

@@ -24,15 +24,16 @@ def written_by(model: Model, source: Path, output: Path, n_tokens: int, terminal
     """
     from edgesparse.cancel import CancelToken
     from edgesparse.cli.interrupt import cancel_on_interrupt
+    from edgesparse.cli.progress import Progress
     from edgesparse.compress.own_text import own_text
 
-    token = CancelToken()
+    token, progress = CancelToken(), Progress(terminal, "own text", "token")
     try:
         with cancel_on_interrupt(token):
             return own_text(
                 *(model, source, output, n_tokens),
-                progress=lambda done, of: terminal.progress(f"writing: {done} of {of} tokens"),
+                progress=progress.show,
                 cancel=token,
             )
     finally:
-        terminal.progress("")
+        progress.clear()

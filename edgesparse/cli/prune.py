@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgesparse.cli import options
+from edgesparse.cli import calibration
 from edgesparse.cli.own_text import OWN_WINDOWS
 
 if TYPE_CHECKING:
@@ -19,16 +18,12 @@ if TYPE_CHECKING:
     from edgesparse.checkpoint import Checkpoint
     from edgesparse.cli.terminal import Terminal
     from edgesparse.compress.prune import MatrixReport, PruneOptions
-    from edgesparse.model import Model
-    from edgesparse.tokenizer import Tokenizer
+    from edgesparse.compress.work import Work
+    from edgesparse.config import ModelConfig
+    from edgesparse.plan.plan import Plan
 
 __all__ = ["add_arguments", "run"]
 
-_WINDOW = 512
-_WINDOWS = 32
-"""Windows to learn from, but of the model's own words."""
-_HELD_OUT = 4
-"""Windows at the end of a text that are scored instead of learned from, if no other is named."""
 _RISKY = 0.6
 
 
@@ -77,8 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--windows",
         type=int,
         metavar="N",
-        help=f"pieces of {_WINDOW} tokens to take from it (default: {_WINDOWS}; of the model's own "
-        f"words {OWN_WINDOWS})",
+        help=f"pieces of {calibration.WINDOW} tokens to take from it (default: "
+        f"{calibration.WINDOWS}; of the model's own words {OWN_WINDOWS})",
     )
     parser.add_argument(
         "-e",
@@ -102,24 +97,22 @@ def run(args: argparse.Namespace) -> int:
     from edgesparse.compress.prune import check_prunable
     from edgesparse.compress.work import Work, fingerprint_of
     from edgesparse.config import read_config
-    from edgesparse.errors import UsageError
+    from edgesparse.errors import EdgesparseError
     from edgesparse.loading import tensor_names
     from edgesparse.tokenizer import load_tokenizer
 
     terminal = Terminal(color=not args.no_color)
     source, out = Path(args.model), Path(args.output)
-    if _n_windows(args) < 1:
-        raise UsageError(f"--windows must be positive, not {args.windows}.")
+    calibration.check_arguments(args)
     with open_checkpoint(source) as checkpoint:
         check_family(checkpoint.get_str("general.architecture"), str(source))
         chosen = _options(args, checkpoint, source, out)
-        check_prunable(checkpoint, chosen)
+        names = check_prunable(checkpoint, chosen)
         _check_output(args, source, out, checkpoint)
         config = read_config(checkpoint)
         tokenizer = load_tokenizer(checkpoint)
-        size = min(_WINDOW, config.n_ctx)
-        text = _text(args, source, out, size, terminal, learns=chosen.needs_text)
-        windows, held_out, sha256 = _texts(args, text, tokenizer, size)
+        size = min(calibration.WINDOW, config.n_ctx)
+        texts = calibration.read(args, source, out, tokenizer, size, terminal, chosen.needs_text)
         plan = build_plan(
             config,
             tensor_names(checkpoint),
@@ -135,16 +128,33 @@ def run(args: argparse.Namespace) -> int:
             "sparsity": chosen.pattern.sparsity,
             "owl": chosen.owl,
         }
-        marks = {**about, "store": chosen.store.name, "text": sha256, "windows": len(windows)}
-        work = Work(out, fingerprint_of(source, marks))
-        before = _perplexity(args, source, held_out, terminal, "before")
-        reports = _prune(args, checkpoint, config, plan, windows, chosen, work, terminal)
-        _write(checkpoint, config, plan, chosen, work, source, out, about, reports)
-    after = _perplexity(args, out, held_out, terminal, "after")
-    work.remove()
+        marks = {
+            **about,
+            "store": chosen.store.name,
+            "text": texts.sha256,
+            "windows": len(texts.windows),
+        }
+        with Work(out, fingerprint_of(source, marks)) as work:
+            _note_work(args, work, names, terminal)
+            before = _perplexity(args, source, texts.held_out, terminal, "before")
+            try:
+                reports = _prune(checkpoint, config, plan, texts.windows, chosen, work, terminal)
+                _write(checkpoint, config, plan, chosen, work, source, out, about, reports)
+            except OSError as error:
+                raise EdgesparseError(
+                    f"{out} cannot be written ({error.strerror}); what is finished is kept.",
+                    advice="The same command goes on from there.",
+                ) from error
+            work.remove()
+        n_before = checkpoint.n_bytes
     forget_own_text(out)
-    _report(args, terminal, chosen, reports, before, after, out)
-    return 0
+    after, code = None, 0
+    try:
+        after = _perplexity(args, out, texts.held_out, terminal, "after")
+    except KeyboardInterrupt:  # the file stands, and what was done is worth saying
+        code = 130
+    _report(args, terminal, chosen, reports, before, after, n_before, out)
+    return code
 
 
 def _options(
@@ -179,12 +189,6 @@ def _options(
     return PruneOptions(args.method, pattern, STORES[kind], args.owl)
 
 
-def _n_windows(args: argparse.Namespace) -> int:
-    if args.windows is None:
-        return OWN_WINDOWS if args.own_text else _WINDOWS
-    return int(args.windows)
-
-
 def _share(args: argparse.Namespace) -> float:
     return 0.5 if args.sparsity is None else float(args.sparsity)
 
@@ -204,86 +208,35 @@ def _check_output(
         raise UsageError(f"{out.absolute().parent}: no such folder.")
 
 
-def _text(
-    args: argparse.Namespace,
-    source: Path,
-    out: Path,
-    size: int,
-    terminal: Terminal,
-    *,
-    learns: bool,
-) -> str:
-    """Return the text to learn from; the model writes none that nothing is learned from."""
-    is_scored = not args.no_evaluate and args.evaluate is None
-    if not args.own_text or not (learns or is_scored):
-        from edgesparse.sample_text import sample_text
-
-        return sample_text() if args.file is None else options.read_prompt_file(args.file)
-    from edgesparse.cli.own_text import written_by
-
-    held_out = _HELD_OUT if is_scored else 0
-    n_tokens = (_n_windows(args) + held_out) * size
-    with _load(args, source) as model:
-        return written_by(model, source, out, n_tokens, terminal)
-
-
-def _texts(
-    args: argparse.Namespace, text: str, tokenizer: Tokenizer, size: int
-) -> tuple[list[npt.NDArray[np.int32]], npt.NDArray[np.int32], str]:
-    """Return windows to learn from, tokens to score, and the hash of the first text."""
-    import hashlib
-
-    import numpy as np
-
-    from edgesparse.errors import UsageError
-
-    ids = np.asarray(tokenizer.encode(text, add_special=True), np.int32)
-    if args.evaluate is not None:
-        other = options.read_prompt_file(args.evaluate).removesuffix("\n")
-        held_out = np.asarray(tokenizer.encode(other, add_special=True), np.int32)
-    elif args.no_evaluate:
-        held_out = ids[:0]
-    else:
-        ids, held_out = ids[: -_HELD_OUT * size], ids[-_HELD_OUT * size :]
-    if len(ids) < size:
-        raise UsageError(
-            f"the text has {len(ids)} tokens to learn from; at least {size} are needed.",
-            advice="Take a longer text.",
-        )
-    count = min(_n_windows(args), len(ids) // size)
-    starts = np.linspace(0, len(ids) - size, count).astype(int)
-    return (
-        [ids[start : start + size] for start in starts],
-        held_out,
-        hashlib.sha256(text.encode()).hexdigest(),
-    )
+def _note_work(
+    args: argparse.Namespace, work: Work, names: Sequence[str], terminal: Terminal
+) -> None:
+    if args.quiet:
+        return
+    if work.thrown_away:
+        terminal.note("other options or another text: what an earlier run finished is thrown away")
+    if n_finished := work.count(names):
+        terminal.note(f"{n_finished} of {len(names)} matrices are finished already")
 
 
 def _prune(
-    args: argparse.Namespace,
     checkpoint: Checkpoint,
-    config: Any,
-    plan: Any,
+    config: ModelConfig,
+    plan: Plan,
     windows: Sequence[npt.NDArray[np.int32]],
     chosen: PruneOptions,
-    work: Any,
+    work: Work,
     terminal: Terminal,
 ) -> list[MatrixReport]:
     from edgesparse.cancel import CancelToken
     from edgesparse.cli.interrupt import cancel_on_interrupt
+    from edgesparse.cli.progress import Progress
     from edgesparse.compress.prune import prune_model
-    from edgesparse.errors import Cancelled
 
-    if work.n_found and not args.quiet:
-        terminal.note(f"{work.n_found} matrices are finished already")
-    began: dict[str, float] = {}
+    stages: dict[str, Progress] = {}
 
-    def progress(stage: str, done: int, of: int) -> None:
-        started = began.setdefault(stage, time.monotonic())
-        left = (time.monotonic() - started) / max(1, done - 1) * (of - done) if done > 1 else None
-        bar = "█" * round(20 * done / of) + "░" * (20 - round(20 * done / of))
-        clock = "" if left is None else f", {int(left) // 60}:{int(left) % 60:02d} left"
-        terminal.progress(f"{stage} {bar} layer {done} of {of}{clock}")
+    def progress(stage: str, done: float, of: int) -> None:
+        stages.setdefault(stage, Progress(terminal, stage, "layer")).show(done, of)
 
     token = CancelToken()
     try:
@@ -291,20 +244,16 @@ def _prune(
             return prune_model(
                 *(checkpoint, config, plan, windows, chosen, work), progress=progress, cancel=token
             )
-    except Cancelled:
-        raise Cancelled(
-            "stopped; what is finished is kept.", advice="The same command goes on from there."
-        ) from None
     finally:
         terminal.progress("")
 
 
 def _write(
     checkpoint: Checkpoint,
-    config: Any,
-    plan: Any,
+    config: ModelConfig,
+    plan: Plan,
     chosen: PruneOptions,
-    work: Any,
+    work: Work,
     source: Path,
     out: Path,
     about: dict[str, Any],
@@ -333,24 +282,19 @@ def _perplexity(
 ) -> float | None:
     if args.no_evaluate:
         return None
+    from edgesparse.cli.progress import Progress
     from edgesparse.perplexity import windows
 
-    with _load(args, path) as model:
-        value = 0.0
-        for estimate in windows(model, ids, min(_WINDOW, model.engine.n_ctx)):
-            value = estimate.perplexity
-            done = f"{estimate.n_windows} of {estimate.of_windows}"
-            terminal.progress(f"perplexity {when}: window {done}")
-    terminal.progress("")
+    progress = Progress(terminal, f"perplexity {when}", "window")
+    try:
+        with calibration.load(args, path) as model:
+            value = 0.0
+            for estimate in windows(model, ids, min(calibration.WINDOW, model.engine.n_ctx)):
+                value = estimate.perplexity
+                progress.show(estimate.n_windows, estimate.of_windows)
+    finally:
+        progress.clear()
     return value
-
-
-def _load(args: argparse.Namespace, path: Path) -> Model:
-    from edgesparse import _native
-    from edgesparse.load_model import load
-
-    executor = "native" if _native.available() else "portable"
-    return load(path, threads=args.threads, executor=executor, head="exact")
 
 
 def _report(
@@ -360,6 +304,7 @@ def _report(
     reports: Sequence[MatrixReport],
     before: float | None,
     after: float | None,
+    n_before: int,
     out: Path,
 ) -> None:
     from edgesparse.compress.report import prune_rows, prune_table
@@ -372,6 +317,7 @@ def _report(
         found = {
             "output": str(out),
             "n_bytes": n_bytes,
+            "n_bytes_before": n_before,
             "method": chosen.method,
             "pattern": str(chosen.pattern),
             "store": chosen.store.name,
@@ -390,10 +336,13 @@ def _report(
     )
     if before is not None and after is not None:
         terminal.write(
-            f"perplexity of text that was left out: {before:.4f} before, {after:.4f} after "
+            f"perplexity of {args.evaluate or 'text that was left out'}: {before:.4f} before, "
+            f"{after:.4f} after "
             f"({after / before - 1:+.1%})\n"
         )
-    terminal.write(f"{out} written, {n_bytes / 1e6:.1f} MB\n")
+    terminal.write(f"{out} written, {n_bytes / 1e6:.1f} MB, {n_before / 1e6:.1f} MB before\n")
+    if n_bytes > n_before and chosen.store.is_float and out.suffix == ".gguf" and not args.quiet:
+        terminal.note("larger, for zeros take room in floats: --store int4 or int8 is smaller")
     if chosen.pattern.sparsity >= _RISKY and not args.quiet:
         terminal.note(
             f"without training afterwards, {chosen.pattern.sparsity:.0%} is more than models "

@@ -96,6 +96,7 @@ def run(args: argparse.Namespace) -> int:
     from edgesparse.checkpoint import open_checkpoint
     from edgesparse.cli.interrupt import cancel_on_interrupt
     from edgesparse.cli.own_text import written_by
+    from edgesparse.cli.progress import Progress
     from edgesparse.cli.terminal import Terminal
     from edgesparse.compress.outliers import parse_share
     from edgesparse.compress.own_text import forget_own_text
@@ -129,28 +130,33 @@ def run(args: argparse.Namespace) -> int:
         terminal.note(f"calibrating on {sum(map(len, windows))} tokens")
     settings = {"type": target.name, "method": args.method, "tokens": n_tokens}
     settings |= {"outliers": str(outliers)}
-    work = Work(output, fingerprint_of(source, {**settings, "text": calibration}))
-    if work.n_found:
-        terminal.note(f"going on: {work.n_found} matrices are finished already")
-    token = CancelToken()
-    with open_checkpoint(source) as checkpoint, cancel_on_interrupt(token):
+    marks = fingerprint_of(source, {**settings, "text": calibration})
+    progress, token = Progress(terminal, "quantise", "layer"), CancelToken()
+    with (
+        Work(output, marks) as work,
+        open_checkpoint(source) as checkpoint,
+        cancel_on_interrupt(token),
+    ):
+        if n_found := work.count(checkpoint.tensors):
+            terminal.note(f"going on: {n_found} matrices are finished already")
         try:
             reports, n_bytes = quantize_model(
                 *(checkpoint, config, plan, output, target, work),
                 method=args.method,
                 outliers=outliers,
                 windows=windows,
-                progress=lambda done, of: terminal.progress(f"layer {done} of {of}"),
+                progress=progress.show,
                 cancel=token,
             )
         except (ModelFormatError, UsageError):
             work.remove()  # the next run would end the same way
             forget_own_text(output)
             raise
+        finally:
+            progress.clear()
         n_before = checkpoint.n_bytes
-    work.remove()
+        work.remove()
     forget_own_text(output)
-    terminal.progress("")
     terminal.write(_table(reports))
     terminal.write(f"{output}: {n_bytes / 1e6:.1f} MB, {n_before / 1e6:.1f} MB before\n")
     if before is not None:

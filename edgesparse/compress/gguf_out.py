@@ -109,6 +109,8 @@ def write_gguf(
     checkpoint: Checkpoint,
     tensors: Sequence[NewTensor],
     more: Mapping[str, Any] | None = None,
+    *,
+    folder: Path | None = None,
 ) -> int:
     """Write a model, whole or not at all, and return its size in bytes.
 
@@ -121,6 +123,8 @@ def write_gguf(
         Asked for their bytes one by one.
     more : mapping of str to value, optional
         Metadata that is added or replaced: str, bool, int, float, or lists of one of these.
+    folder : Path, optional
+        Where the file lies until it is whole, see `replacing_path`.
 
     Raises
     ------
@@ -131,7 +135,7 @@ def write_gguf(
     """
     metadata = _metadata(checkpoint)
     metadata.update(more or {})
-    with replacing_path(path) as temporary:
+    with replacing_path(path, folder) as temporary:
         _write(temporary, metadata, tensors)
         temporary.chmod(0o666 & ~_umask())
     return path.stat().st_size

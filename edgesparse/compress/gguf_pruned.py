@@ -57,8 +57,9 @@ def write_pruned_gguf(
         return _matrix(name, info.shape, store, work, rows)
 
     tensors = model_tensors(checkpoint, config, plan, matrix)
-    more = {f"edgesparse.pruning.{key}": value for key, value in about.items()}
-    return write_gguf(path, checkpoint, tensors, {"general.file_type": store.file_type, **more})
+    more: dict[str, Any] = {f"edgesparse.pruning.{key}": value for key, value in about.items()}
+    more["general.file_type"] = store.file_type
+    return write_gguf(path, checkpoint, tensors, more, folder=work.folder)
 
 
 def _matrix(

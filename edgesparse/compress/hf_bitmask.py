@@ -75,10 +75,7 @@ def write_folder(
     OSError
         Something cannot be written.
     """
-    part = out.with_name(f".{out.name}.part")
-    if part.exists():
-        shutil.rmtree(part)
-    part.mkdir()
+    part = work.empty_folder("part")
     with ExitStack() as stack:
         records: list[_Record] = []
         for path in sorted(source.glob("*.safetensors")):

@@ -28,7 +28,7 @@ from edgesparse.loading import load_vectors, rope_tables
 from edgesparse.plan.op import Embed, Linear, Op
 from edgesparse.plan.plan import Plan
 
-__all__ = ["Change", "Matrix", "compress_layers", "layer_ops", "read_matrix"]
+__all__ = ["Change", "Matrix", "Progress", "compress_layers", "layer_ops", "read_matrix"]
 
 Float32 = npt.NDArray[np.float32]
 STREAM = "x"
@@ -76,6 +76,9 @@ class Matrix:
 Change: TypeAlias = Callable[[Matrix], Float32]
 """change(matrix): return its weight after compression, (n_rows, k)."""
 
+Progress: TypeAlias = Callable[[float, int], None]
+"""progress(layers done, layers), a share of the present layer included."""
+
 
 def layer_ops(plan: Plan) -> list[tuple[Op, ...]]:
     """Cut a plan into its decoder layers."""
@@ -112,7 +115,7 @@ def compress_layers(
     *,
     with_hessian: bool = True,
     is_done: Callable[[str], bool] = lambda name: False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     cancel: CancelToken | None = None,
 ) -> None:
     """Change every matrix of every layer.
@@ -130,10 +133,10 @@ def compress_layers(
         Whether `change` looks at what the matrices multiply.
     is_done : callable
         Tells of a matrix that `change` needs no Hessian for, because its result is known.
-    progress : callable, optional
-        progress(layers done, layers).
+    progress : Progress, optional
+        Called between windows and matrices.
     cancel : CancelToken, optional
-        Polled between windows and matrices.
+        Polled there too.
 
     Raises
     ------
@@ -145,32 +148,58 @@ def compress_layers(
     tables = rope_tables(checkpoint, config, plan)
     layers = layer_ops(plan)
     streams = _embedded(checkpoint, plan, windows)
+    n_tokens = sum(len(stream) for stream in streams)
+    none = np.zeros((0, 0), np.float32)
     for number, ops in enumerate(layers):
         linears = [op for op in ops if isinstance(op, Linear)]
         names = [out.weight for op in linears for out in op.outputs]
+        steps = _Steps(number, len(layers), 2 * len(streams) + len(names), progress, cancel)
         weights = {name: read_matrix(checkpoint, name) for name in names}
         hessians: dict[str, Float32] = {}
         if with_hessian and not all(is_done(name) for name in names):
-            hessians = _hessians(ops, streams, weights, vectors, tables, cancel)
-        n_tokens = sum(len(stream) for stream in streams)
-        none = np.zeros((0, 0), np.float32)
+            hessians = _hessians(ops, streams, weights, vectors, tables, steps)
+        steps.begin(len(streams))
         for op in linears:
             for out in op.outputs:
-                _check(cancel)
+                steps.next()
                 hessian = hessians.get(op.name, none)
                 matrix = Matrix(out.weight, number, weights[out.weight], hessian, n_tokens)
                 weights[out.weight] = change(matrix)
         if number + 1 < len(layers):
             for i, stream in enumerate(streams):
-                _check(cancel)
+                steps.next()
                 streams[i] = _through(ops, stream, weights, vectors, tables)[STREAM]
-        if progress is not None:
-            progress(number + 1, len(layers))
+    if progress is not None:
+        progress(len(layers), len(layers))
 
 
-def _check(cancel: CancelToken | None) -> None:
-    if cancel is not None and cancel.cancelled:
-        raise Cancelled("Stopped.")
+class _Steps:
+    """Windows and matrices of a layer: tells of each before it begins, and stops there."""
+
+    def __init__(
+        self,
+        layer: int,
+        n_layers: int,
+        n_steps: int,
+        progress: Progress | None,
+        cancel: CancelToken | None,
+    ) -> None:
+        self._layer, self._n_layers, self._n_steps = layer, n_layers, n_steps
+        self._progress, self._cancel = progress, cancel
+        self._step = 0
+
+    def begin(self, step: int) -> None:
+        self._step = step
+
+    def next(self) -> None:
+        if self._cancel is not None and self._cancel.cancelled:
+            raise Cancelled(
+                "stopped; what is finished is kept.",
+                advice="The same command goes on from there.",
+            )
+        if self._progress is not None:
+            self._progress(self._layer + self._step / self._n_steps, self._n_layers)
+        self._step += 1
 
 
 def _embedded(
@@ -203,7 +232,7 @@ def _hessians(
     weights: dict[str, Float32],
     vectors: dict[str, Float32],
     tables: dict[str, Float32],
-    cancel: CancelToken | None,
+    steps: _Steps,
 ) -> dict[str, Float32]:
     """Sum up Xᵀ X of every linear op."""
     sums: dict[str, Float32] = {}
@@ -214,6 +243,6 @@ def _hessians(
         sums[op.name] += h.T @ h
 
     for stream in streams:
-        _check(cancel)
+        steps.next()
         run_ops(ops, {STREAM: stream}, weights, vectors, tables, observe)
     return sums

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from edgesparse.cancel import CancelToken
 from edgesparse.checkpoint import TERNARY_TYPES, Checkpoint
 from edgesparse.checkpoint.names import is_projection
-from edgesparse.compress.layers import Matrix, compress_layers
+from edgesparse.compress.layers import Matrix, Progress, compress_layers
 from edgesparse.compress.magnitude import magnitude_mask
 from edgesparse.compress.owl import outlier_share, owl_sparsities
 from edgesparse.compress.patterns import Pattern
@@ -29,8 +29,8 @@ METHODS = ("magnitude", "wanda", "sparsegpt")
 
 Float32 = npt.NDArray[np.float32]
 Windows = Sequence[npt.NDArray[np.int32]]
-Progress = Callable[[str, int, int], None]
-"""progress(stage, layers done, layers)."""
+StageProgress = Callable[[str, float, int], None]
+"""progress(stage, layers done, layers), a share of the present layer included."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def prune_model(
     options: PruneOptions,
     work: Work,
     *,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
     cancel: CancelToken | None = None,
 ) -> list[MatrixReport]:
     """Prune every matrix of every layer into `work`.
@@ -146,6 +146,7 @@ def prune_model(
     work : Work
         Gets ``data`` (the stored bytes) and what the report says, under the name of each matrix.
     progress : callable, optional
+        Stages are ``score`` (OWL only) and ``prune``.
     cancel : CancelToken, optional
 
     Returns
@@ -162,12 +163,12 @@ def prune_model(
     check_prunable(checkpoint, options)
     text = windows if options.needs_text else ()
 
-    def stage(name: str) -> Callable[[int, int], None] | None:
+    def stage(name: str) -> Progress | None:
         return None if progress is None else lambda done, of: progress(name, done, of)
 
     shares = [options.pattern.sparsity] * config.n_layers
     if options.owl:
-        shares = _owl_shares(checkpoint, config, plan, text, options, work, stage("scores"), cancel)
+        shares = _owl_shares(checkpoint, config, plan, text, options, work, stage("score"), cancel)
     reports: list[MatrixReport] = []
 
     def change(matrix: Matrix) -> Float32:
@@ -228,7 +229,7 @@ def _owl_shares(
     windows: Windows,
     options: PruneOptions,
     work: Work,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
     cancel: CancelToken | None,
 ) -> list[float]:
     """Decide how sparse each layer becomes, from the scores of the dense model."""

@@ -6,7 +6,7 @@ of GGUF as the `gguf` package rounds them; rows that are no whole blocks of 32 b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from edgesparse.cancel import CancelToken
 from edgesparse.checkpoint import Checkpoint
 from edgesparse.compress.gguf_out import write_gguf
 from edgesparse.compress.gguf_quantized import quantized_tensors
-from edgesparse.compress.layers import Matrix, compress_layers
+from edgesparse.compress.layers import Matrix, Progress, compress_layers
 from edgesparse.compress.rounded import kept_values, round_matrix
 from edgesparse.compress.target import Target
 from edgesparse.compress.work import Work
@@ -90,7 +90,7 @@ def quantize_model(
     method: str = "rtn",
     outliers: float = 0.0,
     windows: Sequence[npt.NDArray[np.int32]] = (),
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     cancel: CancelToken | None = None,
 ) -> tuple[list[MatrixReport], int]:
     """Quantise a model and write it, whole or not at all.
@@ -149,5 +149,5 @@ def quantize_model(
     )
     changed = [report.name for report in reports]
     tensors, extra = quantized_tensors(checkpoint, config, plan, target, work, changed)
-    n_bytes = write_gguf(output, checkpoint, tensors, extra)
+    n_bytes = write_gguf(output, checkpoint, tensors, extra, folder=work.folder)
     return reports, n_bytes

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesparse.errors import UsageError
-from edgesparse.whole_file import replacing
+from edgesparse.whole_file import TEMPORARY, replacing
 
 __all__ = ["Work", "fingerprint_of"]
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
+
+_LOCK = "lock"
 
 
 def fingerprint_of(source: Path, options: Mapping[str, object]) -> str:
@@ -33,7 +36,7 @@ def fingerprint_of(source: Path, options: Mapping[str, object]) -> str:
 
 
 class Work:
-    """A folder of finished matrices.
+    """A folder of finished matrices, which belongs to one process at a time until it is closed.
 
     Parameters
     ----------
@@ -41,16 +44,46 @@ class Work:
         The file or folder that is being made; the work lies beside it.
     fingerprint : str
         Of input and options; work of another fingerprint is thrown away.
+
+    Attributes
+    ----------
+    folder : Path
+    thrown_away : bool
+        Whether there was work for another fingerprint.
+
+    Raises
+    ------
+    UsageError
+        There is no writing beside the output, or another process makes it.
     """
 
     def __init__(self, output: Path, fingerprint: str) -> None:
         self.folder = output.parent / f".{output.name}.work"
+        try:
+            self.folder.mkdir(exist_ok=True)
+            # Held until `close`, or until the process ends, however it does.
+            self._lock = (self.folder / _LOCK).open("w")
+        except OSError as error:
+            raise UsageError(f"{output} cannot be written ({error.strerror}).") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise UsageError(f"{output} is being made by another process.") from None
+        except OSError:
+            pass  # a file system without locks
         mark = self.folder / "fingerprint"
-        if self.folder.exists() and (not mark.is_file() or mark.read_text() != fingerprint):
-            shutil.rmtree(self.folder)
-        self.folder.mkdir(exist_ok=True)
+        held = mark.read_text() if mark.is_file() else fingerprint
+        self.thrown_away = held != fingerprint
+        for path in self.folder.iterdir():
+            # What a killed process was writing is no use either.
+            if path.name != _LOCK and (self.thrown_away or path.name.startswith(TEMPORARY)):
+                path.unlink() if not path.is_dir() else shutil.rmtree(path)
         mark.write_text(fingerprint)
-        self.n_found = len(list(self.folder.glob("*.npz")))
+
+    def count(self, names: Iterable[str]) -> int:
+        """How many of these matrices are finished."""
+        return sum(self.has(name) for name in names)
 
     def has(self, name: str) -> bool:
         """Tell whether a matrix is finished."""
@@ -82,9 +115,28 @@ class Work:
         with replacing(self._path(name)) as file:
             np.savez(file, **dict[str, Any](arrays))
 
+    def empty_folder(self, name: str) -> Path:
+        """Return a folder in this one that has nothing in it."""
+        folder = self.folder / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        return folder
+
     def remove(self) -> None:
         """Throw the folder away, once the output stands."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def close(self) -> None:
+        """Let other processes work here; nothing that is finished, and the folder goes."""
+        if not any(self.folder.glob("*.npz")):
+            self.remove()
+        self._lock.close()
+
+    def __enter__(self) -> Work:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.npz"

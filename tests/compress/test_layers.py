@@ -14,11 +14,12 @@ from edgesparse.checkpoint import open_checkpoint
 from edgesparse.compress.layers import Matrix, compress_layers, layer_ops, read_matrix
 from edgesparse.compress.work import Work, fingerprint_of
 from edgesparse.config import read_config
-from edgesparse.errors import Cancelled
+from edgesparse.errors import Cancelled, UsageError
 from edgesparse.executors.base import KVCache, Step
 from edgesparse.loading import tensor_names
 from edgesparse.plan.op import Linear
 from edgesparse.sparsity.observed import Observed
+from edgesparse.whole_file import TEMPORARY
 from tests.models import tiny
 
 F32 = np.float32
@@ -114,7 +115,7 @@ def test_later_layers_see_the_change():
 
 def test_what_is_known_needs_no_hessian():
     checkpoint, config, plan = opened("llama-floats.gguf")
-    shapes, done = [], []
+    shapes = []
 
     def change(matrix: Matrix):
         shapes.append(matrix.hessian.shape)
@@ -124,11 +125,9 @@ def test_what_is_known_needs_no_hessian():
         compress_layers(
             *(checkpoint, config, plan, TOKENS, change),
             is_done=lambda name: name.startswith("blk.0."),
-            progress=lambda n, of: done.append((n, of)),
         )
     assert shapes[:7] == [(0, 0)] * 7
     assert all(shape != (0, 0) for shape in shapes[7:])
-    assert done == [(i + 1, config.n_layers) for i in range(config.n_layers)]
 
 
 def test_it_can_be_stopped():
@@ -151,18 +150,36 @@ def test_work_is_kept_for_the_same_input_and_options(tmp_path: Path):
     source.write_bytes(b"x")
     fingerprint = fingerprint_of(source, {"bits": 4})
     assert fingerprint != fingerprint_of(source, {"bits": 3})
-    work = Work(tmp_path / "out.gguf", fingerprint)
-    work.put("blk.0.w", {"codes": np.arange(6).reshape(2, 3)})
-    again = Work(tmp_path / "out.gguf", fingerprint)
-    assert again.n_found == 1
-    assert again.has("blk.0.w")
-    assert not again.has("blk.1.w")
-    found = again.get("blk.0.w")
-    assert found is not None
-    np.testing.assert_array_equal(found["codes"], np.arange(6).reshape(2, 3))
-    next(again.folder.glob("*.npz")).write_bytes(b"PK\x03\x04 cut short")
-    assert again.get("blk.0.w") is None
-    other = Work(tmp_path / "out.gguf", fingerprint_of(source, {"bits": 3}))
-    assert other.n_found == 0
-    other.remove()
+    with Work(tmp_path / "out.gguf", fingerprint) as work:
+        work.put("blk.0.w", {"codes": np.arange(6).reshape(2, 3)})
+        with pytest.raises(UsageError, match=r"out\.gguf is being made by another process"):
+            Work(tmp_path / "out.gguf", fingerprint)
+        (work.folder / f"{TEMPORARY}x").write_bytes(b"half a matrix, and then power went")
+    with Work(tmp_path / "out.gguf", fingerprint) as again:
+        assert not again.thrown_away
+        assert again.count(["blk.0.w", "blk.1.w"]) == 1
+        assert not list(again.folder.glob(f"{TEMPORARY}*"))
+        found = again.get("blk.0.w")
+        assert found is not None
+        np.testing.assert_array_equal(found["codes"], np.arange(6).reshape(2, 3))
+        next(again.folder.glob("*.npz")).write_bytes(b"PK\x03\x04 cut short")
+        assert again.get("blk.0.w") is None
+    with Work(tmp_path / "out.gguf", fingerprint_of(source, {"bits": 3})) as other:
+        assert other.thrown_away
+        assert other.count(["blk.0.w"]) == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.gguf"]
+
+
+def test_progress_goes_up_by_parts_of_a_layer() -> None:
+    seen: list[tuple[float, int]] = []
+    checkpoint, config, plan = opened("llama-floats.gguf")
+    with checkpoint:
+        compress_layers(
+            *(checkpoint, config, plan, TOKENS, lambda matrix: matrix.weight),
+            progress=lambda done, of: seen.append((done, of)),
+        )
+    n_windows, n_layers = len(TOKENS), config.n_layers
+    assert seen[0] == (0, n_layers)
+    assert seen[-1] == (n_layers, n_layers)
+    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+    assert len(seen) == n_layers * (2 * n_windows + 7) - n_windows + 1

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +23,7 @@ from edgesparse.compress import prune as prune_module
 from edgesparse.compress.layers import read_matrix
 from edgesparse.compress.patterns import n_zeros
 from edgesparse.compress.store import STORES
+from edgesparse.compress.work import Work
 from tests.models import tiny
 
 DENSE = (
@@ -202,6 +207,7 @@ def test_the_report_names_the_price(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "perplexity of text that was left out" in text
     assert "50.00% of the weights of all layers are 0" in text
+    assert re.search(r"out.gguf written, \d\.\d MB, \d\.\d MB before\n", text)
     assert len([line for line in text.splitlines() if line.strip()[:1].isdigit()]) == 2
 
 
@@ -225,13 +231,111 @@ def test_folders_are_scored_too(tmp_path, capsys):
         ("llama-floats.gguf", ["--sparsity", "1.5"], "sparsity must be"),
         ("llama-floats.gguf", ["--pattern", "2:4", "--owl"], "same in all"),
         ("llama-floats.gguf", ["--windows", "0"], "--windows"),
+        ("llama-floats.gguf", ["-t", "0"], "threads must be"),
+        ("llama-floats.gguf", ["-f", "SHORT"], "256 are needed. Take a longer text."),
     ],
 )
 def test_refusals(tmp_path, capsys, source, flags, words):
-    out = tmp_path / "out.gguf"
-    assert prune(source, out, *flags) == 2
+    short = tmp_path / "short.txt"
+    short.write_text("Once upon a time")
+    flags = [str(short) if flag == "SHORT" else flag for flag in flags]
+    assert prune(source, tmp_path / "out.gguf", *flags) == 2
     assert words in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == [short]
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("-f", "tokens; 1280 are needed, 1024 of them, at its end, to measure perplexity. Take"),
+        ("-e", "tokens; 512 are needed to measure perplexity. Take a longer text."),
+    ],
+)
+def test_short_texts_are_refused_before_anything_is_done(tmp_path, capsys, flag, words):
+    short, source = tmp_path / "short.txt", str(tiny.path("llama-floats.gguf"))
+    short.write_text("Once upon a time")
+    assert run(["prune", source, str(tmp_path / "out.gguf"), flag, str(short)]) == 2
+    assert words in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [short]
+
+
+def test_fewer_windows_than_wanted_are_said(tmp_path, capsys):
+    text, source = tmp_path / "text.txt", str(tiny.path("llama-floats.gguf"))
+    text.write_text("Once upon a time there was a king. " * 400)
+    argv = ["prune", source, str(tmp_path / "out.gguf"), "-f", str(text), "--windows", "64"]
+    assert run([*argv, "--no-evaluate"]) == 0
+    assert "windows of 256 tokens, not 64" in capsys.readouterr().err
+
+
+def test_a_full_disk_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
+    real, n_written = Work.put, itertools.count()
+
+    def put(self, name, arrays):
+        if next(n_written) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(self, name, arrays)
+
+    monkeypatch.setattr(Work, "put", put)
+    out = tmp_path / "out.gguf"
+    assert prune("llama-floats.gguf", out) == 1
+    said = capsys.readouterr().err
+    assert f"{out} cannot be written (No space left on device); what is finished is kept." in said
+    source = str(tiny.path("llama-floats.gguf"))
+    assert run(["prune", source, str(out), "--windows", "2", "--no-evaluate"]) == 0
+    assert "3 of 14 matrices are finished already" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_folder_without_permission(tmp_path, monkeypatch, capsys):
+    def mkdir(self, *args, **kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    assert prune("llama-floats.gguf", tmp_path / "out.gguf") == 2
+    assert "out.gguf cannot be written (Permission denied)." in capsys.readouterr().err
+
+
+KILLED = """
+import sys
+from edgesparse.cli.program import run
+from edgesparse.compress import gguf_out, prune
+real, calls = prune._prune, []
+
+def slow(matrix, *rest):
+    calls.append(matrix.name)
+    if len(calls) == 5:
+        print("five", flush=True)
+        sys.stdin.read()  # until killed
+    return real(matrix, *rest)
+
+def stopping(path, metadata, tensors):
+    path.write_bytes(b"half a file")
+    print("writing", flush=True)
+    sys.stdin.read()
+
+prune._prune = slow if sys.argv.pop(1) == "five" else real
+gguf_out._write = stopping
+run(sys.argv[1:])
+"""
+
+
+def test_killed_twice_it_still_comes_to_the_same_bytes(tmp_path):
+    """By a signal that nothing can catch: among the matrices, and while the file is written."""
+    whole, out = tmp_path / "whole.gguf", tmp_path / "out.gguf"
+    assert prune("llama-floats.gguf", whole) == 0
+    for where, n_finished in (("five", 4), ("writing", 14)):
+        argv = [sys.executable, "-c", KILLED, where, "prune", str(tiny.path("llama-floats.gguf"))]
+        with subprocess.Popen(
+            [*argv, str(out), *FAST], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout.readline().strip() == where
+            process.kill()
+        work = tmp_path / ".out.gguf.work"
+        assert len(list(work.glob("*.npz"))) == n_finished
+        assert sorted(p.name for p in tmp_path.iterdir()) == [work.name, whole.name]
+    assert prune("llama-floats.gguf", out) == 0
+    assert out.read_bytes() == whole.read_bytes()
+    assert sorted(tmp_path.iterdir()) == [out, whole]
 
 
 def test_refusals_of_outputs(tmp_path, capsys):

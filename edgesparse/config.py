@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesparse.checkpoint.experts import MAX_EXPERTS
+from edgesparse.checkpoint.source import shown
 from edgesparse.errors import ModelFormatError
 from edgesparse.plan.op import GluKind, RopeStyle
 
@@ -26,8 +27,12 @@ _GLU_KINDS = {
     "silu": GluKind.SILU,
     "relu2": GluKind.RELU2,
     "relu": GluKind.RELU,
+    "fatrelu": GluKind.RELU,
+    "shiftrelu": GluKind.RELU,
     "gelu_pytorch_tanh": GluKind.GELU,
 }
+_MAX_GATE_THRESHOLD = 1e3
+_NAMES_OF_RELUS = ("prosparse", "turbosparse", "relu")
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,8 @@ class ModelConfig:
         RMSNorm epsilon.
     glu : GluKind
         Gate of the feed-forward.
+    gate_shift, gate_cutoff : float
+        Subtracted from the gate (shifted ReLU), and below which it counts as 0 (FATReLU).
     rope_dim, rope_theta, rope_style, rope_scaling
         Rotary embedding.
     window : int
@@ -151,6 +158,8 @@ class ModelConfig:
     rope_theta_local: float | None = None
     attention_scale: float | None = None
     experts: ExpertConfig | None = None
+    gate_shift: float = 0.0
+    gate_cutoff: float = 0.0
 
     def is_local(self, layer: int) -> bool:
         """Tell whether a layer attends to a window only."""
@@ -221,6 +230,8 @@ def read_config(checkpoint: Checkpoint) -> ModelConfig:
         rope_theta_local=_local_theta(checkpoint, a),
         attention_scale=_attention_scale(checkpoint, a, width, n_heads, n_layers),
         experts=_experts(checkpoint, a),
+        gate_shift=_gate_threshold(checkpoint, a, "shiftrelu"),
+        gate_cutoff=_gate_threshold(checkpoint, a, "fatrelu"),
     )
 
 
@@ -300,7 +311,24 @@ def _glu_kind(checkpoint: Checkpoint, a: str, n_layers: int, n_vocab: int) -> Gl
     if a == "bitnet":
         small = n_layers in (24, 26) and not (n_vocab == 128_256 and n_layers == 30)
         return GluKind.SILU if small else GluKind.RELU2
-    return GluKind.GELU if a == "gemma3" else GluKind.SILU
+    if a == "gemma3":
+        return GluKind.GELU
+    title = checkpoint.get_str("general.name", "")
+    if any(word in title.lower() for word in _NAMES_OF_RELUS):
+        checkpoint.warnings.append(
+            "the file does not say its activation, so it runs with SiLU; its name "
+            f"{shown(title)} speaks of a ReLU, without which such models answer nonsense: "
+            "take the original folder, whose config.json says it, or a file of PowerInfer"
+        )
+    return GluKind.SILU
+
+
+def _gate_threshold(checkpoint: Checkpoint, a: str, activation: str) -> float:
+    """Read what an activation with a threshold has beside its name; others may have it in vain."""
+    if checkpoint.get_str(f"{a}.hidden_activation", "") != activation:
+        return 0.0
+    key = f"{a}.hidden_activation_param"
+    return checkpoint.get_float(key, lo=0.0, hi=_MAX_GATE_THRESHOLD)
 
 
 def _rope_scaling(checkpoint: Checkpoint, a: str) -> RopeScaling:

@@ -82,6 +82,26 @@ def perplexity(
     return list(windows(model, ids, n_ctx, max_windows=max_windows))[-1]
 
 
+def require_windows(model: Model, n_tokens: int, n_ctx: int) -> None:
+    """Refuse a text that cannot be scored.
+
+    Raises
+    ------
+    UsageError
+        It is shorter than two windows, or a window does not fit into the model's context.
+    """
+    if not 8 <= n_ctx <= model.engine.n_ctx:
+        raise UsageError(
+            f"a window must have between 8 and {model.engine.n_ctx} tokens, not {n_ctx}.",
+            advice="Load the model with a larger n_ctx for longer windows.",
+        )
+    if n_tokens < 2 * n_ctx:
+        raise UsageError(
+            f"the text has {n_tokens} tokens; {2 * n_ctx} are needed for windows of {n_ctx}.",
+            advice="Take a longer text or shorter windows.",
+        )
+
+
 def windows(
     model: Model,
     ids: Sequence[int] | npt.NDArray[np.int32],
@@ -92,16 +112,7 @@ def windows(
     """Score window after window; yield the estimate so far after each. As `perplexity`."""
     tokens = np.ascontiguousarray(ids, np.int32)
     engine, bos = model.engine, _leading_token(model)
-    if not 8 <= n_ctx <= engine.n_ctx:
-        raise UsageError(
-            f"a window must have between 8 and {engine.n_ctx} tokens, not {n_ctx}.",
-            advice="Load the model with a larger n_ctx for longer windows.",
-        )
-    if len(tokens) < 2 * n_ctx:
-        raise UsageError(
-            f"the text has {len(tokens)} tokens; {2 * n_ctx} are needed for windows of {n_ctx}.",
-            advice="Take a longer text or shorter windows.",
-        )
+    require_windows(model, len(tokens), n_ctx)
     if max_windows is not None and max_windows < 1:
         raise UsageError(f"the number of windows must be positive, not {max_windows}.")
     count = len(tokens) // n_ctx

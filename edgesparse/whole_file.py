@@ -1,4 +1,4 @@
-"""`replace_file`, `replacing`, `replacing_path`: write a file as a whole or not at all."""
+"""Write a file as a whole or not at all; and find out beforehand that it cannot be written."""
 
 from __future__ import annotations
 
@@ -9,10 +9,32 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["TEMPORARY", "replace_file", "replacing", "replacing_path"]
+from edgesparse.errors import UsageError
+
+__all__ = ["TEMPORARY", "replace_file", "replacing", "replacing_path", "require_writable"]
 
 TEMPORARY = ".edgesparse-"
 """What names of temporary files begin with."""
+
+
+def require_writable(path: str | os.PathLike[str]) -> None:
+    """Refuse what could not be written in the end, before the work that fills it begins.
+
+    Raises
+    ------
+    UsageError
+        `path` is a folder, or lies in none that may be written to.
+    """
+    target = Path(path)
+    if target.is_dir():
+        reason = "it is a folder"
+    elif not target.parent.is_dir():
+        reason = f"there is no folder {target.parent}"
+    elif not os.access(target.parent, os.W_OK | os.X_OK):
+        reason = f"the folder {target.parent} may not be written to"
+    else:
+        return
+    raise UsageError(f"{target}: cannot be written ({reason}).", advice="Name another file.")
 
 
 def replace_file(path: Path, text: str) -> None:

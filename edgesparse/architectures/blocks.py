@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgesparse.config import ExpertConfig, ModelConfig
 from edgesparse.plan.builder import PlanBuilder
@@ -89,6 +89,11 @@ def _output(
 ) -> Output:
     bias = f"{stem}.bias"
     return Output(f"{stem}.weight", dst, add, bias if bias in tensors else None, live)
+
+
+def _cut(config: ModelConfig, gate: Output) -> Output:
+    """Give a gate the thresholds of the model's activation."""
+    return replace(gate, shift=config.gate_shift, cutoff=config.gate_cutoff)
 
 
 def _attention_block(
@@ -178,7 +183,7 @@ def _feed_forward_block(
         f"{blk}.gate_up",
         "x",
         (
-            _output(tensors, f"{blk}.ffn_gate", gate),
+            _cut(config, _output(tensors, f"{blk}.ffn_gate", gate)),
             _output(tensors, f"{blk}.ffn_up", up, live=gate if sparse else None),
         ),
         norm=f"{blk}.ffn_norm.weight",
@@ -227,7 +232,7 @@ def _experts_block(
             share = builder.buffer("share", 1)
             outputs.append(_output(tensors, f"{blk}.ffn_gate_inp_shexp", share))
         live = shared_gate if sparse else None
-        outputs.append(_output(tensors, f"{blk}.ffn_gate_shexp", shared_gate))
+        outputs.append(_cut(config, _output(tensors, f"{blk}.ffn_gate_shexp", shared_gate)))
         outputs.append(_output(tensors, f"{blk}.ffn_up_shexp", shared_up, live=live))
     builder.linear(f"{blk}.router", "x", tuple(outputs), norm=norm, eps=config.eps)
     builder.add(Route(f"{blk}.route", scores, route, experts.n_experts, n_used, experts.normalize))
@@ -240,7 +245,7 @@ def _experts_block(
             route,
             tuple(
                 (
-                    Output(f"{blk}.ffn_gate.{e}.weight", gate),
+                    _cut(config, Output(f"{blk}.ffn_gate.{e}.weight", gate)),
                     Output(f"{blk}.ffn_up.{e}.weight", up, live=live),
                 )
                 for e in numbers

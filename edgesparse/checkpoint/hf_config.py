@@ -120,7 +120,9 @@ def _activation(config: JsonObject, a: str, metadata: Metadata) -> None:
     name = config.text("hidden_activation") or config.text("hidden_act")
     if name:
         metadata[f"{a}.hidden_activation"] = {"relu_squared": "relu2"}.get(name, name)
-    if config.values.get("hidden_act_param") is not None:
+    if name in ("fatrelu", "shiftrelu"):
+        metadata[f"{a}.hidden_activation_param"] = config.number("hidden_act_param", 0.0, 1e3)
+    elif config.values.get("hidden_act_param") is not None:
         metadata[f"{a}.hidden_activation_param"] = config.number("hidden_act_param", -1e3, 1e3)
 
 

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments", "run"]
 
 _WINDOW = 512
+_UNUSED = {
+    "teal": ("recall",),
+    "cats": ("recall", "allocation"),
+    "chess": ("recall", "allocation"),
+    "sparseinfer": ("sparsity", "allocation", "dense_tokens"),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,14 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allocation",
         choices=("greedy", "uniform"),
-        default="greedy",
         help="teal: spread the share so that layers' outputs move least, which takes minutes, or "
         "take it everywhere (default: greedy)",
     )
     parser.add_argument(
         "--recall",
         type=float,
-        default=0.99,
         metavar="R",
         help="sparseinfer: share of live gates to be kept in every layer (default: 0.99)",
     )
@@ -72,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help="print perplexity on this other text, with and without",
     )
-    options.add_engine(parser, thresholds=False)
+    options.add_engine(parser, thresholds=False, predict=False)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -81,13 +85,17 @@ def run(args: argparse.Namespace) -> int:
 
     from edgesparse.cli.terminal import Terminal
     from edgesparse.errors import UsageError
+    from edgesparse.whole_file import require_writable
 
     if args.file is None and args.source is None:
         raise UsageError("there is no text.", advice="Name one with -f FILE, or -f - for stdin.")
     if args.output is None:
         raise UsageError("there is no file to write.", advice="Name one with -o FILE.")
-    if args.predict is not None:
-        raise UsageError("--predict and calibrate exclude each other.")
+    for name in (*_UNUSED[args.method], *(() if args.source is None else ("allocation",))):
+        if getattr(args, name) is not None:
+            flag = name.replace("_", "-")
+            raise UsageError(f"--{flag} has no meaning here, with --method {args.method}.")
+    require_writable(args.output)
     if args.source is not None:
         return _import(args)
     if args.tokens < 1:
@@ -99,11 +107,12 @@ def run(args: argparse.Namespace) -> int:
         argparse.Namespace(**{**vars(args), "fused": False, "sparsity": None})
     ) as model:
         ids = model.tokenize(text, add_special=True)
+        scored = None if other is None else _scored(model, other)
         made = _calibrate(model, ids, args, hashlib.sha256(text.encode()).hexdigest(), terminal)
         made.save(args.output)
         terminal.write(_table(made))
-        if other is not None:
-            terminal.write(_price(model, made, other.removesuffix("\n")))
+        if scored is not None:
+            terminal.write(_price(model, made, scored))
     terminal.write(f"{args.output} written\n")
     return 0
 
@@ -154,14 +163,17 @@ def _calibrate(
 
     if args.method == "sparseinfer":
         return calibrate_alphas(
-            model, ids, recall=args.recall, max_tokens=args.tokens, text_sha256=sha256
+            *(model, ids),
+            recall=0.99 if args.recall is None else args.recall,
+            max_tokens=args.tokens,
+            text_sha256=sha256,
         )
     found = calibrate_thresholds(
         model,
         ids,
         method=args.method,
         sparsity=0.4 if args.sparsity is None else args.sparsity,
-        allocation=args.allocation,
+        allocation="greedy" if args.allocation is None else args.allocation,
         max_tokens=args.tokens,
         dense_tokens=DENSE_TOKENS if args.dense_tokens is None else args.dense_tokens,
         text_sha256=sha256,
@@ -190,12 +202,20 @@ def _table(made: Any) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _price(model: Model, made: Any, text: str) -> str:
+def _scored(model: Model, text: str) -> list[int]:
+    """Return the tokens of the text to judge on, which must be long enough for that."""
+    from edgesparse.perplexity import require_windows
+
+    ids = model.tokenize(text.removesuffix("\n"), add_special=True)
+    require_windows(model, len(ids), min(_WINDOW, model.engine.n_ctx))
+    return ids
+
+
+def _price(model: Model, made: Any, ids: list[int]) -> str:
     from edgesparse.perplexity import perplexity
     from edgesparse.sparsity import SparseInferTable
     from edgesparse.sparsity.apply import predicted, thresholded
 
-    ids = model.tokenize(text, add_special=True)
     n_ctx = min(_WINDOW, model.engine.n_ctx)
     dense = perplexity(model, ids, n_ctx)
     is_table = isinstance(made, SparseInferTable)

@@ -63,8 +63,10 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_engine(parser: argparse.ArgumentParser, *, thresholds: bool = True) -> None:
-    """Add the flags that decide how a model is run; `thresholds`: a calibration among them."""
+def add_engine(
+    parser: argparse.ArgumentParser, *, thresholds: bool = True, predict: bool = True
+) -> None:
+    """Add the flags that decide how a model is run; the keywords: calibrations among them."""
     group = parser.add_argument_group("engine")
     group.add_argument("-t", "--threads", type=int, metavar="N", help="threads (default: auto)")
     group.add_argument("-tb", "--threads-batch", type=int, metavar="N", help=argparse.SUPPRESS)
@@ -82,7 +84,8 @@ def add_engine(parser: argparse.ArgumentParser, *, thresholds: bool = True) -> N
     add_sparse(group)
     if thresholds:
         add_thresholds(group)
-    add_predict(group)
+    if predict:
+        add_predict(group)
     add_cache_types(group)
     add_head(group)
     add_ternary(group)

@@ -28,7 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--alpha",
-        default="1",
         metavar="A[,A...]",
         help="judge the sign predictor at this alpha, where a ReLU makes zeros (default: 1); "
         "several (0.98,1,1.03,1.1) make a table of precision, recall, bytes and perplexity",
@@ -41,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-o", "--output", choices=("text", "json"), default="text")
     parser.add_argument("--json", action="store_const", const="json", dest="output")
-    options.add_engine(parser)
+    options.add_engine(parser, predict=False)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -54,28 +53,37 @@ def run(args: argparse.Namespace) -> int:
     from edgesparse.sparsity.report import (
         alpha_lines,
         alpha_rows,
+        require_matplotlib,
         save_plot,
         sparsity_rows,
         sparsity_table,
     )
     from edgesparse.sparsity.statistics import collect
+    from edgesparse.whole_file import require_writable
 
     if args.file is None:
         raise UsageError("there is no text.", advice="Name one with -f FILE, or -f - for stdin.")
     if args.tokens < 1:
         raise UsageError(f"--tokens must be positive, not {args.tokens}.")
-    if args.predict is not None:
-        raise UsageError("--predict and sparsity exclude each other.", advice="See --alpha.")
-    alphas = _alphas(args.alpha)
+    alphas = _alphas("1" if args.alpha is None else args.alpha)
+    if args.plot:
+        require_writable(args.plot)
+        require_matplotlib()
     text = options.read_prompt_file(args.file)
     terminal = Terminal(color=not args.no_color)
     with loading.load_model(argparse.Namespace(**{**vars(args), "fused": False})) as model:
+        makes_zeros = model.config.glu.makes_zeros
+        if args.alpha is not None and not (makes_zeros and model.config.experts is None):
+            raise UsageError(
+                "--alpha judges the sign predictor, which is for dense models with a ReLU.",
+                advice="Leave it out: the other shares are shown for every model.",
+            )
         ids = model.tokenize(text, add_special=True)
         layers = collect(model, ids, max_tokens=args.tokens)
-        makes_zeros = model.config.glu.makes_zeros
         table = _predictor(model, ids, alphas, args.tokens, terminal) if makes_zeros else None
         name, quality = model.info.name, model.info.quality
-    measured = makes_zeros and args.executor == "native" and not args.no_measure
+    skips = makes_zeros or args.sparsity is not None
+    measured = skips and args.executor == "native" and not args.no_measure
     saving, expected = _saving(args, ids, layers) if measured else (None, [])
     rows = sparsity_rows(layers, table.rows[0].layers if table else {}, saving, expected)
     several = table if table and len(alphas) > 1 else None
@@ -89,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         terminal.write(json.dumps(found) + "\n")
     else:
         words = alpha_lines(several) if several else ""
-        terminal.write(sparsity_table(rows) + words + _words(saving, expected, makes_zeros))
+        terminal.write(sparsity_table(rows) + words + _words(saving, expected, skips))
     if args.plot:
         save_plot(rows, args.plot, f"{name} on {os.path.basename(args.file)}", by_alpha)
     return 0
@@ -137,22 +145,24 @@ def _saving(
     from edgesparse.sparsity.expected import expected_bytes
     from edgesparse.sparsity.speed import measure_saving
 
-    def loaded(sparse: str) -> Model:
-        changed = {"sparse": sparse, "quiet": True}
-        return loading.load_model(argparse.Namespace(**{**vars(args), **changed}))
+    def loaded(**changes: object) -> Model:
+        return loading.load_model(argparse.Namespace(**{**vars(args), "quiet": True, **changes}))
 
-    with loaded("off") as dense, loaded("auto") as sparse:
-        return measure_saving(dense, sparse, ids), expected_bytes(sparse, layers).tolist()
+    with loaded(sparse="off", sparsity=None) as dense, loaded(sparse="auto") as sparse:
+        saving = measure_saving(dense, sparse, ids)
+        # The zeros that were counted are those of the model, not those that thresholds make.
+        return saving, [] if args.sparsity else expected_bytes(sparse, layers).tolist()
 
 
 def _summary(saving: Saving | None, expected: list[float]) -> dict[str, Any]:
     if saving is None:
         return {}
+    bytes_expected = {"layer_bytes_expected": round(sum(expected))} if expected else {}
     return {
         "dense_bytes_per_token": saving.dense_total,
         "sparse_bytes_per_token": saving.sparse_total,
         "layer_bytes_read": round(float(saving.sparse_bytes.sum())),
-        "layer_bytes_expected": round(sum(expected)),
+        **bytes_expected,
         "predicted_speed_up": saving.predicted,
         "measured_speed_up": saving.measured,
         "measured_feed_forward_speed_up": saving.measured_ffn,
@@ -161,18 +171,23 @@ def _summary(saving: Saving | None, expected: list[float]) -> dict[str, Any]:
     }
 
 
-def _words(saving: Saving | None, expected: list[float], makes_zeros: bool) -> str:
+def _words(saving: Saving | None, expected: list[float], skips: bool) -> str:
     if saving is None:
-        reason = "not measured" if makes_zeros else "no ReLU: no gate is exactly 0 and skipped"
+        reason = "not measured" if skips else "no ReLU: no gate is exactly 0 and skipped"
         return f"skipping: {reason}\n"
     bytes_ = f"{saving.dense_total / 1e6:.1f} MB per token become {saving.sparse_total / 1e6:.1f}"
     read = float(saving.sparse_bytes.sum())
-    return (
+    price = "exact: the bits are the same" if expected else "lossy: small inputs count as 0"
+    lines = (
         f"decoding {saving.n_tokens} tokens with and without skipping, "
         f"{len(saving.dense_s)} rounds in turn:\n"
         f"{bytes_} MB: {saving.predicted:.2f} times as fast if time were bytes, "
-        f"{saving.measured:.2f} times measured (exact: the bits are the same), the feed-forwards "
-        f"alone {saving.measured_ffn:.2f}\n"
+        f"{saving.measured:.2f} times measured ({price}), the feed-forwards alone "
+        f"{saving.measured_ffn:.2f}\n"
+    )
+    if not expected:
+        return lines
+    return lines + (
         f"layers read {read / 1e6:.2f} MB; the cost model, from the zeros of the whole text, "
         f"expects {sum(expected) / 1e6:.2f} ({sum(expected) / read - 1:+.1%})\n"
     )

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from edgesparse.errors import UsageError
 from edgesparse.ops.glu import glu
+from edgesparse.ops.linear import cut
 from edgesparse.ops.norm import rmsnorm
 from edgesparse.ops.rope_kv import rotate
 from edgesparse.plan.op import Add, Attention, Glu, GluKind, Linear, Norm, Op, RopeKV
@@ -107,6 +108,8 @@ def _linear(
             y += vectors[out.bias]
         if out.live is not None:
             y *= state[out.live] > 0
+        if out.is_cut:
+            y = cut(y, out.shift, out.cutoff)
         state[out.dst] = state[out.dst] + y if out.add else y
 
 

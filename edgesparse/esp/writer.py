@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = ["write_esp"]
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 _HEAD = struct.Struct("<4I10i")
 """Version, bytes of es_op and es_weight, 0; then the numbers of es_plan in their order."""
 _COUNTS = (

@@ -329,6 +329,7 @@ class NativeExecutor:
             c_out.live_factors = self._vector(out.live_factors)
             c_out.signs = -1
             c_out.side = -1 if out.side is None else self._weight_ids[out.side]
+            c_out.shift, c_out.cutoff = out.shift, out.cutoff
             if out.signs is not None:
                 planes = self._parameters.signs[out.signs]
                 c_out.signs = self._sign_ids[out.signs]

@@ -18,7 +18,7 @@ from edgesparse.ops.attention import attention
 from edgesparse.ops.embed import embed
 from edgesparse.ops.experts import combine, route
 from edgesparse.ops.glu import glu
-from edgesparse.ops.linear import drop_small, live_outputs, product, side_product
+from edgesparse.ops.linear import cut, drop_small, live_outputs, product, side_product
 from edgesparse.ops.norm import rmsnorm
 from edgesparse.ops.predict import predicted_dead
 from edgesparse.ops.rope_kv import cache_rows, rotate
@@ -136,6 +136,8 @@ class ReferenceExecutor:
             dst[:] = dst + y if out.add else y
             if out.side is not None:
                 dst += side_product(self._parameters.weights[out.side], h)
+            if out.is_cut:
+                dst[:] = cut(dst, out.shift, out.cutoff)
             if out.dst == LOGITS and step.n_tiles > 0 and len(rows) == 1:
                 self._forget_others(h[0], step)
 
@@ -184,6 +186,8 @@ class ReferenceExecutor:
                 if out.live is not None:
                     live = self._buffers[out.live].reshape(-1, n_rows)[rows]
                 y = self._output(out, h, live, np.zeros(len(rows), np.bool_))
+                if out.is_cut:
+                    y = cut(y, out.shift, out.cutoff)
                 self._buffers[out.dst].reshape(-1, n_rows)[rows] = y
 
     def _run_combine(self, op: Combine, n: int) -> None:

@@ -16,7 +16,7 @@ from edgesparse.ops.numerics import quantize_i8, quantize_i16, sequential_sum
 from edgesparse.ops.slices import sliced_product
 from edgesparse.plan.op import GluKind
 
-__all__ = ["drop_small", "live_outputs", "product", "side_product"]
+__all__ = ["cut", "drop_small", "live_outputs", "product", "side_product"]
 
 Float32 = npt.NDArray[np.float32]
 _SLICE_BYTES = 64 << 20
@@ -56,6 +56,19 @@ def live_outputs(
     size = np.abs(glu(GluKind.SILU, gate, np.ones_like(gate)))
     size = size if factors is None else size * factors
     return ~(size < np.float32(threshold)) | ~is_sparse[:, None]
+
+
+def cut(y: Float32, shift: float, cutoff: float) -> Float32:
+    """Subtract `shift`; what is then below `cutoff` is +0: see `Output.shift`.
+
+    Parameters
+    ----------
+    y : float32 ndarray
+    shift, cutoff : float
+        Rounded to float32. A NaN stays one.
+    """
+    shifted = y - np.float32(shift)
+    return np.where(shifted < np.float32(cutoff), np.float32(0), shifted)
 
 
 def product(weight: Weight, h: Float32) -> Float32:

@@ -81,7 +81,11 @@ class Output:
     approximation.
 
     `side` names a matrix of outliers of the same shape: its product with the same inputs, floats as
-    they are, is added to the destination last, to outputs of a dead gate like to others.
+    they are, is added to the destination after this, to outputs of a dead gate like to others.
+
+    Last of all `shift` is subtracted, and what is then below `cutoff` becomes +0: thresholds that
+    belong to a model's activation (shifted ReLU, FATReLU). The output is then neither added nor
+    logits.
     """
 
     weight: str
@@ -94,6 +98,13 @@ class Output:
     signs: str | None = None
     alpha: int = 10_000
     side: str | None = None
+    shift: float = 0.0
+    cutoff: float = 0.0
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether `shift` or `cutoff` changes the output."""
+        return self.shift > 0 or self.cutoff > 0
 
 
 @dataclass(frozen=True)

@@ -66,15 +66,32 @@ def clear_small_gates(
                 dst[j, row_begin + r] = np.float32(0)
 
 
+@njit
+def cut_rows(
+    dst: Float32,
+    shift: np.float32,
+    cutoff: np.float32,
+    n_tokens: int,
+    row_begin: int,
+    row_end: int,
+) -> None:
+    """Shift outputs and set what is below the cutoff to zero; see `Output.shift`."""
+    for t in range(n_tokens):
+        for r in range(row_begin, row_end):
+            shifted = np.float32(dst[t, r] - shift)
+            dst[t, r] = np.float32(0) if shifted < cutoff else shifted
+
+
 @dataclass(frozen=True, eq=False)
 class BoundOutput:
-    """One matrix: its destination (None: the logits), its rows, its product, what clears rows."""
+    """One matrix: its destination (None: the logits), its rows, its product, what changes rows."""
 
     dst: Float32 | None
     n_rows: int
     product: Product
     clear: Clear | None = None
     side: Product | None = None
+    cut: Product | None = None
 
 
 def bind(op: Linear, bindings: Bindings) -> Runner:
@@ -126,6 +143,8 @@ def bind(op: Linear, bindings: Bindings) -> Runner:
                         output.clear(dst, step, indices, row_begin, row_end)
                     if output.side is not None:
                         output.side(dst, n_tokens, row_begin, row_end, worker)
+                    if output.cut is not None:
+                        output.cut(dst, n_tokens, row_begin, row_end, worker)
                 begin, end = begin - n, end - n
 
         for phase in phases:
@@ -151,9 +170,11 @@ def _bind_output(op: Linear, output: Output, bindings: Bindings) -> BoundOutput:
     require(output.live is None or live.shape[1] >= weight.n_rows, op.name, "its gate is narrower")
     require(output.live is None or not output.add, op.name, "live outputs cannot be added")
     side = None if output.side is None else _bind_side(op, output, weight, bindings)
+    cut = _bind_cut(op, output) if output.is_cut else None
     if output.live_threshold > 0:
         product = bind_product(weight, output.add, bias, np.empty((0, 0), np.float32), bindings)
-        return BoundOutput(dst, weight.n_rows, product, _clear(op, output, live, bindings), side)
+        clear = _clear(op, output, live, bindings)
+        return BoundOutput(dst, weight.n_rows, product, clear, side, cut)
     product = bind_product(weight, output.add, bias, live, bindings)
     if live.size and not _skips(weight):
         product = _masked(product, live)
@@ -161,7 +182,15 @@ def _bind_output(op: Linear, output: Output, bindings: Bindings) -> BoundOutput:
         require(not output.add and output.dst != LOGITS, op.name, "a prediction cannot be added")
         planes = bindings.parameters.signs[output.signs]
         product = _predicted(product, _require_planes(op, weight, planes), output.alpha, bindings)
-    return BoundOutput(dst, weight.n_rows, product, side=side)
+    return BoundOutput(dst, weight.n_rows, product, side=side, cut=cut)
+
+
+def _bind_cut(op: Linear, output: Output) -> Product:
+    """Return what shifts an output and cuts it off."""
+    whole = not output.add and output.dst != LOGITS
+    require(whole, op.name, "what is added, and logits, are not cut")
+    shift, cutoff = np.float32(output.shift), np.float32(output.cutoff)
+    return lambda dst, n_tokens, begin, end, _: cut_rows(dst, shift, cutoff, n_tokens, begin, end)
 
 
 def _bind_side(op: Linear, output: Output, weight: Weight, bindings: Bindings) -> Product:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from edgesparse import _native
 from edgesparse.formats.weight import BLOCK, Format, Weight, storage_codes
 from edgesparse.plan.op import Experts, Linear, Output, linears_of
 from edgesparse.sparsity.statistics import LayerStatistics
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from edgesparse.model import Model
 
 __all__ = ["expected_bytes"]
-
-_DENSE_ROWS, _DENSE_TILES = 0.7, 0.9
-"""As in native/ops/linear_sparse.c: with more live rows, or tiles, everything is read."""
 
 
 def expected_bytes(model: Model, layers: Sequence[LayerStatistics]) -> npt.NDArray[np.float64]:
@@ -76,11 +74,11 @@ def _output_bytes(model: Model, out: Output, layer: LayerStatistics, zeros: floa
 
 def _live_share(weight: Weight, layer: LayerStatistics) -> float:
     """Share of a matrix that waits for its gate, of which live rows or tiles are read."""
-    fmt = weight.format
+    fmt, lib = weight.format, _native.lib()
     if fmt.is_row or fmt in (Format.T2, Format.T5):
         live = 1 - layer.dead_share
-        return live if live <= _DENSE_ROWS else 1.0
+        return live if 100 * live <= lib.ES_DENSE_ROWS_PERCENT else 1.0
     if Format.Q8 <= fmt <= Format.F32:
         live = layer.live_tile_share
-        return live if live <= _DENSE_TILES else 1.0
+        return live if 100 * live <= lib.ES_DENSE_TILES_PERCENT else 1.0
     return 1.0

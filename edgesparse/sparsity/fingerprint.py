@@ -36,6 +36,8 @@ def fingerprint(config: ModelConfig, vectors: Mapping[str, npt.NDArray[np.float3
         *(config.n_kv_heads, config.head_dim, config.n_vocab, int(config.glu)),
     )
     digest = hashlib.sha256(f"edgesparse fingerprint 1 {sizes}".encode())
+    if config.gate_shift or config.gate_cutoff:
+        digest.update(f" gate {config.gate_shift} {config.gate_cutoff}".encode())
     for name in sorted(vectors):
         digest.update(f"\n{name} {vectors[name].size}\n".encode())
         digest.update(np.ascontiguousarray(vectors[name], "<f4").tobytes())

@@ -13,7 +13,15 @@ from edgesparse.sparsity.sparseinfer import Outcome
 from edgesparse.sparsity.speed import Saving
 from edgesparse.sparsity.statistics import LayerStatistics
 
-__all__ = ["alpha_lines", "alpha_rows", "bar", "save_plot", "sparsity_rows", "sparsity_table"]
+__all__ = [
+    "alpha_lines",
+    "alpha_rows",
+    "bar",
+    "require_matplotlib",
+    "save_plot",
+    "sparsity_rows",
+    "sparsity_table",
+]
 
 Row = dict[str, Any]
 _INPUTS = ("qkv", "attn_output", "gate_up", "down")
@@ -73,11 +81,14 @@ def sparsity_table(rows: Sequence[Row], width: int = 20) -> str:
     """Lay the rows out for a terminal, with a bar for the zeros of ``down``'s input."""
     predicted = any("predictor_precision" in row for row in rows)
     saved = any("bytes_saved" in row for row in rows)
+    expected = any("bytes_expected" in row for row in rows)
     head = f"{'layer':>5}{'gate 0':>8}" + "".join(f"{name:>13}" for name in _INPUTS)
     if predicted:
         head += f"{'precision':>11}{'recall':>8}"
     if saved:
-        head += f"{'saved':>9}{'of':>9}{'bytes ÷':>9}{'model':>8}"
+        head += f"{'saved':>9}{'of':>9}{'bytes ÷':>9}"
+    if expected:
+        head += f"{'model':>8}"
     lines = ["share of zeros: gates; inputs of each op after rounding to int8", head]
     for row in rows:
         line = f"{row['layer']:>5}{row['gate_zero']:>8.1%}"
@@ -87,8 +98,8 @@ def sparsity_table(rows: Sequence[Row], width: int = 20) -> str:
         if saved:
             line += f"{row['bytes_saved'] / 1e6:>6.2f} MB{row['dense_bytes'] / 1e6:>6.2f} MB"
             line += f"{row['predicted_speed_up']:>8.2f}×"
-            off = row["bytes_expected"] / row["bytes_read"] - 1 if "bytes_expected" in row else 0.0
-            line += f"{off:>+8.1%}"
+        if expected:
+            line += f"{row['bytes_expected'] / row['bytes_read'] - 1:>+8.1%}"
         lines.append(f"{line}  {bar(row.get('down_int8_zero', 0.0), width)}".rstrip())
     return "\n".join(lines) + "\n"
 
@@ -140,6 +151,22 @@ def alpha_lines(table: AlphaTable, width: int = 20) -> str:
     return "\n".join(lines) + "\n"
 
 
+def require_matplotlib() -> None:
+    """Refuse to draw without what draws, before the numbers are made.
+
+    Raises
+    ------
+    UsageError
+    """
+    try:
+        import matplotlib.backends.backend_agg
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        raise UsageError(
+            "a picture needs matplotlib.", advice="pip install 'edgesparse[plot]'"
+        ) from None
+
+
 def save_plot(
     rows: Sequence[Row],
     path: str | os.PathLike[str],
@@ -153,13 +180,10 @@ def save_plot(
     UsageError
         matplotlib is not installed, or the file cannot be written.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UsageError(
-            "a picture needs matplotlib.", advice="pip install 'edgesparse[plot]'"
-        ) from None
+    require_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8, 9 if alphas else 4.5), layout="constrained")
     axes = figure.add_subplot(2 if alphas else 1, 1, 1)
     layers = [row["layer"] for row in rows]

@@ -90,6 +90,9 @@ enum { ES_ROPE_NEOX = 0, ES_ROPE_NORM = 1 };
 /* How keys and values lie in a cache: head_dim halfs, or blocks of 32 int8 codes behind their half step. */
 enum { ES_CACHE_F16 = 0, ES_CACHE_Q8_0 = 1 };
 enum { ES_MAX_OUTPUTS = 4, ES_MAX_EXPERTS = 1024 };
+/* With more live rows, or tiles with one, than so many of a hundred, an output with `live` is computed as a
+ * whole: a list of single rows leaves gaps in what is read, one of tiles hardly any. */
+enum { ES_DENSE_ROWS_PERCENT = 70, ES_DENSE_TILES_PERCENT = 90 };
 
 typedef struct es_weight {
     int32_t format; /* ES_FORMAT_* */
@@ -123,6 +126,9 @@ typedef struct es_output {
     int32_t signs;         /* index into es_plan.weights, or -1 */
     const int32_t *limits; /* n_rows, or NULL */
     int32_t side; /* index into es_plan.weights, or -1: a coo matrix that is added, dead rows too */
+    /* Last of all y = y - shift, and y = +0 where it is below cutoff; neither is negative. */
+    float shift;
+    float cutoff;
     int32_t reserved;
 } es_output;
 

@@ -422,6 +422,7 @@ int32_t es_linear_run(es_linear_job *job) {
     const int is_gated = n_plain < op->n_outputs && es_linear_is_gated(job, n_plain);
     if (n_plain - is_gated > 0) {
         es_linear_products(job, 0, n_plain - is_gated);
+        es_linear_cut(job, 0, n_plain - is_gated);
     }
     if (is_gated) {
         es_linear_gated(job, n_plain);
@@ -435,6 +436,7 @@ int32_t es_linear_run(es_linear_job *job) {
         } else {
             es_linear_products(job, i, 1);
         }
+        es_linear_cut(job, i, 1);
     }
     return ES_OK;
 }

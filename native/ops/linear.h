@@ -183,6 +183,12 @@ void es_side_rows(const es_linear_job *job, const es_output *out, const es_input
 /* ... or all rows, in a phase of their own. Nothing happens without one. */
 void es_linear_side(es_linear_job *job, int32_t output);
 
+/* Outputs [first, first + n_outputs), complete but for their shift and cutoff (linear_cut.c); and a part of
+ * one row of the product. */
+void es_linear_cut(const es_linear_job *job, int32_t first, int32_t n_outputs);
+void es_linear_cut_row(const es_linear_job *job, const es_output *out, int32_t row, int32_t first,
+                       int32_t n_rows);
+
 /* The logits of one token through the op's coarse head. */
 void es_linear_two_stage(es_linear_job *job);
 

@@ -37,6 +37,7 @@ static int32_t gated_run(const gated_job *job, const es_input *input, es_scratch
     for (int32_t row = first; row < end; row += ES_ROW_BLOCK) {
         const int32_t n_rows = es_min(ES_ROW_BLOCK, end - row);
         es_linear_rows(linear, job->gate, input, scratch, row, row + n_rows);
+        es_linear_cut_row(linear, job->gate, 0, row, n_rows);
         const int32_t n_new = es_linear_live(linear, job->out, 0, row, n_rows, list + n_live);
         ask_rows(w, list + n_live, es_min(n_live + n_new, most_asked) - n_live);
         n_live += n_new;

@@ -9,10 +9,6 @@
 
 #include <string.h>
 
-/* Above this share of live rows, or of tiles with one, the dense product is as fast as the list: a list
- * of single rows leaves gaps in what is read, one of tiles hardly any. */
-static const float DENSE_ROWS = 0.7f, DENSE_TILES = 0.9f;
-
 typedef struct sparse_job {
     es_linear_job *linear;
     const es_output *out;
@@ -112,7 +108,7 @@ static int32_t list_live(const es_linear_job *linear, const es_output *out, int3
 }
 
 int es_linear_list_pays(int64_t n_live, int64_t n_rows) {
-    return (float)n_live <= DENSE_ROWS * (float)n_rows;
+    return 100 * n_live <= ES_DENSE_ROWS_PERCENT * n_rows;
 }
 
 static void live_rows(es_linear_job *linear, int32_t output) {
@@ -158,7 +154,7 @@ static int32_t list_tiles(const es_linear_job *linear, const es_output *out) {
         linear->engine->list[n_listed] = tile;
         n_listed += is_live;
     }
-    return (float)n_listed <= DENSE_TILES * (float)n_tiles ? n_listed : -1;
+    return 100 * (int64_t)n_listed <= ES_DENSE_TILES_PERCENT * (int64_t)n_tiles ? n_listed : -1;
 }
 
 void es_linear_listed_tiles(es_linear_job *linear, int32_t output, int32_t n_listed) {

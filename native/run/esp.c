@@ -9,7 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { HEADER_BYTES = 40, ENTRY_BYTES = 40, PLAN_HEAD_BYTES = 56, VERSION = 1, PLAN_VERSION = 1 };
+enum { HEADER_BYTES = 40, ENTRY_BYTES = 40, PLAN_HEAD_BYTES = 56, VERSION = 1, PLAN_VERSION = 2 };
 enum { MAX_SECTIONS = 1 << 18, MAX_PLAN_ITEMS = 1 << 20, SMALL = 64, LARGE = 1 << 16 };
 static const char magic[8] = {'E', 'D', 'G', 'E', 'S', 'P', '\r', '\n'};
 

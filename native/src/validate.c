@@ -3,6 +3,8 @@
 #include "kernels.h"
 #include "kernels/coo.h"
 
+#include <float.h>
+
 static int has_width(const es_plan *plan, int32_t id, int64_t width) {
     return id >= 0 && id < plan->n_buffers && width > 0 && plan->widths[id] >= width;
 }
@@ -129,6 +131,15 @@ static int side_is_valid(const es_plan *plan, const es_output *out, const es_wei
     return side->format == ES_FORMAT_COO && side->n_rows == w->n_rows && side->k == w->k;
 }
 
+/* Finite and not negative; what is added to a buffer, and logits, are not cut. */
+static int cut_is_valid(const es_output *out) {
+    if (out->shift == 0.0f && out->cutoff == 0.0f) {
+        return 1;
+    }
+    return out->shift >= 0.0f && out->shift <= FLT_MAX && out->cutoff >= 0.0f &&
+           out->cutoff <= FLT_MAX && out->dst >= 0 && !out->add;
+}
+
 /* Every input is one of k, and nothing else reads inputs in their own order. */
 static int order_is_valid(const es_op *op, int32_t k) {
     for (int32_t i = 0; i < k; i++) {
@@ -156,7 +167,7 @@ static int linear_is_valid(const es_plan *plan, const es_op *op) {
         }
         const es_weight *w = &plan->weights[out->weight];
         if ((k >= 0 && w->k != k) || is_aside(w) || !signs_are_valid(plan, out, w) ||
-            !side_is_valid(plan, out, w)) {
+            !side_is_valid(plan, out, w) || !cut_is_valid(out)) {
             return 0;
         }
         k = w->k;
@@ -207,7 +218,7 @@ static int expert_is_valid(const es_plan *plan, const es_op *op, int32_t expert)
             return 0;
         }
         if (out->add || out->bias != NULL || out->live_threshold > 0.0f || out->signs != -1 ||
-            out->side != -1) {
+            out->side != -1 || !cut_is_valid(out)) {
             return 0;
         }
     }

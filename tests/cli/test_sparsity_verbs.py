@@ -147,11 +147,91 @@ def test_mistakes(text, tmp_path, capsys):
         (["calibrate", SILU, "-f", text, "-o", out, "--sparsity", "1"], 2),
         (["calibrate", SILU, "-f", text, "-o", out, "--method", "sparseinfer"], 2),
         (["calibrate", RELU, "-f", text, "-o", out, "--method", "sparseinfer", "--recall", "0"], 2),
+        (["calibrate", SILU, "-f", text, "-o", out, "--recall", "0.9"], 2),
+        (
+            [
+                "calibrate",
+                SILU,
+                "-f",
+                text,
+                "-o",
+                out,
+                "--method",
+                "cats",
+                "--allocation",
+                "uniform",
+            ],
+            2,
+        ),
+        (
+            [
+                "calibrate",
+                RELU,
+                "-f",
+                text,
+                "-o",
+                out,
+                "--method",
+                "sparseinfer",
+                "--sparsity",
+                "0.4",
+            ],
+            2,
+        ),
+        (["calibrate", SILU, "-o", out, "--from", "x", "--allocation", "uniform"], 2),
+        (["sparsity", SILU, "-f", text, "--alpha", "1"], 2),
+        (["sparsity", str(tiny.path("mixtral-tq2_0.gguf")), "-f", text, "--alpha", "1"], 2),
         (["run", SILU, "-p", "a", "--predict", "128"], 2),
         (["run", SILU, "-p", "a", "--predict", str(tmp_path / "nowhere")], 3),
     )
     for arguments, code in cases:
         assert run(arguments) == code, arguments
         assert "Traceback" not in capsys.readouterr().err
-    assert len(cases) == 13
+    assert len(cases) == 19
     assert not (tmp_path / "c.json").exists()
+
+
+def test_mistakes_are_said_before_the_work(text, tmp_path, monkeypatch, capsys):
+    """Calibrating takes minutes; what makes its end impossible is known at the beginning."""
+
+    def fail(*_, **__):
+        raise AssertionError("the work has begun")
+
+    for name in ("calibrate.calibrate_thresholds", "sparseinfer.calibrate_alphas"):
+        monkeypatch.setattr(f"edgesparse.sparsity.{name}", fail)
+    monkeypatch.setattr("edgesparse.sparsity.statistics.collect", fail)
+    short, out = tmp_path / "short.txt", str(tmp_path / "c.json")
+    short.write_text("a heron")
+    nowhere = str(tmp_path / "nowhere" / "c")
+    cases = (
+        (["calibrate", SILU, "-f", text, "-o", nowhere], "there is no folder"),
+        (["calibrate", SILU, "-f", text, "-o", str(tmp_path)], "it is a folder"),
+        (["calibrate", SILU, "-o", nowhere, "--from", "x"], "there is no folder"),
+        (["calibrate", SILU, "-f", text, "-o", out, "-e", str(short)], "tokens"),
+        (["calibrate", SILU, "-f", text, "-o", out, "-e", nowhere], "nowhere"),
+        (["sparsity", SILU, "-f", text, "--plot", f"{nowhere}.png"], "there is no folder"),
+    )
+    for arguments, word in cases:
+        assert run(arguments) == 2, arguments
+        assert word in capsys.readouterr().err
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    assert run(["sparsity", SILU, "-f", text, "--plot", str(tmp_path / "p.png")]) == 2
+    assert "edgesparse[plot]" in capsys.readouterr().err
+
+
+def test_what_thresholds_save_is_measured(text, tmp_path, capsys):
+    """Against the model without them; and it is not called exact."""
+    out = str(tmp_path / "c.json")
+    run(["calibrate", SILU, "-f", text, "-o", out, "--sparsity", "0.8", "--allocation", "uniform"])
+    capsys.readouterr()
+    base = ["sparsity", SILU, "-f", text, "--sparsity", out]
+    assert run([*base, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    summary = found["summary"]
+    assert summary["predicted_speed_up"] > 1.1
+    assert summary["measured_speed_up"] > 0
+    assert "layer_bytes_expected" not in summary
+    assert "lossy" in summary["quality"]
+    assert found["layers"][0]["bytes_saved"] > 0
+    assert run(base) == 0
+    assert "lossy: small inputs count as 0" in capsys.readouterr().out

@@ -15,6 +15,7 @@ from edgesparse.executors.native import isa_names
 from tests.esp.pack_tiny import write_samples
 from tests.esp.packing import PROMPT, ROOT, es_run, greedy, pack
 from tests.models import tiny
+from tests.models.test_gate_thresholds import gguf_model
 
 HOST, ARM = ROOT / "build/run/es_run", ROOT / "build/arm/es_run"
 SANITIZED = ROOT / "build/sanitize/es_run"
@@ -57,6 +58,17 @@ def test_every_family(name: str, tmp_path: Path) -> None:
     assert es_run([str(HOST)], path, PROMPT, "-n", "8", "-t", "2") == expected
     for program in _emulated()[:2]:
         assert es_run(program, path, PROMPT, "-n", "8") == expected
+
+
+@needs_host
+@pytest.mark.parametrize("kind", ["fatrelu", "shiftrelu"])
+@pytest.mark.parametrize("experts", [False, True])
+def test_thresholds_of_gates(kind: str, experts: bool, tmp_path: Path) -> None:
+    path = pack(gguf_model(tmp_path, kind, experts=experts), tmp_path / "model.esp")
+    with edgesparse.load(path, threads=2) as model:
+        expected = greedy(model, PROMPT, 8)
+    for program in [[str(HOST)], *_emulated()[:2]]:
+        assert es_run(program, path, PROMPT, "-n", "8", "-t", "2") == expected
 
 
 def _repacked(source: Path, target: Path) -> int:

@@ -34,7 +34,7 @@ class Net:
     theta: float
     eps: float
     neighbours: bool  # which elements rotate together
-    gate: str  # silu, relu2, relu or gelu
+    gate: str  # silu, relu2, relu, fatrelu, shiftrelu or gelu
     names: frozenset[str]
     matrix: Callable[[str], tuple[np.ndarray, bool]]
     divisors: np.ndarray | None = None
@@ -45,6 +45,7 @@ class Net:
     local_theta: float | None = None
     used: int = 0  # experts of a token
     normalize: bool = True
+    threshold: float = 0.0  # of fatrelu and shiftrelu
 
     def is_local(self, layer: int) -> bool:
         return bool(self.window) and not (self.period and layer % self.period == self.period - 1)
@@ -104,6 +105,7 @@ def from_gguf(path: Path) -> Net:
         local_theta=10_000.0 if a == "gemma3" else None,
         used=key(f"{a}.expert_used_count", 0),
         normalize=a != "qwen2moe",
+        threshold=key(f"{a}.hidden_activation_param", 0.0),
     )
 
 
@@ -204,6 +206,7 @@ def from_folder(folder: Path) -> Net:
         net.divisors = _llama3_divisors(net.inverse_frequencies(), config["rope_scaling"])
     net.used = config.get("num_experts_per_tok", 0)
     net.normalize = config.get("norm_topk_prob", True)
+    net.threshold = config.get("hidden_act_param", 0.0)
     return net
 
 
@@ -265,7 +268,7 @@ def logits(
             x = x + _mixture(net, h, blk, dtype)
             continue
         gate, up = (_linear(net, h, blk + stem, dtype) for stem in ("ffn_gate", "ffn_up"))
-        hidden = _activation(net.gate, gate) * up
+        hidden = _activation(net, gate) * up
         if blk + "ffn_sub_norm.weight" in net.names:
             hidden = _norm(net, hidden, blk + "ffn_sub_norm.weight", dtype)
         x = x + _post(net, _linear(net, hidden, blk + "ffn_down", dtype), blk, "ffw")
@@ -281,7 +284,7 @@ def _mixture(net: Net, h: np.ndarray, blk: str, dtype: type) -> np.ndarray:
         gate, up = (
             _linear(net, rows, f"{blk}ffn_{stem}{suffix}", dtype) for stem in ("gate", "up")
         )
-        return _linear(net, _activation(net.gate, gate) * up, f"{blk}ffn_down{suffix}", dtype)
+        return _linear(net, _activation(net, gate) * up, f"{blk}ffn_down{suffix}", dtype)
 
     scores = _linear(net, h, blk + "ffn_gate_inp", dtype)
     powers = np.exp(scores - scores.max(axis=1, keepdims=True))
@@ -299,10 +302,14 @@ def _mixture(net: Net, h: np.ndarray, blk: str, dtype: type) -> np.ndarray:
     return out
 
 
-def _activation(kind: str, x: np.ndarray) -> np.ndarray:
-    if kind in ("relu", "relu2"):
-        return np.maximum(x, 0) ** (2 if kind == "relu2" else 1)
-    if kind == "silu":
+def _activation(net: Net, x: np.ndarray) -> np.ndarray:
+    if net.gate in ("relu", "relu2"):
+        return np.maximum(x, 0) ** (2 if net.gate == "relu2" else 1)
+    if net.gate == "fatrelu":  # ProSparse: x stays from the threshold on
+        return np.where(x >= net.threshold, x, 0)
+    if net.gate == "shiftrelu":
+        return np.maximum(x - x.dtype.type(net.threshold), 0)
+    if net.gate == "silu":
         return x / (1 + np.exp(-x))
     inner = np.sqrt(2 / np.pi).astype(x.dtype) * (x + x.dtype.type(0.044715) * x**3)
     return x * (1 + np.tanh(inner)) / 2

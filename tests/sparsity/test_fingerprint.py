@@ -1,5 +1,7 @@
 """A fingerprint tells models apart and does not see how they are stored."""
 
+from dataclasses import replace
+
 import edgesparse
 from edgesparse.sparsity import fingerprint
 from tests.models.tiny import path
@@ -24,3 +26,10 @@ def test_storage_and_plan_do_not_matter():
     ways = ({"head": "q4"}, {"ternary": "t5"}, {"sparse": "off"}, {"fused": False}, {"n_ctx": 16})
     for options in ways:
         assert of("bitnet-tq2_0.gguf", **options) == plain, options
+
+
+def test_thresholds_of_a_gate_matter():
+    with edgesparse.load(path("llama-relu.gguf"), executor="reference") as model:
+        config, vectors = model.config, model.parameters.vectors
+    changes = ({}, {"gate_cutoff": 0.01}, {"gate_cutoff": 0.02}, {"gate_shift": 0.01})
+    assert len({fingerprint(replace(config, **change), vectors) for change in changes}) == 4

@@ -12,7 +12,7 @@ from edgesparse.checkpoint.reader import Checkpoint
 from edgesparse.checkpoint.source import SourceFile, shown
 from edgesparse.errors import ModelFormatError, UsageError
 
-__all__ = ["open_checkpoint"]
+__all__ = ["is_packed", "open_checkpoint"]
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".npy", ".npz")
 
@@ -69,16 +69,26 @@ def open_checkpoint(
         return open_folder(name, verify=verify)
     if name.lower().endswith(".safetensors"):
         return open_folder(os.path.dirname(name), os.path.basename(name), verify=verify)
-    if _is_esp(name):
+    if is_packed(name):
         from edgesparse.esp import open_esp
 
         return open_esp(name)
     return open_gguf(name, i2s_layout=i2s_layout, verify=verify)
 
 
-def _is_esp(name: str) -> bool:
+def is_packed(path: str | Path) -> bool:
+    """Tell whether `path` is what ``edgesparse convert`` wrote.
+
+    Raises
+    ------
+    ModelNotFound
+        Nothing at `path`.
+    """
     from edgesparse.esp.layout import is_esp
 
+    name = os.fspath(path)
+    if _is_folder(name):
+        return False
     file = SourceFile(name)
     try:
         return name.lower().endswith(".esp") or is_esp(file)

@@ -85,6 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_i2s_layout(parser)
     options.add_sparse(parser)
     options.add_thresholds(parser)
+    options.add_predict(parser)
     options.add_cache_types(parser)
     options.add_head(parser)
     options.add_ternary(parser)

@@ -83,8 +83,8 @@ def run(args: argparse.Namespace) -> int:
         table = _predictor(model, ids, alphas, args.tokens, terminal) if makes_zeros else None
         name, quality = model.info.name, model.info.quality
     skips = makes_zeros or args.sparsity is not None
-    measured = skips and args.executor == "native" and not args.no_measure
-    saving, expected = _saving(args, ids, layers) if measured else (None, [])
+    unmeasured = _why_not(args, skips)
+    saving, expected = _saving(args, ids, layers) if not unmeasured else (None, [])
     rows = sparsity_rows(layers, table.rows[0].layers if table else {}, saving, expected)
     several = table if table and len(alphas) > 1 else None
     by_alpha = alpha_rows(several) if several else []
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         terminal.write(json.dumps(found) + "\n")
     else:
         words = alpha_lines(several) if several else ""
-        terminal.write(sparsity_table(rows) + words + _words(saving, expected, skips))
+        terminal.write(sparsity_table(rows) + words + _words(saving, expected, unmeasured))
     if args.plot:
         save_plot(rows, args.plot, f"{name} on {os.path.basename(args.file)}", by_alpha)
     return 0
@@ -139,6 +139,20 @@ def _predictor(
     )
 
 
+def _why_not(args: argparse.Namespace, skips: bool) -> str:
+    """Say why decoding with and without skipping is not measured; empty where it is."""
+    from edgesparse.checkpoint.opening import is_packed
+    from edgesparse.default_model import default_model_path
+
+    if not skips:
+        return "no ReLU: no gate is exactly 0 and skipped"
+    if args.no_measure or args.executor != "native":
+        return "not measured"
+    if is_packed(loading.model_path(args) or default_model_path()):
+        return "not measured: a pre-packed file has one way of decoding; name what it was made of"
+    return ""
+
+
 def _saving(
     args: argparse.Namespace, ids: list[int], layers: list[LayerStatistics]
 ) -> tuple[Saving, list[float]]:
@@ -171,10 +185,9 @@ def _summary(saving: Saving | None, expected: list[float]) -> dict[str, Any]:
     }
 
 
-def _words(saving: Saving | None, expected: list[float], skips: bool) -> str:
+def _words(saving: Saving | None, expected: list[float], unmeasured: str) -> str:
     if saving is None:
-        reason = "not measured" if skips else "no ReLU: no gate is exactly 0 and skipped"
-        return f"skipping: {reason}\n"
+        return f"skipping: {unmeasured}\n"
     bytes_ = f"{saving.dense_total / 1e6:.1f} MB per token become {saving.sparse_total / 1e6:.1f}"
     read = float(saving.sparse_bytes.sum())
     price = "exact: the bits are the same" if expected else "lossy: small inputs count as 0"

@@ -15,7 +15,7 @@ from edgesparse.plan.plan import Plan
 if TYPE_CHECKING:
     from edgesparse.sparsity.thresholds import Thresholds
 
-__all__ = ["sparsify"]
+__all__ = ["require_silu", "sparsify"]
 
 
 def sparsify(plan: Plan, thresholds: Thresholds) -> tuple[Plan, dict[str, npt.NDArray[np.float32]]]:
@@ -44,11 +44,9 @@ def sparsify(plan: Plan, thresholds: Thresholds) -> tuple[Plan, dict[str, npt.ND
         for name, rule in rules.items()
         if rule is not None and rule.on_gate and rule.threshold > 0
     }
-    if pruned and not all(_gate(op) in (GluKind.NONE, GluKind.SILU) for op in plan.ops):
-        raise UsageError(
-            f"thresholds on the gate ({thresholds.method}) need a model with SiLU.",
-            advice="This one's gate makes zeros by itself, which are skipped exactly.",
-        )
+    for op in plan.ops:
+        if pruned and _gate(op) is not GluKind.NONE:
+            require_silu(_gate(op), thresholds.method)
     ops: list[Op] = []
     for op in plan.ops:
         rule = rules[op.name]
@@ -70,6 +68,21 @@ def sparsify(plan: Plan, thresholds: Thresholds) -> tuple[Plan, dict[str, npt.ND
                 op = replace(op, skip_zeros=True, dead_share=share)
         ops.append(op)
     return replace(plan, ops=tuple(ops), dense_tokens=thresholds.dense_tokens), factors
+
+
+def require_silu(kind: GluKind, method: str) -> None:
+    """Refuse thresholds on the gate of a feed-forward whose gate is another.
+
+    Raises
+    ------
+    UsageError
+    """
+    if kind is GluKind.SILU:
+        return
+    advice = "Thresholds of --method teal are for every model."
+    if kind.makes_zeros:
+        advice = "This one's gate makes zeros by itself, which are skipped exactly."
+    raise UsageError(f"thresholds on the gate ({method}) need a model with SiLU.", advice=advice)
 
 
 def _gate(op: Op) -> GluKind:

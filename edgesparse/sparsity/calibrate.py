@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgesparse.errors import UsageError
+from edgesparse.plan.sparsify import require_silu
 from edgesparse.sparsity.fingerprint import fingerprint
 from edgesparse.sparsity.gates import chess_factors, gate_histograms, mean_squares
 from edgesparse.sparsity.histogram import Histogram
@@ -63,8 +64,8 @@ def calibrate_thresholds(
     Raises
     ------
     UsageError
-        A parameter is out of range, the text is too short, the model's plan is fused, or it is a
-        mixture of experts.
+        A parameter is out of range, the text is too short, the model's plan is fused, it is a
+        mixture of experts, or has no SiLU, which the thresholds of cats and chess are for.
     """
     if method not in METHODS:
         raise UsageError(f"method must be one of {', '.join(METHODS)}, not {method!r}.")
@@ -75,6 +76,8 @@ def calibrate_thresholds(
     if dense_tokens < 0:
         raise UsageError(f"dense_tokens must not be negative, but is {dense_tokens}.")
     require_dense(model)
+    if method != "teal":
+        require_silu(model.config.glu, method)
     windows = windows_of(model, ids, max_tokens=max_tokens, least=dense_tokens + 64)
     print_of = fingerprint(model.config, model.parameters.vectors)
     if method == "teal":

@@ -26,6 +26,7 @@ import numpy.typing as npt
 from edgesparse.checkpoint.source import SourceFile, shown
 from edgesparse.config import ModelConfig
 from edgesparse.errors import CalibrationError, UsageError
+from edgesparse.plan.sparsify import require_silu
 from edgesparse.sparsity.calibrate import MAX_SPARSITY
 from edgesparse.sparsity.thresholds import DENSE_TOKENS, Thresholds
 from edgesparse.sparsity.torch_file import read_torch_file
@@ -77,7 +78,8 @@ def import_thresholds(
     CalibrationError
         A file is broken, or for a model of another shape.
     UsageError
-        A share is out of range, or there is no such method.
+        A share is out of range, there is no such method, or the model has no SiLU, which the
+        thresholds of CHESS are for.
     """
     if sparsity is not None and not 0 < sparsity <= MAX_SPARSITY:
         raise UsageError(f"sparsity must be above 0 and at most {MAX_SPARSITY}, not {sparsity}.")
@@ -88,6 +90,7 @@ def import_thresholds(
         share = 0.4 if sparsity is None else sparsity
         thresholds, achieved = _teal(source, config, share)
     elif method in _CHESS:
+        require_silu(config.glu, method)
         share = _share_of(source) if sparsity is None else sparsity
         thresholds, achieved = _chess(source, config, method), {}
     else:

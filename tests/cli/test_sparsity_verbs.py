@@ -7,6 +7,7 @@ import pytest
 from edgesparse.cli.program import run
 from edgesparse.sparsity import SparseInferTable, Thresholds, load_calibration
 from edgesparse.sparsity.report import bar, save_plot
+from tests.esp.packing import pack
 from tests.models import tiny
 
 RELU = str(tiny.path("llama-relu.gguf"))
@@ -179,6 +180,9 @@ def test_mistakes(text, tmp_path, capsys):
             2,
         ),
         (["calibrate", SILU, "-o", out, "--from", "x", "--allocation", "uniform"], 2),
+        (["calibrate", RELU, "-f", text, "-o", out, "--method", "cats"], 2),
+        (["calibrate", RELU, "-f", text, "-o", out, "--method", "chess"], 2),
+        (["calibrate", RELU, "-o", out, "--method", "cats", "--from", "x"], 2),
         (["sparsity", SILU, "-f", text, "--alpha", "1"], 2),
         (["sparsity", str(tiny.path("mixtral-tq2_0.gguf")), "-f", text, "--alpha", "1"], 2),
         (["run", SILU, "-p", "a", "--predict", "128"], 2),
@@ -187,7 +191,7 @@ def test_mistakes(text, tmp_path, capsys):
     for arguments, code in cases:
         assert run(arguments) == code, arguments
         assert "Traceback" not in capsys.readouterr().err
-    assert len(cases) == 19
+    assert len(cases) == 22
     assert not (tmp_path / "c.json").exists()
 
 
@@ -235,3 +239,22 @@ def test_what_thresholds_save_is_measured(text, tmp_path, capsys):
     assert found["layers"][0]["bytes_saved"] > 0
     assert run(base) == 0
     assert "lossy: small inputs count as 0" in capsys.readouterr().out
+
+
+def test_a_pre_packed_file_is_reported_on(text, tmp_path, capsys):
+    """It cannot decode without skipping, and says so instead of failing in the end."""
+    packed = str(pack(RELU, tmp_path / "model.esp"))
+    assert run(["sparsity", packed, "-f", text]) == 0
+    assert "name what it was made of" in capsys.readouterr().out
+
+
+def test_bench_takes_a_predictor(text, tmp_path, capsys):
+    out = str(tmp_path / "p.json")
+    assert run(["calibrate", RELU, "--method", "sparseinfer", "-f", text, "-o", out]) == 0
+    capsys.readouterr()
+    base = ["bench", RELU, "-p", "8", "-n", "4", "-r", "1", "-o", "json"]
+    assert run([*base, "--predict", out]) == 2
+    assert "--predict-force" in capsys.readouterr().err
+    assert run([*base, "--predict", out, "--predict-force"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert all("predicted from signs" in row["quality"] for row in rows)

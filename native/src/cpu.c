@@ -83,6 +83,15 @@ int32_t es_cpu_has(int32_t isa) {
     return 0;
 }
 
+int32_t es_cpu_is_amd(void) {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    return __builtin_cpu_is("amd") != 0;
+#else
+    return 0;
+#endif
+}
+
 int32_t es_isa_supported(int32_t isa) {
     return es_cpu_has(isa);
 }

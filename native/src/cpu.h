@@ -7,6 +7,9 @@
 /* 1 if the CPU (and the operating system's saved registers) can run `isa` and the build holds it. */
 int32_t es_cpu_has(int32_t isa);
 
+/* 1 if this is a processor of AMD: its prefetchers want to be asked otherwise. */
+int32_t es_cpu_is_amd(void);
+
 /* Hint that the caller spins. */
 static inline void es_cpu_relax(void) {
 #if defined(__x86_64__)

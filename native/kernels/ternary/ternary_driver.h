@@ -5,6 +5,11 @@
 
 #include "ternary.h"
 
+/* Bytes ahead of the first of two requests; 0: there is one. Asked at run time. */
+#ifndef ES_PREFETCH_L2
+#define ES_PREFETCH_L2 0
+#endif
+
 /* Packed bytes that stay in the second-level cache while token after token passes over them. */
 enum { ES_TERNARY_STRIP_BYTES = 65536 };
 
@@ -28,11 +33,10 @@ static void es_ternary_gemv(const es_ternary_ops *ops, int32_t *sums, const uint
     /* The rows of a group are read side by side, so the stream moves on group by group: asking for
      * the same place in a later group keeps every line at the full distance, however long the rows. */
     const size_t group_bytes = ops->dot_rows * row_bytes;
-#ifdef ES_PREFETCH_L2
-    const es_ahead ahead = {es_round_groups(ES_PREFETCH_L2, group_bytes), group_bytes};
-#else
-    const es_ahead ahead = {0, es_round_groups(ES_PREFETCH_BYTES, group_bytes)};
-#endif
+    const size_t far = ES_PREFETCH_L2;
+    const es_ahead ahead = {
+        es_round_groups(far, group_bytes),
+        far > 0 ? group_bytes : es_round_groups(ES_PREFETCH_BYTES, group_bytes)};
     for (size_t r = 0; r < n_rows; r += ops->dot_rows) {
         const size_t n = es_min_size(ops->dot_rows, n_rows - r);
         int32_t group[ES_TERNARY_MAX_DOT_ROWS];

@@ -34,9 +34,9 @@ static void es_ternary_gemv(const es_ternary_ops *ops, int32_t *sums, const uint
      * the same place in a later group keeps every line at the full distance, however long the rows. */
     const size_t group_bytes = ops->dot_rows * row_bytes;
     const size_t far = ES_PREFETCH_L2;
-    const es_ahead ahead = {
-        es_round_groups(far, group_bytes),
-        far > 0 ? group_bytes : es_round_groups(ES_PREFETCH_BYTES, group_bytes)};
+    const es_ahead ahead = {es_round_groups(far, group_bytes),
+                            far > 0 ? group_bytes
+                                    : es_round_groups(ES_PREFETCH_BYTES, group_bytes)};
     for (size_t r = 0; r < n_rows; r += ops->dot_rows) {
         const size_t n = es_min_size(ops->dot_rows, n_rows - r);
         int32_t group[ES_TERNARY_MAX_DOT_ROWS];

@@ -5,7 +5,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { MAX_N = 1536, N_RANDOM = 400 };
+enum { MAX_N = 1536, N_RANDOM = 600 };
 enum { UNIFORM, ZERO, TINY, LARGE, SPARSE, N_PATTERNS };
 
 static float sample(uint64_t *random, int pattern) {

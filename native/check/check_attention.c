@@ -114,7 +114,7 @@ static int same_part(const float *a, const float *b, int32_t dim) {
 }
 
 static void one_case(bench *m, check_count *count, const shape *s, int pattern, int scattered) {
-    if (check_skips()) {
+    if (check_skips() || !check_wants((check_any_kernel *)m->table->attention)) {
         return;
     }
     const size_t head = (size_t)s->dim, n_queries = (size_t)(s->n_tokens * s->n_heads);
@@ -195,7 +195,7 @@ static void block_cases(bench *m, check_count *count, int32_t dim, int pattern) 
 /* One row: steps are halfs of the largest magnitude over 127, codes the nearest multiples of it before it
  * was rounded to a half. */
 static void store_case(bench *m, check_count *count, int32_t n, int kind) {
-    if (check_skips()) {
+    if (check_skips() || !check_wants((check_any_kernel *)m->table->store_q8_0)) {
         return;
     }
     const size_t row_bytes = es_cache_row_bytes(ES_CACHE_Q8_0, n);

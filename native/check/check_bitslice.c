@@ -166,7 +166,11 @@ static void rounded_case(bench *m, const slice_case *c, const uint8_t *w, es_q8 
 }
 
 static void group_case(bench *m) {
-    if (check_skips()) {
+    const int rounds = check_wants((check_any_kernel *)m->table->rounded_tables) ||
+                       check_wants((check_any_kernel *)m->table->slice_rounded);
+    if (check_skips() || !(rounds || check_wants((check_any_kernel *)m->table->slice_tables) ||
+                           check_wants((check_any_kernel *)m->table->slice_lut) ||
+                           check_wants((check_any_kernel *)m->table->slice_mad))) {
         return;
     }
     const slice_case c = random_case(m, 0);
@@ -188,14 +192,17 @@ static void group_case(bench *m) {
     memset(y, 0x55, n_bytes);
     m->table->slice_lut(y, stride, w, &c.layout, c.n_tiles, &x, c.n_tokens);
     compare(m, &c, y, expected, "slice_lut");
-    rounded_case(m, &c, w, x, y, stride);
+    if (rounds) {
+        rounded_case(m, &c, w, x, y, stride);
+    }
     memset(y, 0x55, n_bytes);
     m->table->slice_mad(y, stride, w, &c.layout, c.n_tiles, &x, c.n_tokens);
     compare(m, &c, y, expected, "slice_mad");
 }
 
 static void ternary_case(bench *m) {
-    if (check_skips() || !(check_wants((check_any_kernel *)m->table->bst_lut) ||
+    if (check_skips() || !(check_wants((check_any_kernel *)m->table->slice_tables) ||
+                           check_wants((check_any_kernel *)m->table->bst_lut) ||
                            check_wants((check_any_kernel *)m->table->bst_mad))) {
         return;
     }

@@ -52,23 +52,43 @@ static float exact_term(const es_slices *s, const uint8_t *codes, const es_q8 *x
     return (float)isum * x->d[at];
 }
 
-/* The same by rounded tables. */
-static float rounded_term(const es_slices *s, const uint8_t *codes, const es_q8 *x, size_t at) {
-    const int8_t *q = x->q + at * 32;
-    int32_t largest = 0, total = 0;
+/* Rounded sums of each quad of a block for the 16 ways to take its signs, and what they are in parts of. */
+typedef struct rounded_block {
+    int32_t entries[8][16];
+    float step;
+} rounded_block;
+
+static void round_block(rounded_block *to, const int8_t *q, float d) {
+    int32_t largest = 0;
     for (size_t i = 0; i < 32; i += 4) {
         const int32_t sum = abs(q[i]) + abs(q[i + 1]) + abs(q[i + 2]) + abs(q[i + 3]);
         largest = sum > largest ? sum : largest;
     }
     const float scale = largest > 0 ? 127.0f / (float)largest : 0.0f;
+    to->step = d * ((float)largest / 127.0f);
+    for (size_t quad = 0; quad < 8; quad++) {
+        for (int32_t signs = 0; signs < 16; signs++) {
+            int32_t sum = 0;
+            for (size_t i = 0; i < 4; i++) {
+                sum += signs >> i & 1 ? q[4 * quad + i] : -q[4 * quad + i];
+            }
+            to->entries[quad][signs] = 128 + (int32_t)nearbyintf((float)sum * scale);
+        }
+    }
+}
+
+/* What one block adds by rounded tables. */
+static float rounded_term(const es_slices *s, const uint8_t *codes, const rounded_block *x,
+                          float xsum) {
+    int32_t total = 0;
     for (int32_t plane = 0; plane < s->planes; plane++) {
         int32_t means[8]; /* of one entry, then of two, four and eight */
         for (size_t quad = 0; quad < 8; quad++) {
-            int32_t sum = 0;
-            for (size_t i = 4 * quad; i < 4 * quad + 4; i++) {
-                sum += codes[i] >> plane & 1 ? q[i] : -q[i];
+            int32_t signs = 0;
+            for (size_t i = 0; i < 4; i++) {
+                signs |= (codes[4 * quad + i] >> plane & 1) << i;
             }
-            means[quad] = 128 + (int32_t)nearbyintf((float)sum * scale);
+            means[quad] = x->entries[quad][signs];
         }
         for (size_t n = 4; n > 0; n /= 2) {
             for (size_t i = 0; i < n; i++) {
@@ -77,14 +97,14 @@ static float rounded_term(const es_slices *s, const uint8_t *codes, const es_q8 
         }
         total += means[0] << plane;
     }
-    const float step = x->d[at] * ((float)largest / 127.0f) * (s->planes == 1 ? 8.0f : 4.0f);
-    const float half = s->planes == 1 ? 0.0f : 0.5f * x->xsum[at];
+    const float step = x->step * (s->planes == 1 ? 8.0f : 4.0f);
+    const float half = s->planes == 1 ? 0.0f : 0.5f * xsum;
     return ((float)total - (float)((1 << s->planes) - 1) * 128.75f) * step - half;
 }
 
 /* One output; `row` is that of the tile. */
 static float true_output(const slice_case *c, const uint8_t *tile, const uint8_t *codes, size_t row,
-                         const es_q8 *x, size_t token, int rounded) {
+                         const es_q8 *x, size_t token, const rounded_block *rounded) {
     const es_slices *s = &c->layout;
     float acc = 0.0f, part = 0.0f, xs = 0.0f;
     const uint8_t *head = tile;
@@ -95,7 +115,8 @@ static float true_output(const slice_case *c, const uint8_t *tile, const uint8_t
             tile += c->head_bytes;
         }
         const size_t at = token * x->stride_blocks + (size_t)b;
-        const float term = (rounded ? rounded_term : exact_term)(s, codes, x, at);
+        const float term = rounded != NULL ? rounded_term(s, codes, &rounded[at], x->xsum[at])
+                                           : exact_term(s, codes, x, at);
         part = first ? term : part + term;
         xs = first ? x->xsum[at] : xs + x->xsum[at];
         tile += c->block_bytes;
@@ -118,12 +139,18 @@ static float true_output(const slice_case *c, const uint8_t *tile, const uint8_t
 void slice_true_outputs(float *y, const slice_case *c, const uint8_t *w, const es_q8 *x,
                         int rounded) {
     const size_t rows = (size_t)c->n_tiles * SLICE_TILE_ROWS;
+    const size_t n_blocks = (size_t)c->n_tokens * x->stride_blocks;
+    rounded_block *blocks = rounded ? check_alloc(n_blocks * sizeof *blocks) : NULL;
+    for (size_t i = 0; rounded && i < n_blocks; i++) {
+        round_block(&blocks[i], x->q + 32 * i, x->d[i]);
+    }
     uint8_t codes[MAX_SLICE_BLOCKS * 32];
     for (size_t row = 0; row < rows; row++) {
         slice_codes(codes, c, w, row);
         for (size_t t = 0; t < (size_t)c->n_tokens; t++) {
             y[t * rows + row] =
-                true_output(c, tile_of(c, w, row), codes, row % SLICE_TILE_ROWS, x, t, rounded);
+                true_output(c, tile_of(c, w, row), codes, row % SLICE_TILE_ROWS, x, t, blocks);
         }
     }
+    check_free(blocks);
 }

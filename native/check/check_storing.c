@@ -54,6 +54,9 @@ static int32_t status_of(const float *values, size_t n_blocks, float q_max) {
 }
 
 static void requantize_case(bench *m, int32_t round) {
+    if (!check_wants((check_any_kernel *)m->table->requantize)) {
+        return;
+    }
     static const float q_max[] = {127.0f, 31.0f, 7.0f};
     const size_t n_blocks = 1 + check_random(&m->random) % MAX_BLOCKS;
     float *values = check_alloc(n_blocks * 32 * sizeof(float));
@@ -105,6 +108,9 @@ static int woven_code(const uint8_t *block, size_t row, size_t column) {
 }
 
 static void weave_case(bench *m, int32_t round) {
+    if (!check_wants((check_any_kernel *)m->table->weave_six)) {
+        return;
+    }
     const size_t n_blocks = 1 + check_random(&m->random) % MAX_BLOCKS, stride = 208;
     const size_t n_bytes = (n_blocks - 1) * stride + 192;
     int8_t *codes = check_alloc(8 * n_blocks * 32);
@@ -128,6 +134,9 @@ static void weave_case(bench *m, int32_t round) {
 }
 
 static void turn_case(bench *m, int32_t round) {
+    if (!check_wants((check_any_kernel *)m->table->turn_lanes)) {
+        return;
+    }
     const size_t k = 1 + check_random(&m->random) % 70;
     const size_t stride = 32 * (1 + check_random(&m->random) % 3);
     const size_t n_bytes = (k - 1) * stride + 32;

@@ -22,7 +22,7 @@ ES_RUN := build/run/es_run
 CMAKE = $(VENV)/bin/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(VENV)/bin/ninja) \
         -DPython_EXECUTABLE=$(abspath $(PY)) -DCMAKE_BUILD_TYPE=Debug -S native
 
-.PHONY: help setup chat es-run wheel wheel-arm test lint types bench check warnings sanitize check-arm check-arm-package isas goldens format clean
+.PHONY: help setup chat es-run wheel wheel-arm test lint types bench check warnings sanitize check-kernels check-arm check-arm-package isas goldens format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -102,6 +102,13 @@ sanitize: $(VENV)/.package  ## try every kernel, and damaged files, under the ad
 	build/sanitize/es_check
 	build/sanitize/es_fuzz 1000 0 $$($(PY) -m tests.esp.pack_tiny build/sanitize/samples)
 
+# Would the checks notice a wrong kernel?
+check-kernels: $(ES_RUN)  ## take every kernel away in turn: 2,000 cases must notice, here and on emulated ARM CPUs
+	@$(VENV)/bin/cmake --build build/run --target es_check -- --quiet
+	build/run/es_check --kernels
+	@CMAKE=$(VENV)/bin/cmake NINJA=$(abspath $(VENV)/bin/ninja) \
+	    native/check/arm.sh --kernels --if-installed
+
 # On another machine, in an emulator; ARM_ARGS='--quick --if-installed' is what .ci/run asks for.
 check-arm: $(VENV)/.build-tools  ## try every kernel for 64-bit ARM on emulated CPUs
 	@CMAKE=$(VENV)/bin/cmake NINJA=$(abspath $(VENV)/bin/ninja) \
@@ -149,7 +156,7 @@ goldens: setup $(VENV)/.extra-check  ## make the stored models and references ag
 	$(PY) -c "$$SAME_REFERENCE" tests/fixtures/llama_cpp_reference.json \
 	    build/goldens/llama_cpp_reference.json
 
-check: lint types sanitize check-arm check-arm-package goldens isas  ## everything: the above and the slow tests
+check: lint types sanitize check-kernels check-arm check-arm-package goldens isas  ## everything: the above and the slow tests
 	$(PY) -m pytest -m 'slow or not slow' $(PYTEST_ARGS)
 
 format: $(VENV)/.package $(VENV)/.extra-dev  ## lay out Python and C as `make lint` wants them

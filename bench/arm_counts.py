@@ -28,18 +28,33 @@ CROSS = "aarch64-linux-gnu-"
 
 TERNARY_WEIGHTS, HEAD_WEIGHTS = 2_084_044_800, 328_335_360
 """Of the BitNet-b1.58-2B-4T shape."""
-KERNELS = ("t2", "t5", "t2_list", "t2n", "t2n_sums", "bst_lut", "bst_mad", "bs2_lut", "bs2_mad")
-KERNELS += ("bs2_rounded", "q8n", "q8n_list", "q4n", "q4n_list")
-KERNELS += ("q8", "q8m", "q6", "q4", "q4m", "f16", "bf16")
+KERNELS = (
+    "t2",
+    "t5",
+    "t2_list",
+    "t5_list",
+    "t2n",
+    "t2n_sums",
+    "bst_lut",
+    "bst_mad",
+    "bs2_lut",
+    "bs2_mad",
+)
+KERNELS += ("bs2_rounded", "q8n", "q8n_list", "q4n", "q4n_list", "q8mn", "q4mn")
+KERNELS += ("q8", "q8m", "q6", "q4", "q4m", "f16", "bf16", "f32")
 WITHOUT_ZEROS = ("bmp8", "bmp4", "csr", "nm8", "nm4")
 SPARSE = tuple(name + end for name in WITHOUT_ZEROS for end in ("", "_expand"))
-KERNELS += (*SPARSE, "scale_sums")
+ROWWISE = ("q8r_list", "q8r_tile", "q4r_list", "q4r_tile")
+SKIPPING = ("proposal", "sign_votes", "sign_bits", "list_positive", "list_nonzero", "list_columns")
+VECTORS = ("rmsnorm", "quantize_i8", "quantize_i16", "add", "rope_neox")
+VECTORS += ("glu_relu2", "glu_silu", "glu_gelu")
+KERNELS += (*SPARSE, *ROWWISE, *SKIPPING, *VECTORS, "scale_sums")
 KERNELS += ("attention_f16", "attention_q8_0", "expand_rows", "prune_row")
 BODIES = ("t2", "t5", "bst_lut", "bst_mad")
 HEAD = "q6"
-ONE_TOKEN = ("t2_list", "t5_list", "t2n_sums", "q8n_list", "q4n_list")
+ONE_TOKEN = ("t2_list", "t5_list", "t2n_sums", "q8n_list", "q4n_list", "q8mn_list", "q4mn_list")
 ONE_TOKEN += ("attention_f16", "attention_q8_0", "expand_rows", "prune_row")
-ONE_TOKEN += (*SPARSE, "scale_sums")
+ONE_TOKEN += (*SPARSE, *ROWWISE, *SKIPPING, *VECTORS, "scale_sums")
 TIMES = 2
 LEAST_SHARE = 0.004
 """Runs with a smaller share of the instructions are not modelled; the rest stands for them."""

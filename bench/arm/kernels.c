@@ -3,6 +3,7 @@
 #include "kernels.h"
 #include "kernels/dense/dense.h"
 
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,10 +36,11 @@ typedef struct work {
 } work;
 
 typedef struct kernel {
-    const char *name, *family; /* of es_kernel_variant */
+    const char *name, *family; /* of es_kernel_variant; NULL: it does not name this one's */
     double bytes_per_weight;   /* 0: as packed, or none */
     int n_weights;             /* that one call multiplies by each token */
     void (*run)(const work *k);
+    size_t entry; /* in es_kernels, where `family` is NULL */
 } kernel;
 
 #define TERNARY(name, row_bytes)                                                            \
@@ -105,6 +107,50 @@ BLOCKS(q6)
     }
 COLUMNS(q8n, ES_FORMAT_Q8N)
 COLUMNS(q4n, ES_FORMAT_Q4N)
+COLUMNS(q8mn, ES_FORMAT_Q8MN)
+COLUMNS(q4mn, ES_FORMAT_Q4MN)
+
+static void run_list_columns(const work *k) {
+    k->table->list_columns((es_live_pair *)(uintptr_t)k->live.pairs,
+                           (int32_t *)(uintptr_t)k->live.begin, k->q16.q, K / ES_BLOCK);
+}
+
+/* All rows of a list, and tiles made of all. */
+#define ROWWISE(name, format)                                                                     \
+    static void run_##name##_list(const work *k) {                                                \
+        const size_t row_bytes = es_row_bytes(format, K / ES_BLOCK);                              \
+        k->table->row_list[format - ES_FORMAT_Q8R](k->y, k->w, row_bytes, k->list, ROWS, &k->q16, \
+                                                   K / ES_BLOCK);                                 \
+    }                                                                                             \
+    static void run_##name##_tile(const work *k) {                                                \
+        const size_t row_bytes = es_row_bytes(format, K / ES_BLOCK);                              \
+        for (size_t row = 0; row < ROWS; row += ES_TILE) {                                        \
+            k->table->row_tile[format - ES_FORMAT_Q8R](k->out, k->w + row * row_bytes, row_bytes, \
+                                                       ES_TILE, K / ES_BLOCK);                    \
+        }                                                                                         \
+    }
+ROWWISE(q8r, ES_FORMAT_Q8R)
+ROWWISE(q4r, ES_FORMAT_Q4R)
+
+static void run_proposal(const work *k) {
+    k->table->proposal_dot(k->sums, k->w, K / 4, ROWS, k->q8.q);
+}
+
+static void run_sign_votes(const work *k) {
+    k->table->sign_votes(k->sums, k->w, K / 8, 0, ROWS, k->out);
+}
+
+static void run_sign_bits(const work *k) {
+    k->table->sign_bits(k->out, K / 8, k->x, K);
+}
+
+static void run_list_positive(const work *k) {
+    k->table->list_positive(k->sums, k->x, K);
+}
+
+static void run_list_nonzero(const work *k) {
+    k->table->list_nonzero(k->sums, k->q8.q, K);
+}
 
 #define FLOATS(name)                                                                   \
     static void run_##name(const work *k) {                                            \
@@ -175,6 +221,36 @@ static void run_scale_sums(const work *k) {
     k->table->scale_sums(k->y, ROWS, k->sums, ROWS, &by, ROWS, k->tokens, ES_STORE);
 }
 
+static void run_rmsnorm(const work *k) {
+    k->table->rmsnorm(k->scratch, k->x, (const float *)(const void *)k->w, K, 1e-5f);
+}
+
+static void run_quantize_i8(const work *k) {
+    k->table->quantize_i8((int8_t *)k->out, k->sums, k->x, K, K);
+}
+
+static void run_quantize_i16(const work *k) {
+    k->table->quantize_i16((int16_t *)(void *)k->out, k->scratch, k->sums, k->scratch + K, k->x, K);
+}
+
+#define GATES(name)                                                             \
+    static void run_##name(const work *k) {                                     \
+        k->table->name(k->scratch, k->x, (const float *)(const void *)k->w, K); \
+    }
+GATES(glu_relu2)
+GATES(glu_silu)
+GATES(glu_gelu)
+
+static void run_add(const work *k) {
+    k->table->add(k->scratch, k->x, K);
+}
+
+static void run_rope_neox(const work *k) {
+    for (size_t i = 0; i < K; i += HEAD_DIM) {
+        k->table->rope_neox(k->scratch + i, k->x, HEAD_DIM);
+    }
+}
+
 static const kernel KERNELS[] = {
     {"t2", "t2", 0.25, MATRIX, run_t2},
     {"t5", "t5", 0.2, MATRIX, run_t5},
@@ -197,6 +273,28 @@ static const kernel KERNELS[] = {
     {"q8n_list", "q8n", 272.0 / 256, MATRIX, run_q8n_list},
     {"q4n", "q4n", 144.0 / 256, MATRIX, run_q4n},
     {"q4n_list", "q4n", 144.0 / 256, MATRIX, run_q4n_list},
+    {"q8mn", "q8mn", 288.0 / 256, MATRIX, run_q8mn},
+    {"q8mn_list", "q8mn", 288.0 / 256, MATRIX, run_q8mn_list},
+    {"q4mn", "q4mn", 160.0 / 256, MATRIX, run_q4mn},
+    {"q4mn_list", "q4mn", 160.0 / 256, MATRIX, run_q4mn_list},
+    {"list_columns", "q8n", 2, K, run_list_columns},
+    {"q8r_list", "q8r", 272.0 / 256, MATRIX, run_q8r_list},
+    {"q8r_tile", "q8r", 272.0 / 256, MATRIX, run_q8r_tile},
+    {"q4r_list", "q4r", 144.0 / 256, MATRIX, run_q4r_list},
+    {"q4r_tile", "q4r", 144.0 / 256, MATRIX, run_q4r_tile},
+    {"proposal", NULL, 0.25, MATRIX, run_proposal, offsetof(es_kernels, proposal_dot)},
+    {"sign_votes", "signs", 0.125, MATRIX, run_sign_votes},
+    {"sign_bits", "signs", 4, K, run_sign_bits},
+    {"list_positive", NULL, 4, K, run_list_positive, offsetof(es_kernels, list_positive)},
+    {"list_nonzero", NULL, 1, K, run_list_nonzero, offsetof(es_kernels, list_nonzero)},
+    {"rmsnorm", "vector", 8, K, run_rmsnorm},
+    {"quantize_i8", "vector", 4, K, run_quantize_i8},
+    {"quantize_i16", "vector", 4, K, run_quantize_i16},
+    {"glu_relu2", "vector", 8, K, run_glu_relu2},
+    {"glu_silu", "vector", 8, K, run_glu_silu},
+    {"glu_gelu", "vector", 8, K, run_glu_gelu},
+    {"add", "vector", 8, K, run_add},
+    {"rope_neox", "vector", 4, K, run_rope_neox},
     {"f16", "f16", 2, MATRIX, run_f16},
     {"bf16", "bf16", 2, MATRIX, run_bf16},
     {"f32", "f32", 4, MATRIX, run_f32},
@@ -273,6 +371,19 @@ static int32_t isa_named(const char *name) {
     return -1;
 }
 
+/* The lowest level that has the same function in this place of the table. */
+static const char *level_of(const es_kernels *table, size_t entry) {
+    for (int32_t isa = 0; isa < ES_ISA_COUNT; isa++) {
+        es_kernels other;
+        es_kernels_fill(&other, isa);
+        if (memcmp((const char *)table + entry, (const char *)&other + entry, sizeof(void *)) ==
+            0) {
+            return es_isa_name(isa);
+        }
+    }
+    return "-";
+}
+
 int main(int argc, char **argv) {
     const kernel *chosen = NULL;
     for (size_t i = 0; argc == 5 && i < sizeof KERNELS / sizeof KERNELS[0]; i++) {
@@ -292,7 +403,7 @@ int main(int argc, char **argv) {
     k.w = filled((size_t)ROWS * K * 4, 0x21);
     k.x = filled(n * K * sizeof(float), 0x21);
     k.y = filled(n * ROWS * sizeof(float), 0);
-    k.scratch = filled(es_attention_scratch(HEADS, HEAD_DIM) * sizeof(float), 0);
+    k.scratch = filled((es_attention_scratch(HEADS, HEAD_DIM) + 2 * K) * sizeof(float), 0);
     k.sums = filled((n * ROWS + K) * sizeof(int32_t), 0);
     k.list = filled(ROWS * sizeof(int32_t), 0);
     for (int32_t i = 0; i < ROWS; i++) {
@@ -311,7 +422,8 @@ int main(int argc, char **argv) {
     int32_t *begin = filled((blocks + 1) * sizeof *begin, 0);
     table.list_columns(pairs, begin, k.q16.q, (int32_t)blocks);
     k.live = (es_columns){pairs, begin};
-    const size_t packed_bytes = pack(&k.sparse, chosen->family);
+    const char *family = chosen->family != NULL ? chosen->family : "";
+    const size_t packed_bytes = pack(&k.sparse, family);
     k.split = filled(2 * K, 0);
     k.centre = filled(blocks * sizeof *k.centre, 0);
     k.out = filled(OUT_BYTES, 0);
@@ -328,6 +440,8 @@ int main(int argc, char **argv) {
     }
     const double bytes =
         packed_bytes == 0 ? chosen->bytes_per_weight : (double)packed_bytes / chosen->n_weights;
-    printf("%d %.6f %s\n", chosen->n_weights, bytes, es_kernel_variant(isa, chosen->family));
+    printf("%d %.6f %s\n", chosen->n_weights, bytes,
+           chosen->family != NULL ? es_kernel_variant(isa, family)
+                                  : level_of(&table, chosen->entry));
     return 0;
 }

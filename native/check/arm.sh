@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
 # Tries every kernel on emulated ARM CPUs: a Raspberry Pi 4's, a Pi 5's, and all that QEMU knows.
 #
-#   native/check/arm.sh [--quick] [--if-installed] [--tools-only] [--build-only]
+#   native/check/arm.sh [--quick | --kernels] [--if-installed] [--tools-only] [--build-only]
 #
-# --quick tries every seventh case; --if-installed leaves missing tools missing and says so;
+# --quick tries every seventh case; --kernels takes every kernel away in turn, and the cases must
+# notice (es_check); --if-installed leaves missing tools missing and says so;
 # --tools-only stops when the tools are there, --build-only when build/arm is.
 # CMAKE and NINJA name those two programs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-quick="" if_installed="" tools_only="" build_only=""
+what="" if_installed="" tools_only="" build_only=""
 for argument in "$@"; do
     case "$argument" in
-    --quick) quick=--quick ;;
+    --quick | --kernels) what=$argument ;;
     --if-installed) if_installed=1 ;;
     --tools-only) tools_only=1 ;;
     --build-only) build_only=1 ;;
@@ -56,7 +57,7 @@ fi
 for pair in cortex-a72:neon cortex-a76:neondot max:neondot; do
     cpu=${pair%%:*}
     echo "emulated $cpu"
-    qemu-aarch64 -cpu "$cpu" "$build/es_check" $quick --expect "${pair##*:}" |
+    qemu-aarch64 -cpu "$cpu" "$build/es_check" $what --expect "${pair##*:}" |
         tee "$build/$cpu.log"
 done
 for cpu in cortex-a72 cortex-a76 max; do

@@ -29,11 +29,21 @@ int check_storing(void);  /* what loading rounds, weaves and turns */
 int check_proposal(void); /* the first pass of a two-stage head */
 int check_repack(void);   /* file tensors into storage formats */
 
+/* Whether to try an instruction set: this CPU has it, and no kernel of another is taken away. */
+int check_has(int32_t isa);
+/* The table of an instruction set, less the kernel of it that is taken away (--kernels). */
+void check_fill(es_kernels *table, int32_t isa);
+
 /* Prints the line of one family, or part of one, on one instruction set (ES_ISA_*, or -1: none).
  * Returns 1 if a case failed or none ran. */
 int check_report(const char *family, int32_t isa, int64_t n_cases, int64_t n_failures);
 
-/* 1 for a case to leave out: with --quick, all but every seventh. Reports start the count again. */
+/* Whether cases of a kernel are wanted: of every one, or of the one that is taken away. */
+typedef void check_any_kernel(void);
+int check_wants(check_any_kernel *kernel);
+
+/* 1 for a case to leave out: with --quick, all but every seventh (reports start the count again), with
+ * --kernels, what comes after enough cases have noticed. */
 int check_skips(void);
 
 /* The n_bytes of an array at a 64-byte boundary, ended by unreadable bytes under the address

@@ -1,10 +1,11 @@
-/* Attention: blocks of tokens and heads that share one kv head, against the scalar kernel. */
+/* Attention: blocks of tokens and heads that share one kv head, against the scalar kernel; rows of the
+ * q8_0 cache, against their definition. */
 #include "check/check_support.h"
 
 #include <math.h>
 #include <string.h>
 
-enum { MAX_DIM = 256, MAX_ROWS_BYTES = 1 << 20 };
+enum { MAX_DIM = 256, MAX_ROWS_BYTES = 1 << 20, N_STORED = 2100 };
 enum { UNIFORM, PEAKED, EQUAL, WILD, N_PATTERNS };
 
 #define LENGTH(array) ((int)(sizeof(array) / sizeof((array)[0])))
@@ -113,7 +114,7 @@ static int same_part(const float *a, const float *b, int32_t dim) {
 }
 
 static void one_case(bench *m, check_count *count, const shape *s, int pattern, int scattered) {
-    if (check_skips()) {
+    if (check_skips() || !check_wants((check_any_kernel *)m->table->attention)) {
         return;
     }
     const size_t head = (size_t)s->dim, n_queries = (size_t)(s->n_tokens * s->n_heads);
@@ -138,6 +139,8 @@ static void one_case(bench *m, check_count *count, const shape *s, int pattern, 
     random_rows(&v, s->n_pos, &m->random, pattern == WILD);
     es_attention_token tokens[ES_ATTENTION_QUERIES];
     place_tokens(tokens, s, &m->random, scattered);
+    memset(out, 0x55, out_bytes);
+    memset(expected, 0xaa, out_bytes);
     float *results[] = {out, expected};
     for (int r = 0; r < 2; r++) {
         for (int32_t t = 0; t < s->n_tokens; t++) {
@@ -189,6 +192,43 @@ static void block_cases(bench *m, check_count *count, int32_t dim, int pattern) 
     one_case(m, count, &wide, pattern, 0);
 }
 
+/* One row: steps are halfs of the largest magnitude over 127, codes the nearest multiples of it before it
+ * was rounded to a half. */
+static void store_case(bench *m, check_count *count, int32_t n, int kind) {
+    if (check_skips() || !check_wants((check_any_kernel *)m->table->store_q8_0)) {
+        return;
+    }
+    const size_t row_bytes = es_cache_row_bytes(ES_CACHE_Q8_0, n);
+    uint8_t *row = check_tail(&m->k, row_bytes), *other = check_tail(&m->v, row_bytes);
+    float *x = check_tail(&m->q, (size_t)n * sizeof *x);
+    for (int32_t i = 0; i < n; i++) {
+        const int zero = kind == 2 && check_random(&m->random) % 4 != 0;
+        x[i] = zero ? 0.0f
+                    : ldexpf(check_uniform(&m->random),
+                             kind == 1 ? check_range(&m->random, -110, 20) : 3);
+    }
+    memset(row, 0x55, row_bytes);
+    memset(other, 0xaa, row_bytes);
+    m->table->store_q8_0(row, x, n);
+    m->scalar->store_q8_0(other, x, n);
+    int passed = memcmp(row, other, row_bytes) == 0;
+    for (int32_t first = 0; first < n; first += ES_CACHE_BLOCK, row += ES_CACHE_BLOCK_BYTES) {
+        double amax = 0;
+        for (int32_t i = first; i < n && i < first + ES_CACHE_BLOCK; i++) {
+            amax = fmax(amax, fabs((double)x[i]));
+        }
+        uint16_t half;
+        memcpy(&half, row, sizeof half);
+        const double step = amax < 1e-30 ? 0 : amax / 127;
+        passed = passed && fabs(check_half(half) - step) <= step * 0x1.01p-11 + 0x1p-25;
+        for (int32_t i = 0; i < ES_CACHE_BLOCK; i++) {
+            const double ratio = first + i < n && step > 0 ? (double)x[first + i] / step : 0;
+            passed = passed && fabs((int8_t)row[2 + i] - ratio) <= 0.5001;
+        }
+    }
+    check_case(count, passed, "store_q8_0: elements, kind", n, kind, 0);
+}
+
 static void attention_cases(check_count *count, const es_kernels *table, const es_kernels *scalar,
                             int32_t isa) {
     static const int32_t dims[] = {2,  3,  7,  8,  9,  15, 16,  17,  24,  31,  32, 33,
@@ -216,6 +256,9 @@ static void attention_cases(check_count *count, const es_kernels *table, const e
         for (int i = 0; i < LENGTH(distant); i++) {
             one_case(&m, count, &distant[i], pattern, 0);
         }
+    }
+    for (int i = 0; i < N_STORED; i++) {
+        store_case(&m, count, i < MAX_DIM ? i + 1 : check_range(&m.random, 1, MAX_DIM), i % 3);
     }
     check_buffer *all[] = {&m.q, &m.k, &m.v, &m.scratch, &m.out, &m.expected};
     for (int i = 0; i < LENGTH(all); i++) {

@@ -199,7 +199,10 @@ static int is_guarded(bench *m, uint8_t *w, size_t n_bytes, es_weight weight) {
 
 static void one_case(bench *m, int32_t n_rows, int32_t k, int32_t format, int32_t dense,
                      int density) {
-    if (check_skips()) {
+    const functions own = functions_of(m->table, format);
+    if (check_skips() ||
+        !(check_wants((check_any_kernel *)own.dot) || check_wants((check_any_kernel *)own.expand) ||
+          check_wants((check_any_kernel *)m->table->split_q16))) {
         return;
     }
     const size_t n_blocks = ((size_t)k + 31) / 32;
@@ -230,12 +233,13 @@ static void one_case(bench *m, int32_t n_rows, int32_t k, int32_t format, int32_
     const size_t nm_bytes = n_blocks * es_nm_block_bytes(format);
     float *y = check_tail(&m->y, y_bytes), *expected = check_tail(&m->expected, y_bytes);
     const es_q16 x = fill_q16(m, n_blocks);
-    es_split split = {check_tail(&m->split, n_blocks * 64), m->centre};
+    uint8_t *halves = check_tail(&m->split, n_blocks * 64);
+    const es_split split = {halves, m->centre};
+    memset(halves, 0x55, n_blocks * 64);
+    memset(m->centre, 0x55, sizeof m->centre);
     if (m->table->split_q16 != NULL) {
-        m->table->split_q16(check_tail(&m->split, n_blocks * 64), m->centre, x.q,
-                            (int32_t)n_blocks);
+        m->table->split_q16(halves, m->centre, x.q, (int32_t)n_blocks);
     }
-    const functions own = functions_of(m->table, format);
     memset(y, 0x55, y_bytes);
     own.dot(y, w + first, n_tiles, &x, &split, (int32_t)n_blocks);
     functions_of(m->scalar, format)

@@ -1,11 +1,12 @@
 /* Products with bit slices: the scalar look-up against a loop that decodes the byte picture bit by bit,
  * and every other kernel, looking up or multiplying, against that. Equal bits, floats included. */
+#include "check/check_slices.h"
 #include "check/check_support.h"
 #include "kernels.h"
 
 #include <string.h>
 
-enum { MAX_TILES = 3, MAX_BLOCKS = 13, MAX_TOKENS = 64, N_CASES = 2000, TILE_ROWS = 64 };
+enum { MAX_TILES = 3, MAX_TOKENS = 64, N_CASES = 3000 };
 enum { RANDOM, ALL_ONES, ALL_ZEROS, SAME_SIGN, N_PATTERNS };
 
 typedef struct bench {
@@ -17,26 +18,15 @@ typedef struct bench {
     int truth;
 } bench;
 
-typedef struct slice_case {
-    es_slices layout;
-    int32_t n_tiles, n_tokens;
-    int pattern;
-    size_t head_bytes, block_bytes, tile_bytes;
-} slice_case;
-
 static size_t count_groups(const es_slices *s) {
     return (size_t)((s->n_blocks + s->group_blocks - 1) / s->group_blocks);
-}
-
-static size_t element_bytes(const es_slices *s) {
-    return s->wide ? 4 : 2;
 }
 
 static slice_case random_case(bench *m, int ternary) {
     slice_case c = {.pattern = check_range(&m->random, 0, N_PATTERNS - 1)};
     es_slices *s = &c.layout;
     s->planes = ternary ? 2 : check_range(&m->random, 1, 4);
-    s->n_blocks = check_range(&m->random, 1, MAX_BLOCKS);
+    s->n_blocks = check_range(&m->random, 1, MAX_SLICE_BLOCKS);
     static const int32_t groups[] = {1, 2, 4};
     const int32_t g = check_range(&m->random, 0, 3);
     s->group_blocks = g < 3 && !ternary ? groups[g] : s->n_blocks;
@@ -46,10 +36,11 @@ static slice_case random_case(bench *m, int ternary) {
     static const int32_t tokens[] = {1, 1, 2, 3, 4, 5, 7, 8, 9};
     c.n_tokens =
         check_random(&m->random) % 32 == 0 ? MAX_TOKENS : tokens[check_range(&m->random, 0, 8)];
-    c.head_bytes = ternary ? 0
-                           : TILE_ROWS * (s->zeros == ES_ZEROS_NONE     ? element_bytes(s)
-                                          : s->zeros == ES_ZEROS_POINTS ? element_bytes(s) + 1
-                                                                        : 2 * element_bytes(s));
+    c.head_bytes =
+        ternary ? 0
+                : SLICE_TILE_ROWS * (s->zeros == ES_ZEROS_NONE     ? slice_element_bytes(s)
+                                     : s->zeros == ES_ZEROS_POINTS ? slice_element_bytes(s) + 1
+                                                                   : 2 * slice_element_bytes(s));
     c.block_bytes = (size_t)s->planes * 256;
     c.tile_bytes = count_groups(s) * c.head_bytes + (size_t)s->n_blocks * c.block_bytes;
     return c;
@@ -83,11 +74,11 @@ static const uint8_t *fill_weights(bench *m, const slice_case *c, int ternary) {
         uint8_t *at = w + (size_t)tile * c->tile_bytes;
         for (int32_t b = 0; b < c->layout.n_blocks; b++) {
             if (b % c->layout.group_blocks == 0) {
-                const size_t step = element_bytes(&c->layout);
-                for (size_t row = 0; row < TILE_ROWS; row++) {
+                const size_t step = slice_element_bytes(&c->layout);
+                for (size_t row = 0; row < SLICE_TILE_ROWS; row++) {
                     put_number(m, at + row * step, c->layout.wide);
                     if (c->layout.zeros == ES_ZEROS_OFFSETS) {
-                        put_number(m, at + (TILE_ROWS + row) * step, c->layout.wide);
+                        put_number(m, at + (SLICE_TILE_ROWS + row) * step, c->layout.wide);
                     }
                 }
                 at += c->head_bytes;
@@ -118,81 +109,20 @@ static es_q8 fill_activations(bench *m, const slice_case *c, int ternary) {
         d[b] = check_uniform(&m->random) + 1.0f;
         xsum[b] = d[b] * (float)sum[b];
     }
+    memset(tables, 0x55, n * ES_TABLE_BYTES);
     m->table->slice_tables(tables, q, (int32_t)n);
     return (es_q8){q, d, sum, xsum, tables, blocks * 32, blocks};
 }
 
-static int32_t code_at(const uint8_t *block, int32_t planes, size_t row, size_t column) {
-    int32_t code = 0;
-    for (int32_t plane = 0; plane < planes; plane++) {
-        const size_t pair = column / 8;
-        const size_t byte = row % 16 / 4 * 16 + row / 16 * 4 + row % 4;
-        const uint8_t bits = block[(pair * (size_t)planes + (size_t)plane) * 64 + byte];
-        code |= (bits >> column % 8 & 1) << plane;
-    }
-    return code;
-}
-
-static float number_at(const uint8_t *p, size_t i, int wide) {
-    float number;
-    uint16_t half;
-    if (wide) {
-        memcpy(&number, p + 4 * i, sizeof number);
-        return number;
-    }
-    memcpy(&half, p + 2 * i, sizeof half);
-    return (float)check_half(half);
-}
-
-/* One output by the rule of edgesparse/ops/README.md. */
-static float true_output(const slice_case *c, const uint8_t *tile, size_t row, const es_q8 *x,
-                         size_t token) {
-    const es_slices *s = &c->layout;
-    const int32_t factor = s->planes == 1 ? 2 : 1;
-    const int32_t middle = s->planes == 1 ? 1 : 1 << (s->planes - 1);
-    float acc = 0.0f, part = 0.0f, xs = 0.0f;
-    const uint8_t *head = tile;
-    for (int32_t b = 0; b < s->n_blocks; b++) {
-        const int first = b % s->group_blocks == 0;
-        if (first) {
-            head = tile;
-            tile += c->head_bytes;
-        }
-        const size_t at = token * x->stride_blocks + (size_t)b;
-        int32_t isum = 0;
-        for (size_t i = 0; i < 32; i++) {
-            const int32_t code = factor * code_at(tile, s->planes, row, i) - middle;
-            isum += code * x->q[at * 32 + i];
-        }
-        const float term = (float)isum * x->d[at];
-        part = first ? term : part + term;
-        xs = first ? x->xsum[at] : xs + x->xsum[at];
-        tile += c->block_bytes;
-        if ((b + 1) % s->group_blocks != 0 && b + 1 != s->n_blocks) {
-            continue;
-        }
-        const float step = number_at(head, row, s->wide);
-        const uint8_t *beside = head + TILE_ROWS * element_bytes(s);
-        if (s->zeros == ES_ZEROS_POINTS) {
-            part = part - (float)(int8_t)beside[row] * xs;
-        }
-        acc = acc + step * part;
-        if (s->zeros == ES_ZEROS_OFFSETS) {
-            acc = acc + (number_at(beside, row, s->wide) + step * (float)middle) * xs;
-        }
-    }
-    return acc;
-}
-
 static void compare(bench *m, const slice_case *c, const void *found, const void *expected,
                     const char *what) {
-    const size_t n_bytes = (size_t)c->n_tokens * (size_t)c->n_tiles * TILE_ROWS * 4;
+    const size_t n_bytes = (size_t)c->n_tokens * (size_t)c->n_tiles * SLICE_TILE_ROWS * 4;
     check_case(m->count, memcmp(found, expected, n_bytes) == 0, what,
                c->layout.planes * 100 + c->layout.zeros * 10 + c->layout.wide,
                c->layout.n_blocks * 100 + c->layout.group_blocks, c->n_tiles * 100 + c->n_tokens);
 }
 
-/* Rounded tables: tables, steps and results equal scalar's, and lie near the exact results. */
+/* Rounded tables: tables and steps equal scalar's, results its or the truth, and near the exact ones. */
 static void rounded_case(bench *m, const slice_case *c, const uint8_t *w, es_q8 x, float *exact,
                          size_t stride) {
     const size_t n_blocks = (size_t)c->n_tokens * x.stride_blocks;
@@ -203,6 +133,13 @@ static void rounded_case(bench *m, const slice_case *c, const uint8_t *w, es_q8 
           *expected_d = check_tail(&m->scalar_d, n_blocks * 4);
     float *y = check_tail(&m->rounded_y, n_floats * 4),
           *expected = check_tail(&m->scalar_y, n_floats * 4);
+    if (m->truth) {
+        slice_true_outputs(expected, c, w, &x, 1);
+    }
+    memset(tables, 0x55, n_blocks * ES_ROUNDED_BYTES);
+    memset(expected_tables, 0xaa, n_blocks * ES_ROUNDED_BYTES);
+    memset(d, 0x55, n_blocks * 4);
+    memset(y, 0x55, n_floats * 4);
     m->table->rounded_tables(tables, d, x.q, x.d, (int32_t)n_blocks);
     m->scalar->rounded_tables(expected_tables, expected_d, x.q, x.d, (int32_t)n_blocks);
     int good = memcmp(tables, expected_tables, n_blocks * ES_ROUNDED_BYTES) == 0 &&
@@ -212,7 +149,9 @@ static void rounded_case(bench *m, const slice_case *c, const uint8_t *w, es_q8 
     m->table->slice_rounded(y, stride, w, &c->layout, c->n_tiles, &x, c->n_tokens);
     x.tables = expected_tables;
     x.d = expected_d;
-    m->scalar->slice_rounded(expected, stride, w, &c->layout, c->n_tiles, &x, c->n_tokens);
+    if (!m->truth) {
+        m->scalar->slice_rounded(expected, stride, w, &c->layout, c->n_tiles, &x, c->n_tokens);
+    }
     good &= memcmp(y, expected, n_floats * 4) == 0;
     double error = 0, norm = 0;
     for (size_t i = 0; i < n_floats; i++) {
@@ -227,22 +166,21 @@ static void rounded_case(bench *m, const slice_case *c, const uint8_t *w, es_q8 
 }
 
 static void group_case(bench *m) {
-    if (check_skips()) {
+    const int rounds = check_wants((check_any_kernel *)m->table->rounded_tables) ||
+                       check_wants((check_any_kernel *)m->table->slice_rounded);
+    if (check_skips() || !(rounds || check_wants((check_any_kernel *)m->table->slice_tables) ||
+                           check_wants((check_any_kernel *)m->table->slice_lut) ||
+                           check_wants((check_any_kernel *)m->table->slice_mad))) {
         return;
     }
     const slice_case c = random_case(m, 0);
     const uint8_t *w = fill_weights(m, &c, 0);
     es_q8 x = fill_activations(m, &c, 0);
-    const size_t stride = (size_t)c.n_tiles * TILE_ROWS;
+    const size_t stride = (size_t)c.n_tiles * SLICE_TILE_ROWS;
     const size_t n_bytes = (size_t)c.n_tokens * stride * sizeof(float);
     float *y = check_tail(&m->y, n_bytes), *expected = check_tail(&m->expected, n_bytes);
     if (m->truth) {
-        for (size_t t = 0; t < (size_t)c.n_tokens; t++) {
-            for (size_t row = 0; row < stride; row++) {
-                const uint8_t *tile = w + row / TILE_ROWS * c.tile_bytes;
-                expected[t * stride + row] = true_output(&c, tile, row % TILE_ROWS, &x, t);
-            }
-        }
+        slice_true_outputs(expected, &c, w, &x, 0);
     } else {
         es_q8 plain = x;
         plain.tables =
@@ -254,28 +192,33 @@ static void group_case(bench *m) {
     memset(y, 0x55, n_bytes);
     m->table->slice_lut(y, stride, w, &c.layout, c.n_tiles, &x, c.n_tokens);
     compare(m, &c, y, expected, "slice_lut");
-    rounded_case(m, &c, w, x, y, stride);
+    if (rounds) {
+        rounded_case(m, &c, w, x, y, stride);
+    }
     memset(y, 0x55, n_bytes);
     m->table->slice_mad(y, stride, w, &c.layout, c.n_tiles, &x, c.n_tokens);
     compare(m, &c, y, expected, "slice_mad");
 }
 
 static void ternary_case(bench *m) {
-    if (check_skips()) {
+    if (check_skips() || !(check_wants((check_any_kernel *)m->table->slice_tables) ||
+                           check_wants((check_any_kernel *)m->table->bst_lut) ||
+                           check_wants((check_any_kernel *)m->table->bst_mad))) {
         return;
     }
     const slice_case c = random_case(m, 1);
     const uint8_t *w = fill_weights(m, &c, 1);
     const es_q8 x = fill_activations(m, &c, 1);
-    const size_t stride = (size_t)c.n_tiles * TILE_ROWS;
+    const size_t stride = (size_t)c.n_tiles * SLICE_TILE_ROWS;
     const size_t n_bytes = (size_t)c.n_tokens * stride * sizeof(int32_t);
     int32_t *y = check_tail(&m->y, n_bytes), *expected = check_tail(&m->expected, n_bytes);
-    for (size_t t = 0; t < (size_t)c.n_tokens; t++) {
-        for (size_t row = 0; row < stride; row++) {
+    for (size_t row = 0; row < stride; row++) {
+        uint8_t codes[MAX_SLICE_BLOCKS * 32];
+        slice_codes(codes, &c, w, row);
+        for (size_t t = 0; t < (size_t)c.n_tokens; t++) {
             int32_t sum = 0;
             for (size_t i = 0; i < (size_t)c.layout.n_blocks * 32; i++) {
-                const uint8_t *block = w + row / TILE_ROWS * c.tile_bytes + i / 32 * c.block_bytes;
-                sum += code_at(block, 2, row % TILE_ROWS, i % 32) * x.q[t * x.q_stride + i];
+                sum += codes[i] * x.q[t * x.q_stride + i];
             }
             expected[t * stride + row] = sum;
         }
@@ -290,10 +233,10 @@ static void ternary_case(bench *m) {
 
 static void bitslice_cases(check_count *count, const es_kernels *table, const es_kernels *scalar,
                            int32_t isa) {
-    const size_t rows = MAX_TILES * TILE_ROWS, blocks = MAX_TOKENS * MAX_BLOCKS;
+    const size_t rows = MAX_TILES * SLICE_TILE_ROWS, blocks = MAX_TOKENS * MAX_SLICE_BLOCKS;
     bench m = {.random = 1968, .count = count, .table = table, .scalar = scalar};
     m.truth = isa == ES_ISA_SCALAR;
-    m.w = check_buffer_new(MAX_TILES * MAX_BLOCKS * (size_t)(1024 + 512));
+    m.w = check_buffer_new(MAX_TILES * MAX_SLICE_BLOCKS * (size_t)(1024 + 512));
     m.y = check_buffer_new(MAX_TOKENS * rows * 4);
     m.expected = check_buffer_new(MAX_TOKENS * rows * 4);
     m.q = check_buffer_new(blocks * 32);

@@ -115,7 +115,7 @@ static int is_product(float y, const es_column_lines *lines, size_t row, const e
 
 static void dot_case(bench *m, const es_column_lines *lines, size_t n_tokens, size_t n_blocks,
                      uint32_t share, int format) {
-    if (check_skips()) {
+    if (check_skips() || !check_wants((check_any_kernel *)dot_kernel(m->table, format))) {
         return;
     }
     const size_t n_rows = lines->n * es_line_rows(format);
@@ -139,7 +139,8 @@ static void dot_case(bench *m, const es_column_lines *lines, size_t n_tokens, si
 /* One token's live columns against all columns. */
 static void list_case(bench *m, const es_column_lines *lines, size_t n_blocks, uint32_t share,
                       int format) {
-    if (check_skips()) {
+    if (check_skips() || !(check_wants((check_any_kernel *)list_kernel(m->table, format)) ||
+                           check_wants((check_any_kernel *)m->table->list_columns))) {
         return;
     }
     const size_t bytes = lines->n * es_line_rows(format) * sizeof(float);
@@ -150,6 +151,8 @@ static void list_case(bench *m, const es_column_lines *lines, size_t n_blocks, u
     for (size_t i = 0; i < 32 * n_blocks; i++) {
         n_live += x.q[i] != 0;
     }
+    memset(pairs, 0, 16 * n_blocks * sizeof *pairs); /* none, if nobody lists any */
+    memset(begin, 0, (n_blocks + 1) * sizeof *begin);
     const int32_t listed = m->table->list_columns(pairs, begin, x.q, (int32_t)n_blocks);
     const es_columns live = {pairs, begin};
     memset(y, 0x55, bytes);

@@ -140,7 +140,7 @@ static es_block_dot *block_kernel(const es_kernels *table, int format) {
 
 static void block_case(bench *m, const es_kernels *table, const es_kernels *scalar, int truth,
                        int format, int32_t n_tiles, int32_t n_tokens, int32_t k, int pattern) {
-    if (check_skips()) {
+    if (check_skips() || !check_wants((check_any_kernel *)block_kernel(table, format))) {
         return;
     }
     const int32_t n_blocks = (k + 31) / 32;
@@ -201,7 +201,7 @@ static es_float_dot *float_kernel(const es_kernels *table, int format) {
 
 static void float_case(bench *m, const es_kernels *table, const es_kernels *scalar, int truth,
                        int format, int32_t n_tiles, int32_t n_tokens, int32_t k, int pattern) {
-    if (check_skips()) {
+    if (check_skips() || !check_wants((check_any_kernel *)float_kernel(table, format))) {
         return;
     }
     static double values[MAX_TILES * 8 * MAX_K];

@@ -46,6 +46,9 @@ static uint8_t *make_lines(uint64_t *random, int32_t n_lines, int32_t n, size_t 
 
 static void run_case(check_count *count, const es_kernels *table, uint64_t *random,
                      const shape *s) {
+    if (check_skips()) {
+        return;
+    }
     const int32_t n_lines = s->neuron_major ? s->k : s->n_rows;
     const int32_t n = s->neuron_major ? s->n_rows : s->k;
     const size_t row_bytes = padded(n, 128) / 4, q_stride = padded(s->k, 128);
@@ -66,6 +69,10 @@ static void run_case(check_count *count, const es_kernels *table, uint64_t *rand
     int16_t *narrow = check_alloc(rows * ES_LOOKUP_TOKENS * sizeof *narrow);
     memset(wide, 0x5A, rows * ES_LOOKUP_TOKENS * sizeof *wide);
     int32_t *sums = check_alloc((size_t)s->n_tokens * sums_stride * sizeof *sums);
+    memset(sums, 0x5A, (size_t)s->n_tokens * sums_stride * sizeof *sums);
+    for (size_t i = 0; i < es_lookup_bytes(s->n_rows, s->k); i++) {
+        index[i] = (uint8_t)(i % 81); /* numbers that may stand there, but are wrong ones */
+    }
     (s->neuron_major ? table->t2n_index : table->t2_index)(index, w, row_bytes, s->n_rows, s->k);
     (s->neuron_major ? table->t2n_lookup : table->t2_lookup)(wide, narrow, index, s->n_rows, q,
                                                              q_stride, s->n_tokens, s->k);
@@ -91,32 +98,33 @@ static void run_case(check_count *count, const es_kernels *table, uint64_t *rand
     check_free(sums);
 }
 
-int check_lookup(void) {
+static void cases(check_count *count, const es_kernels *table, const es_kernels *scalar,
+                  int32_t isa) {
     static const int32_t ks[] = {1,   3,   4,   31,  32,  33,  127, 128,  129,  223,
                                  224, 225, 448, 449, 896, 897, 960, 1792, 2560, 6912};
-    enum { N_KS = sizeof ks / sizeof ks[0] };
-    int failed = 0;
-    for (int32_t isa = ES_ISA_SCALAR; isa < ES_ISA_COUNT; isa++) {
-        es_kernels table;
-        if (!es_isa_supported(isa)) {
-            continue;
-        }
-        es_kernels_fill(&table, isa);
-        if (table.t2_lookup == NULL) {
-            continue;
-        }
-        check_count count = {.name = "lookup"};
-        uint64_t random = 0x9E3779B97F4A7C15ULL;
-        for (int32_t i = 0; i < 2 * N_KS * N_PATTERNS * 4; i++) {
-            const shape s = {.neuron_major = i & 1,
-                             .pattern = (pattern)(i / 2 % N_PATTERNS),
-                             .k = ks[i / 2 / N_PATTERNS % N_KS],
-                             .n_rows = check_range(&random, 1, i % 7 == 0 ? 300 : 40),
-                             .n_tokens = i % 5 == 0 ? ES_LOOKUP_TOKENS
-                                                    : check_range(&random, 1, ES_LOOKUP_TOKENS)};
-            run_case(&count, &table, &random, &s);
-        }
-        failed |= check_report("lookup", isa, count.n_cases, count.n_failed);
+    enum { N_KS = sizeof ks / sizeof ks[0], N_RANDOM = 4000 };
+    const int n_found = (table->t2_index != NULL) + (table->t2n_index != NULL) +
+                        (table->t2_lookup != NULL) + (table->t2n_lookup != NULL) +
+                        (table->turn_sums != NULL);
+    check_case(count, n_found == 0 || n_found == 5, "level has all kernels or none", isa, n_found,
+               0);
+    check_case(count, scalar->t2_lookup == NULL, "plain C does not look up", isa, 0, 0);
+    if (n_found == 0) {
+        return;
     }
-    return failed;
+    uint64_t random = 0x9E3779B97F4A7C15ULL;
+    for (int32_t i = 0; i < 2 * N_KS * N_PATTERNS * 4 + N_RANDOM; i++) {
+        const int by_list = i < 2 * N_KS * N_PATTERNS * 4;
+        const shape s = {
+            .neuron_major = i & 1,
+            .pattern = (pattern)(i / 2 % N_PATTERNS),
+            .k = by_list ? ks[i / 2 / N_PATTERNS % N_KS] : check_range(&random, 1, 600),
+            .n_rows = check_range(&random, 1, by_list && i % 7 == 0 ? 300 : 40),
+            .n_tokens = i % 5 == 0 ? ES_LOOKUP_TOKENS : check_range(&random, 1, ES_LOOKUP_TOKENS)};
+        run_case(count, table, &random, &s);
+    }
+}
+
+int check_lookup(void) {
+    return check_each_isa("lookup", cases);
 }

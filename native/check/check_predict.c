@@ -68,6 +68,7 @@ static void votes_case(bench *m, int32_t n_rows, size_t plane_bytes, int masked)
     m->pattern = pattern;
     const size_t bytes = (size_t)n_rows * sizeof(int32_t);
     int32_t *votes = check_tail(&m->votes, bytes), *expected = check_tail(&m->expected, bytes);
+    memset(votes, 0x5A, bytes);
     m->table->sign_votes(votes, w, plane_bytes, masked, n_rows, x);
     if (m->truth) {
         for (int32_t r = 0; r < n_rows; r++) {

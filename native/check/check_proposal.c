@@ -1,9 +1,22 @@
-/* The two-stage head's first pass: two-bit rows times int8 against scalar, extremes included. */
+/* The two-stage head's first pass: scalar against a loop that decodes the byte picture, every other
+ * instruction set against scalar, extremes included. */
 #include "check_support.h"
 
 #include <string.h>
 
-enum { N_SHAPES = 2100 };
+enum { N_SHAPES = 2100, MAX_ROWS = 21 };
+
+/* Sums of all four codes times q, one after the other. */
+static void naive(int32_t *sums, const uint8_t *codes, size_t n_blocks, int32_t n_rows,
+                  const int8_t *x) {
+    for (int32_t r = 0; r < n_rows; r++) {
+        const uint8_t *row = codes + (size_t)r * 32 * n_blocks;
+        sums[r] = 0;
+        for (size_t i = 0; i < 128 * n_blocks; i++) {
+            sums[r] += (row[i / 128 * 32 + i % 32] >> (6 - 2 * (i % 128 / 32)) & 3) * x[i];
+        }
+    }
+}
 
 static void cases(check_count *count, const es_kernels *table, const es_kernels *scalar,
                   int32_t isa) {
@@ -11,8 +24,11 @@ static void cases(check_count *count, const es_kernels *table, const es_kernels 
     check_case(count, isa == ES_ISA_SCALAR || table->proposal_dot != scalar->proposal_dot,
                "level has a kernel of its own", isa, 0, 0);
     for (int shape = 0; shape < N_SHAPES; shape++) {
+        if (check_skips()) {
+            continue;
+        }
         const size_t n_blocks = (size_t)check_range(&random, 1, shape % 10 == 0 ? 200 : 9);
-        const int32_t n_rows = check_range(&random, 1, 21);
+        const int32_t n_rows = check_range(&random, 1, MAX_ROWS);
         const size_t row_bytes = 32 * n_blocks;
         check_buffer w = check_buffer_new((size_t)n_rows * row_bytes);
         check_buffer q = check_buffer_new(n_blocks * 128);
@@ -26,8 +42,13 @@ static void cases(check_count *count, const es_kernels *table, const es_kernels 
                             : shape % 2 == 0 ? -128
                                              : 127);
         }
-        int32_t expected[21], found[21];
-        scalar->proposal_dot(expected, codes, row_bytes, n_rows, x);
+        int32_t expected[MAX_ROWS], found[MAX_ROWS];
+        memset(found, 0x5A, sizeof found);
+        if (isa == ES_ISA_SCALAR) {
+            naive(expected, codes, n_blocks, n_rows, x);
+        } else {
+            scalar->proposal_dot(expected, codes, row_bytes, n_rows, x);
+        }
         table->proposal_dot(found, codes, row_bytes, n_rows, x);
         const size_t n_bytes = (size_t)n_rows * sizeof(int32_t);
         check_case(count, memcmp(expected, found, n_bytes) == 0, "proposal_dot", shape, n_rows,
@@ -39,8 +60,6 @@ static void cases(check_count *count, const es_kernels *table, const es_kernels 
         check_buffer_free(&w);
         check_buffer_free(&q);
     }
-    check_case(count, count->n_cases == 1 + N_SHAPES + N_SHAPES / 3, "number of cases",
-               count->n_cases, 0, 0);
 }
 
 int check_proposal(void) {

@@ -89,7 +89,8 @@ static int is_product(float y, const uint8_t *row, const es_q16 *x, size_t n_blo
 }
 
 static void list_case(bench *m, size_t n_blocks, int32_t n_listed, int format) {
-    if (check_skips()) {
+    es_row_list *list = m->table->row_list[format - ES_FORMAT_Q8R];
+    if (check_skips() || !check_wants((check_any_kernel *)list)) {
         return;
     }
     const size_t row_bytes = es_row_bytes(format, n_blocks);
@@ -105,8 +106,7 @@ static void list_case(bench *m, size_t n_blocks, int32_t n_listed, int format) {
     float *y = check_tail(&m->y, bytes), *expected = check_tail(&m->expected, bytes);
     memset(y, 0x55, bytes);
     memset(expected, 0xaa, bytes);
-    m->table->row_list[format - ES_FORMAT_Q8R](y, w, row_bytes, rows, n_listed, &x,
-                                               (int32_t)n_blocks);
+    list(y, w, row_bytes, rows, n_listed, &x, (int32_t)n_blocks);
     m->scalar->row_list[format - ES_FORMAT_Q8R](expected, w, row_bytes, rows, n_listed, &x,
                                                 (int32_t)n_blocks);
     int passed = memcmp(y, expected, bytes) == 0;
@@ -125,7 +125,8 @@ static es_block_dot *tiled(const es_kernels *table, int format) {
 
 /* A tile of rows has scalar's bytes, and its product is that of the list. */
 static void tile_case(bench *m, size_t n_blocks, int32_t n_rows, int format) {
-    if (check_skips()) {
+    es_row_tile *make = m->table->row_tile[format - ES_FORMAT_Q8R];
+    if (check_skips() || !check_wants((check_any_kernel *)make)) {
         return;
     }
     const size_t row_bytes = es_row_bytes(format, n_blocks);
@@ -139,7 +140,7 @@ static void tile_case(bench *m, size_t n_blocks, int32_t n_rows, int format) {
           *expected = check_tail(&m->expected, 8 * sizeof *y);
     memset(tile, 0x55, bytes);
     memset(other, 0xaa, bytes);
-    m->table->row_tile[format - ES_FORMAT_Q8R](tile, w, row_bytes, n_rows, (int32_t)n_blocks);
+    make(tile, w, row_bytes, n_rows, (int32_t)n_blocks);
     m->scalar->row_tile[format - ES_FORMAT_Q8R](other, w, row_bytes, n_rows, (int32_t)n_blocks);
     for (int32_t r = 0; r < 8; r++) {
         rows[r] = r;

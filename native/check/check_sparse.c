@@ -68,7 +68,8 @@ static int32_t fill_list(bench *m, int32_t *list, int32_t n, uint32_t share) {
 }
 
 static void list_case(bench *m, int32_t n) {
-    if (check_skips()) {
+    if (check_skips() || !(check_wants((check_any_kernel *)m->table->list_positive) ||
+                           check_wants((check_any_kernel *)m->table->list_nonzero))) {
         return;
     }
     const size_t room = ((size_t)n + ES_LIST_SLACK) * sizeof(int32_t);
@@ -81,6 +82,7 @@ static void list_case(bench *m, int32_t n) {
         x[i] = kind < 4 ? special[kind] : check_uniform(&m->random);
         q[i] = activation(m, i & 1);
     }
+    memset(list, 0x5A, room);
     int32_t n_expected = 0;
     for (int32_t i = 0; i < n; i++) {
         if (x[i] > 0.0f) {
@@ -107,7 +109,8 @@ static void list_case(bench *m, int32_t n) {
 
 /* The rows of a list against the dense product of the same table entry's scalar twin. */
 static void rows_case(bench *m, int t5, int32_t n_rows, int32_t k, uint32_t share) {
-    if (check_skips()) {
+    es_ternary_list *dot = t5 ? m->table->t5_list : m->table->t2_list;
+    if (check_skips() || !check_wants((check_any_kernel *)dot)) {
         return;
     }
     const int32_t block = t5 ? 160 : 128;
@@ -117,7 +120,8 @@ static void rows_case(bench *m, int t5, int32_t n_rows, int32_t k, uint32_t shar
     int32_t *list = check_tail(&m->list, (size_t)n_rows * sizeof *list);
     const int32_t n = fill_list(m, list, n_rows, share);
     int32_t *sums = check_tail(&m->sums, (size_t)n * sizeof *sums);
-    (t5 ? m->table->t5_list : m->table->t2_list)(sums, w, row_bytes, list, n, q, k);
+    memset(sums, 0x5A, (size_t)n * sizeof *sums);
+    dot(sums, w, row_bytes, list, n, q, k);
     int equal = 1;
     for (int32_t i = 0; i < n; i++) {
         int32_t one = 0;
@@ -134,7 +138,7 @@ static int32_t code_of(const uint8_t *w, size_t row_bytes, int32_t output, int32
 }
 
 static void neurons_case(bench *m, int32_t n_rows, int32_t k, uint32_t share) {
-    if (check_skips()) {
+    if (check_skips() || !check_wants((check_any_kernel *)m->table->t2n_sums)) {
         return;
     }
     const size_t row_bytes = padded(n_rows, 128) / 4, n_sums = row_bytes * 4;
@@ -160,7 +164,9 @@ static void neurons_case(bench *m, int32_t n_rows, int32_t k, uint32_t share) {
 }
 
 static void neuron_dot_case(bench *m, int32_t n_rows, int32_t k, int32_t n_tokens) {
-    if (check_skips()) {
+    es_ternary_dot *dot =
+        n_tokens >= m->table->many_tokens ? m->table->t2n_many : m->table->t2n_dot;
+    if (check_skips() || !check_wants((check_any_kernel *)dot)) {
         return;
     }
     const size_t row_bytes = padded(n_rows, 128) / 4, q_stride = padded(k, 64);
@@ -170,8 +176,6 @@ static void neuron_dot_case(bench *m, int32_t n_rows, int32_t k, int32_t n_token
     int32_t *sums = check_tail(&m->sums, bytes), *expected = check_tail(&m->expected, bytes);
     memset(sums, 0x5A, bytes); /* sums nobody owns keep this pattern */
     memset(expected, 0x5A, bytes);
-    es_ternary_dot *dot =
-        n_tokens >= m->table->many_tokens ? m->table->t2n_many : m->table->t2n_dot;
     dot(sums, stride, w, row_bytes, n_rows, q, q_stride, n_tokens, k);
     for (int32_t t = 0; t < n_tokens; t++) {
         for (int32_t r = 0; r < n_rows; r++) {
@@ -197,10 +201,10 @@ static void cases(check_count *count, const es_kernels *table, const es_kernels 
     m.wide = check_alloc((MAX_ROWS + 128) * sizeof(int32_t));
     m.wide_expected = check_alloc((MAX_ROWS + 128) * sizeof(int32_t));
     for (m.pattern = RANDOM; m.pattern < N_PATTERNS; m.pattern++) {
-        for (int32_t n = 0; n <= 1000; n++) {
+        for (int32_t n = 0; n <= 1100; n++) {
             list_case(&m, n);
         }
-        for (int32_t i = 0; i < 2000; i++) {
+        for (int32_t i = 0; i < 2600; i++) {
             const int32_t n_rows = check_range(&m.random, 1, i % 4 == 0 ? MAX_ROWS : 60);
             const int32_t k = check_range(&m.random, 1, i % 4 == 1 ? MAX_K : 400);
             const uint32_t share = (uint32_t)check_range(&m.random, 0, 8);
@@ -215,6 +219,10 @@ static void cases(check_count *count, const es_kernels *table, const es_kernels 
                                 check_range(&m.random, 513, MAX_K),
                                 check_range(&m.random, 16, MAX_TOKENS));
             }
+        }
+        for (int32_t i = 0; i < 1100 && table->many_tokens <= MAX_TOKENS; i++) {
+            neuron_dot_case(&m, check_range(&m.random, 1, 300), check_range(&m.random, 1, 300),
+                            check_range(&m.random, table->many_tokens, MAX_TOKENS));
         }
         /* Around the chunks of inputs and the folds of int16 sums: full lists, every length. */
         for (int32_t k = 1; k <= 132; k++) {

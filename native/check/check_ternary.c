@@ -1,8 +1,7 @@
 /* Ternary products: scalar against a loop that decodes the byte picture weight by weight, and every
  * other instruction set against scalar. Integers, so equal means equal. */
-#include "check.h"
+#include "check/check_support.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -145,49 +144,45 @@ static int naive(const ternary_case *c, ternary_data *d) {
     return equal;
 }
 
-static void multiply(const es_kernels *table, const ternary_case *c, const ternary_data *d,
-                     int32_t *sums) {
+static es_ternary_dot *kernel_of(const es_kernels *table, const ternary_case *c) {
     const int t2 = c->format == FORMAT_T2;
     es_ternary_dot *few = t2 ? table->t2_dot : table->t5_dot;
     es_ternary_dot *many = t2 ? table->t2_many : table->t5_many;
-    es_ternary_dot *dot = c->n_tokens >= table->many_tokens ? many : few;
+    return c->n_tokens >= table->many_tokens ? many : few;
+}
+
+static void multiply(es_ternary_dot *dot, const ternary_case *c, const ternary_data *d,
+                     int32_t *sums) {
     dot(sums, d->sums_stride, d->w, d->row_bytes, c->n_rows, d->q, d->q_stride, c->n_tokens, c->k);
 }
 
-/* 1 if the case fails; the scalar table (NULL: `table` is scalar) gives the truth. */
-static int run_case(const es_kernels *scalar, const es_kernels *table, const ternary_case *c) {
+/* The scalar table gives the truth; it is held against plain loops itself. */
+typedef struct bench {
+    check_count *count;
+    const es_kernels *table, *scalar;
+    int truth; /* the table is scalar */
+} bench;
+
+static void try_case(bench *m, const ternary_case *c) {
+    es_ternary_dot *dot = kernel_of(m->table, c);
+    if (check_skips() || !check_wants((check_any_kernel *)dot)) {
+        return;
+    }
     ternary_data d = make_data(c);
     int equal = 1;
-    if (scalar == NULL) {
+    if (m->truth) {
         equal = naive(c, &d);
     } else {
-        multiply(scalar, c, &d, d.expected);
+        multiply(kernel_of(m->scalar, c), c, &d, d.expected);
     }
-    multiply(table, c, &d, d.sums);
+    multiply(dot, c, &d, d.sums);
     equal &= memcmp(d.sums, d.expected, d.n_sums * sizeof(int32_t)) == 0;
-    if (!equal) {
-        printf("  t%d k %d rows %d tokens %d codes %d activations %d differs\n",
-               c->format == FORMAT_T2 ? 2 : 5, c->k, c->n_rows, c->n_tokens, (int)c->codes,
-               (int)c->activations);
-    }
+    check_case(m->count, equal, "k, 1000 * rows + tokens, 10 * codes + activations", c->k,
+               1000 * c->n_rows + c->n_tokens, 10 * (int)c->codes + (int)c->activations);
     free_data(&d);
-    return !equal;
 }
 
-typedef struct tally {
-    int64_t n_cases, n_failures;
-} tally;
-
-static void try_case(const es_kernels *scalar, const es_kernels *table, const ternary_case *c,
-                     tally *count) {
-    if (!check_skips()) {
-        count->n_failures += run_case(scalar, table, c);
-        count->n_cases++;
-    }
-}
-
-static void sweep(const es_kernels *scalar, const es_kernels *table, ternary_format format,
-                  tally *count) {
+static void sweep(bench *m, ternary_format format) {
     /* 33024 and 40960 need more than one segment of k. */
     static const int32_t ks[] = {1,   31,  32,   127,  128,  129,  159,  160,  161,   255,   256,
                                  320, 768, 1536, 2048, 2176, 2560, 4096, 6912, 14336, 33024, 40960};
@@ -209,7 +204,7 @@ static void sweep(const es_kernels *scalar, const es_kernels *table, ternary_for
             c.n_rows = 1 + (int32_t)(check_random(&state) % 5);
             c.n_tokens = kind & 1 ? tokens[check_random(&state) % N_TOKENS] % 10 : 1;
             c.seed = check_random(&state);
-            try_case(scalar, table, &c, count);
+            try_case(m, &c);
         }
         /* Shapes: all rows 0 ... 17 and the edges of panels, with the token counts in turn. */
         c.codes = CODES_RANDOM;
@@ -221,7 +216,7 @@ static void sweep(const es_kernels *scalar, const es_kernels *table, ternary_for
             if (c.k > 4096 && c.n_tokens * c.n_rows > 64) {
                 c.n_tokens = 1 + c.n_tokens % 6;
             }
-            try_case(scalar, table, &c, count);
+            try_case(m, &c);
         }
     }
     /* Every row count with every token count once. */
@@ -231,21 +226,21 @@ static void sweep(const es_kernels *scalar, const es_kernels *table, ternary_for
             c.n_rows = rows;
             c.n_tokens = tokens[j];
             c.seed = check_random(&state);
-            try_case(scalar, table, &c, count);
+            try_case(m, &c);
         }
     }
 }
 
 /* The kernel for many tokens, where the table has one: extremes, and whole and broken tiles. */
-static void sweep_many(const es_kernels *scalar, const es_kernels *table, ternary_format format,
-                       tally *count) {
+static void sweep_many(bench *m, ternary_format format) {
     static const int32_t ks[] = {1, 33, 128, 129, 160, 320, 480, 960, 1024, 1152, 2560, 6912};
     static const int32_t rows[] = {1, 15, 16, 17, 31, 32, 33, 63, 64};
     static const int32_t more_tokens[] = {0, 1, 15, 16, 17, 31, 32, 33, 48, 65};
     enum {
         N_KS = sizeof ks / sizeof ks[0],
         N_ROWS = sizeof rows / sizeof rows[0],
-        N_TOKENS = sizeof more_tokens / sizeof more_tokens[0]
+        N_TOKENS = sizeof more_tokens / sizeof more_tokens[0],
+        N_ROUNDS = 21
     };
     uint64_t state = 0xD1B54A32D192ED03ULL;
     ternary_case c = {.format = format};
@@ -255,41 +250,41 @@ static void sweep_many(const es_kernels *scalar, const es_kernels *table, ternar
             c.codes = (code_kind)(kind / Q_KINDS);
             c.activations = (q_kind)(kind % Q_KINDS);
             c.n_rows = rows[kind % N_ROWS];
-            c.n_tokens = table->many_tokens + more_tokens[kind % 3];
+            c.n_tokens = m->table->many_tokens + more_tokens[kind % 3];
             c.seed = check_random(&state);
-            try_case(scalar, table, &c, count);
+            try_case(m, &c);
         }
     }
     c.codes = CODES_RANDOM;
     c.activations = Q_RANDOM;
-    for (int32_t i = 0; i < N_ROWS * N_TOKENS; i++) {
+    for (int32_t i = 0; i < N_ROUNDS * N_ROWS * N_TOKENS; i++) {
         c.k = i % 7 == 0 ? 2200 : 1 + (int32_t)(check_random(&state) % 400);
-        c.n_rows = rows[i / N_TOKENS];
-        c.n_tokens = table->many_tokens + more_tokens[i % N_TOKENS];
+        c.n_rows = rows[i / N_TOKENS % N_ROWS];
+        c.n_tokens = m->table->many_tokens + more_tokens[i % N_TOKENS];
         c.seed = check_random(&state);
-        try_case(scalar, table, &c, count);
+        try_case(m, &c);
     }
 }
 
-int check_ternary(void) {
-    es_kernels scalar;
-    es_kernels_fill(&scalar, ES_ISA_SCALAR);
-    int failed = 0;
-    for (int32_t isa = ES_ISA_SCALAR; isa < ES_ISA_COUNT; isa++) {
-        if (!es_isa_supported(isa)) {
-            continue;
-        }
-        es_kernels table;
-        es_kernels_fill(&table, isa);
-        static const char *const names[] = {"t2", "t5"};
-        for (int32_t format = FORMAT_T2; format <= FORMAT_T5; format++) {
-            tally count = {0, 0};
-            sweep(isa == ES_ISA_SCALAR ? NULL : &scalar, &table, (ternary_format)format, &count);
-            if (table.many_tokens < INT32_MAX) {
-                sweep_many(&scalar, &table, (ternary_format)format, &count);
-            }
-            failed |= check_report(names[format], isa, count.n_cases, count.n_failures);
-        }
+static void cases(check_count *count, const es_kernels *table, const es_kernels *scalar,
+                  int32_t isa, ternary_format format) {
+    bench m = {count, table, scalar, isa == ES_ISA_SCALAR};
+    sweep(&m, format);
+    if (table->many_tokens < INT32_MAX) {
+        sweep_many(&m, format);
     }
-    return failed;
+}
+
+static void t2_cases(check_count *count, const es_kernels *table, const es_kernels *scalar,
+                     int32_t isa) {
+    cases(count, table, scalar, isa, FORMAT_T2);
+}
+
+static void t5_cases(check_count *count, const es_kernels *table, const es_kernels *scalar,
+                     int32_t isa) {
+    cases(count, table, scalar, isa, FORMAT_T5);
+}
+
+int check_ternary(void) {
+    return check_each_isa("t2", t2_cases) | check_each_isa("t5", t5_cases);
 }

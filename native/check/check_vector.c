@@ -5,7 +5,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { MAX_N = 1536, N_RANDOM = 400 };
+enum { MAX_N = 1536, N_RANDOM = 600 };
 enum { UNIFORM, ZERO, TINY, LARGE, SPARSE, N_PATTERNS };
 
 static float sample(uint64_t *random, int pattern) {
@@ -53,6 +53,9 @@ static int near(double value, double expected, double relative, double absolute)
 }
 
 static void norm_case(bench *m) {
+    if (!check_wants((check_any_kernel *)m->table->rmsnorm)) {
+        return;
+    }
     const int32_t n = m->n;
     const size_t bytes = (size_t)n * sizeof(float);
     const float eps = m->pattern == UNIFORM ? 1e-5f : 1e-6f;
@@ -74,6 +77,9 @@ static void norm_case(bench *m) {
 }
 
 static void i8_case(bench *m) {
+    if (!check_wants((check_any_kernel *)m->table->quantize_i8)) {
+        return;
+    }
     const int32_t n = m->n, padded = (n + 127) / 128 * 128;
     const float *x = filled(m, &m->x, n);
     int8_t *q = check_tail(&m->q, (size_t)padded),
@@ -96,6 +102,9 @@ static void i8_case(bench *m) {
 }
 
 static void i16_case(bench *m) {
+    if (!check_wants((check_any_kernel *)m->table->quantize_i16)) {
+        return;
+    }
     const int32_t n = m->n, n_blocks = (n + 31) / 32;
     const size_t bytes = (size_t)n_blocks * 64;
     const float *x = filled(m, &m->x, n);
@@ -126,6 +135,9 @@ static void i16_case(bench *m) {
 }
 
 static void i8_blocks_case(bench *m) {
+    if (!check_wants((check_any_kernel *)m->table->quantize_i8_blocks)) {
+        return;
+    }
     const int32_t n = m->n, n_blocks = (n + 31) / 32;
     const size_t bytes = (size_t)n_blocks * 32;
     const float *x = filled(m, &m->x, n);
@@ -170,16 +182,21 @@ static double gated(gate_kind kind, double g, double u) {
     }
 }
 
-static void run_gate(const es_kernels *table, gate_kind kind, float *y, const float *gate,
-                     const float *up, int32_t n) {
-    (kind == SILU    ? table->glu_silu
-     : kind == RELU2 ? table->glu_relu2
-     : kind == RELU  ? table->glu_relu
-                     : table->glu_gelu)(y, gate, up, n);
+typedef void gate_function(float *y, const float *gate, const float *up, int32_t n);
+
+static gate_function *gate_of(const es_kernels *table, gate_kind kind) {
+    return kind == SILU    ? table->glu_silu
+           : kind == RELU2 ? table->glu_relu2
+           : kind == RELU  ? table->glu_relu
+                           : table->glu_gelu;
 }
 
 static void glu_case(bench *m, gate_kind kind) {
     static const char *const names[N_GATES] = {"glu_silu", "glu_relu2", "glu_relu", "glu_gelu"};
+    gate_function *own = gate_of(m->table, kind);
+    if (!check_wants((check_any_kernel *)own)) {
+        return;
+    }
     const int32_t n = m->n;
     const size_t bytes = (size_t)n * sizeof(float);
     const float *gate = filled(m, &m->x, n);
@@ -187,8 +204,8 @@ static void glu_case(bench *m, gate_kind kind) {
     float *y = check_tail(&m->y, bytes), *expected = check_tail(&m->expected, bytes);
     const int over_up = n % 2; /* in place over either argument */
     memcpy(y, over_up ? up : gate, bytes);
-    run_gate(m->table, kind, y, over_up ? gate : y, over_up ? y : up, n);
-    run_gate(m->scalar, kind, expected, gate, up, n);
+    own(y, over_up ? gate : y, over_up ? y : up, n);
+    gate_of(m->scalar, kind)(expected, gate, up, n);
     int good = 1;
     for (int32_t i = 0; m->truth && i < n; i++) {
         const double g = (double)gate[i], u = (double)up[i];
@@ -204,6 +221,9 @@ static void glu_case(bench *m, gate_kind kind) {
 }
 
 static void add_case(bench *m) {
+    if (!check_wants((check_any_kernel *)m->table->add)) {
+        return;
+    }
     const int32_t n = m->n;
     const size_t bytes = (size_t)n * sizeof(float);
     const float *x = filled(m, &m->x, n), *start = filled(m, &m->w, n);
@@ -223,7 +243,7 @@ enum { SCALED_ROWS = 180 };
 
 /* Two tokens of n_rows sums, as they are, masked or added, with a scale each or one for all. */
 static void scale_case(bench *m, int32_t n_rows, int32_t stride, int shared, es_store_kind kind) {
-    if (check_skips()) {
+    if (check_skips() || !check_wants((check_any_kernel *)m->table->scale_sums)) {
         return;
     }
     enum { TOKENS = 2, SCALE_LIVE = SCALED_ROWS + 1 };
@@ -280,7 +300,17 @@ static void scale_cases(bench *m) {
     }
 }
 
+typedef void rope_function(float *x, const float *table, int32_t n_rot);
+
+static rope_function *rope_of(const es_kernels *table, int neox) {
+    return neox ? table->rope_neox : table->rope_norm;
+}
+
 static void rope_case(bench *m, int neox) {
+    rope_function *own = rope_of(m->table, neox);
+    if (!check_wants((check_any_kernel *)own)) {
+        return;
+    }
     const int32_t n = m->n / 2 * 2, half = n / 2;
     const size_t bytes = (size_t)n * sizeof(float);
     const float *x = filled(m, &m->x, n);
@@ -293,8 +323,8 @@ static void rope_case(bench *m, int neox) {
     }
     memcpy(y, x, bytes);
     memcpy(expected, x, bytes);
-    (neox ? m->table->rope_neox : m->table->rope_norm)(y, table, n);
-    (neox ? m->scalar->rope_neox : m->scalar->rope_norm)(expected, table, n);
+    own(y, table, n);
+    rope_of(m->scalar, neox)(expected, table, n);
     int good = 1;
     for (int32_t i = 0; m->truth && i < half; i++) {
         const int32_t at = neox ? i : 2 * i, other = neox ? half + i : 2 * i + 1;

@@ -14,7 +14,8 @@ __all__ = ["add_arguments", "run"]
 
 _FAMILIES = (
     *("t2", "t2n", "t5", "signs", "q8", "q4", "q8m", "q4m", "q6", "q8n", "q4n", "q8r", "q4r"),
-    *("f16", "bf16", "f32", "lut", "mad", "vector", "attention"),
+    *("q8mn", "q4mn", "q8mr", "q4mr", "bmp8", "bmp4", "csr", "nm8", "nm4"),
+    *("f16", "bf16", "f32", "lut", "mad", "vector", "attention", "kvsparse"),
 )
 _PACKAGES = ("numpy", "numba", "llvmlite", "cffi", "tokenizers", "sentencepiece", "gguf", "jinja2")
 

@@ -168,7 +168,7 @@ def add_cache_types(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -
         default=0.0,
         metavar="S",
         help="drop this share of each key and value beyond the latest positions; lossy "
-        "(default: 0; 0.5 takes 56 %% of the memory)",
+        "(default: 0; 0.5 takes 69 %% of the memory at 2048 positions, saves none below 600)",
     )
 
 

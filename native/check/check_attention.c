@@ -11,11 +11,13 @@ enum { UNIFORM, PEAKED, EQUAL, WILD, N_PATTERNS };
 #define LENGTH(array) ((int)(sizeof(array) / sizeof((array)[0])))
 
 typedef struct bench {
-    check_buffer q, k, v, scratch, out, expected;
+    check_buffer q, k, v, pruned_k, pruned_v, scratch, out, expected;
     uint64_t random;
     const es_kernels *table, *scalar;
     int held_to_truth;
-    int types; /* of the next case: bit 0 keys, bit 1 values */
+    int types;    /* of the next case: bit 0 keys, bit 1 values */
+    int prunes;   /* whether rows of the next case are pruned, which are halfs then */
+    int n_pruned; /* cases in which some were */
 } bench;
 
 /* n_tokens tokens of n_heads heads; the last token ends at row n_pos. */
@@ -113,6 +115,35 @@ static int same_part(const float *a, const float *b, int32_t dim) {
            memcmp(a + ES_PART_VALUES, b + ES_PART_VALUES, (size_t)dim * sizeof *a) == 0;
 }
 
+/* Prunes rows [0, n) in `to`, with what may be read behind them; the whole ones become as pruned. */
+static void prune_rows(bench *m, es_cache_rows *rows, int32_t n, int32_t dim, check_buffer *to) {
+    const int32_t n_kept = check_range(&m->random, 1, dim);
+    rows->n_pruned = n;
+    rows->pruned_bytes = es_sparse_row_bytes(dim, n_kept);
+    uint8_t *pruned = check_tail(to, (size_t)n * rows->pruned_bytes + ES_PRUNED_SLACK);
+    rows->pruned = pruned;
+    for (int32_t j = 0; j < n; j++) {
+        uint16_t *whole = (void *)(rows->data + (size_t)j * rows->row_bytes);
+        m->scalar->prune_row(pruned + (size_t)j * rows->pruned_bytes, whole, dim, n_kept);
+    }
+    m->scalar->expand_rows((void *)rows->data, pruned, rows->pruned_bytes, n, dim);
+}
+
+/* Gives a kernel that reads pruned rows no others: NaN lies in their places meanwhile. */
+static void attend_pruned(bench *m, const es_attention_token *tokens, const shape *s,
+                          const es_cache_rows *k, const es_cache_rows *v, float scale,
+                          float *scratch) {
+    static uint8_t kept[2][ES_CACHE_CHUNK * MAX_DIM * sizeof(uint16_t)];
+    const size_t n_bytes = (size_t)k->n_pruned * k->row_bytes;
+    memcpy(kept[0], k->data, n_bytes);
+    memcpy(kept[1], v->data, n_bytes);
+    memset((void *)k->data, 0x7e, n_bytes);
+    memset((void *)v->data, 0x7e, n_bytes);
+    m->table->attention(tokens, s->n_tokens, s->n_heads, k, v, s->dim, scale, scratch);
+    memcpy((void *)k->data, kept[0], n_bytes);
+    memcpy((void *)v->data, kept[1], n_bytes);
+}
+
 static void one_case(bench *m, check_count *count, const shape *s, int pattern, int scattered) {
     if (check_skips() || !check_wants((check_any_kernel *)m->table->attention)) {
         return;
@@ -122,7 +153,7 @@ static void one_case(bench *m, check_count *count, const shape *s, int pattern, 
     const size_t q_bytes = n_queries * head * sizeof(float);
     const size_t out_bytes = n_queries * part_floats * sizeof(float);
     float *q = check_tail(&m->q, q_bytes);
-    const int types = m->types++;
+    const int types = m->prunes ? 0 : m->types++;
     es_cache_rows k = {.type = types & 1, .row_bytes = es_cache_row_bytes(types & 1, s->dim)};
     const int type_v = types >> 1 & 1;
     es_cache_rows v = {.type = type_v, .row_bytes = es_cache_row_bytes(type_v, s->dim)};
@@ -137,6 +168,13 @@ static void one_case(bench *m, check_count *count, const shape *s, int pattern, 
     }
     random_rows(&k, s->n_pos, &m->random, pattern == WILD);
     random_rows(&v, s->n_pos, &m->random, pattern == WILD);
+    if (m->prunes) {
+        const int32_t n_groups = check_range(&m->random, 1, (s->n_pos - 1) / ES_KV_GROUP);
+        const int32_t n_pruned = n_groups * ES_KV_GROUP;
+        prune_rows(m, &k, n_pruned, s->dim, &m->pruned_k);
+        prune_rows(m, &v, n_pruned, s->dim, &m->pruned_v);
+        m->n_pruned++;
+    }
     es_attention_token tokens[ES_ATTENTION_QUERIES];
     place_tokens(tokens, s, &m->random, scattered);
     memset(out, 0x55, out_bytes);
@@ -147,8 +185,12 @@ static void one_case(bench *m, check_count *count, const shape *s, int pattern, 
             tokens[t].q = q + (size_t)(t * s->n_heads) * head;
             tokens[t].part = results[r] + (size_t)(t * s->n_heads) * part_floats;
         }
-        (r == 0 ? m->table : m->scalar)
-            ->attention(tokens, s->n_tokens, s->n_heads, &k, &v, s->dim, scale, scratch);
+        if (r == 0 && k.n_pruned > 0) {
+            attend_pruned(m, tokens, s, &k, &v, scale, scratch);
+        } else {
+            (r == 0 ? m->table : m->scalar)
+                ->attention(tokens, s->n_tokens, s->n_heads, &k, &v, s->dim, scale, scratch);
+        }
     }
     int passed = 1;
     for (size_t i = 0; i < n_queries; i++) {
@@ -229,6 +271,22 @@ static void store_case(bench *m, check_count *count, int32_t n, int kind) {
     check_case(count, passed, "store_q8_0: elements, kind", n, kind, 0);
 }
 
+/* Some groups of rows pruned, of one token and of several, with and without a window. */
+static void pruned_cases(bench *m, check_count *count, int32_t dim, int pattern) {
+    static const int32_t lengths[] = {65, 80, 127, 129, 193, ES_CACHE_CHUNK};
+    m->prunes = m->table->attention_reads_pruned;
+    for (int n = 0; m->prunes && n < LENGTH(lengths); n++) {
+        for (int32_t n_heads = 1; n_heads <= 5; n_heads++) {
+            const int32_t window = n_heads % 2 * 70;
+            const shape one = {dim, lengths[n], 1, n_heads, window};
+            one_case(m, count, &one, pattern, 0);
+            const shape several = {dim, lengths[n], 3, n_heads, window};
+            one_case(m, count, &several, pattern, n_heads == 2);
+        }
+    }
+    m->prunes = 0;
+}
+
 static void attention_cases(check_count *count, const es_kernels *table, const es_kernels *scalar,
                             int32_t isa) {
     static const int32_t dims[] = {2,  3,  7,  8,  9,  15, 16,  17,  24,  31,  32, 33,
@@ -241,6 +299,8 @@ static void attention_cases(check_count *count, const es_kernels *table, const e
     m.expected = check_buffer_new(ES_ATTENTION_QUERIES * n_part_floats * sizeof(float));
     m.k = check_buffer_new(MAX_ROWS_BYTES);
     m.v = check_buffer_new(MAX_ROWS_BYTES);
+    m.pruned_k = check_buffer_new(MAX_ROWS_BYTES);
+    m.pruned_v = check_buffer_new(MAX_ROWS_BYTES);
     m.scratch =
         check_buffer_new(es_attention_scratch(ES_ATTENTION_QUERIES, MAX_DIM) * sizeof(float));
     check_case(count, isa == ES_ISA_SCALAR || table->attention != scalar->attention,
@@ -249,6 +309,7 @@ static void attention_cases(check_count *count, const es_kernels *table, const e
         for (int d = 0; d < LENGTH(dims); d++) {
             decode_cases(&m, count, dims[d], pattern);
             block_cases(&m, count, dims[d], pattern);
+            pruned_cases(&m, count, dims[d], pattern);
         }
         const shape distant[] = {{64, ES_CACHE_CHUNK, 5, 3, 0},
                                  {128, ES_CACHE_CHUNK, 1, 4, 100},
@@ -260,7 +321,11 @@ static void attention_cases(check_count *count, const es_kernels *table, const e
     for (int i = 0; i < N_STORED; i++) {
         store_case(&m, count, i < MAX_DIM ? i + 1 : check_range(&m.random, 1, MAX_DIM), i % 3);
     }
-    check_buffer *all[] = {&m.q, &m.k, &m.v, &m.scratch, &m.out, &m.expected};
+    const int prunes =
+        table->attention_reads_pruned && check_wants((check_any_kernel *)table->attention);
+    check_case(count, !prunes || m.n_pruned > 0, "pruned rows were met", isa, 0, 0);
+    check_buffer *all[] = {&m.q,        &m.k,       &m.v,   &m.pruned_k,
+                           &m.pruned_v, &m.scratch, &m.out, &m.expected};
     for (int i = 0; i < LENGTH(all); i++) {
         check_buffer_free(all[i]);
     }

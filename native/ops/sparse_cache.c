@@ -1,6 +1,6 @@
 /* Pruned keys and values (edgesparse/plan/sparse_rows.py). Every row is stored twice: pruned, for good, and
- * whole in a ring, which later positions overwrite. Attention reads a chunk that is whole in place;
- * pruned rows are expanded first, into a thread's own memory, which stays in its cache. */
+ * whole in a ring, which later positions overwrite. Attention reads a chunk that is whole in place, and
+ * pruned rows too where its kernel can; else these are expanded first, into a thread's own memory. */
 #include "engine.h"
 
 #include <string.h>
@@ -9,8 +9,9 @@ static es_cache_rows pruned_plane(const es_engine *engine, const es_op *op, cons
                                   int values, int32_t kv_head, int32_t position) {
     const size_t row_bytes = es_sparse_row_bytes(op->head_dim, engine->plan.kv_kept);
     const size_t row = es_cache_row(engine, op, cache->capacity, kv_head, position);
-    return (es_cache_rows){(values ? cache->values : cache->keys) + row * row_bytes, row_bytes,
-                           ES_CACHE_F16};
+    return (es_cache_rows){.data = (values ? cache->values : cache->keys) + row * row_bytes,
+                           .row_bytes = row_bytes,
+                           .type = ES_CACHE_F16};
 }
 
 static es_cache_rows whole_plane(const es_engine *engine, const es_op *op, const es_cache *cache,
@@ -18,8 +19,10 @@ static es_cache_rows whole_plane(const es_engine *engine, const es_op *op, const
     const int32_t n_recent = engine->plan.kv_recent;
     const size_t row_bytes = es_cache_row_bytes(ES_CACHE_F16, op->head_dim);
     const size_t row = es_cache_row(engine, op, n_recent, kv_head, position % n_recent);
-    return (es_cache_rows){(values ? cache->recent_values : cache->recent_keys) + row * row_bytes,
-                           row_bytes, ES_CACHE_F16};
+    return (es_cache_rows){.data = (values ? cache->recent_values : cache->recent_keys) +
+                                   row * row_bytes,
+                           .row_bytes = row_bytes,
+                           .type = ES_CACHE_F16};
 }
 
 void es_sparse_store(const es_engine *engine, const es_op *op, const es_cache *cache, int values,
@@ -41,9 +44,16 @@ int32_t es_sparse_rows(const es_plan *plan, int32_t position) {
 es_cache_rows es_sparse_chunk(const es_engine *engine, const es_op *op, const es_cache *cache,
                               int values, int32_t kv_head, int32_t begin, int32_t low, int32_t high,
                               int32_t n_sparse, uint16_t *scratch) {
-    const es_cache_rows whole = whole_plane(engine, op, cache, values, kv_head, begin);
+    es_cache_rows whole = whole_plane(engine, op, cache, values, kv_head, begin);
     const int32_t end = es_min(n_sparse - begin, high);
     if (end <= low) {
+        return whole;
+    }
+    if (engine->k.attention_reads_pruned) {
+        const es_cache_rows pruned = pruned_plane(engine, op, cache, values, kv_head, begin);
+        whole.n_pruned = end;
+        whole.pruned = pruned.data;
+        whole.pruned_bytes = pruned.row_bytes;
         return whole;
     }
     /* Kernels read whole tiles, the rows before `low` with a weight of 0. */
@@ -54,5 +64,6 @@ es_cache_rows es_sparse_chunk(const es_engine *engine, const es_op *op, const es
                           op->head_dim);
     memcpy(scratch + (size_t)end * dim, whole.data + (size_t)end * whole.row_bytes,
            (size_t)(high - end) * whole.row_bytes);
-    return (es_cache_rows){(const uint8_t *)scratch, whole.row_bytes, ES_CACHE_F16};
+    whole.data = (const uint8_t *)scratch;
+    return whole;
 }

@@ -153,8 +153,9 @@ static inline es_cache_rows es_cache_plane(const es_engine *engine, const es_op 
     const int32_t type = values ? engine->plan.cache_type_v : engine->plan.cache_type_k;
     const size_t row_bytes = es_cache_row_bytes(type, op->head_dim);
     const size_t row = es_cache_row(engine, op, cache->capacity, kv_head, position);
-    return (es_cache_rows){(values ? cache->values : cache->keys) + row * row_bytes, row_bytes,
-                           type};
+    return (es_cache_rows){.data = (values ? cache->values : cache->keys) + row * row_bytes,
+                           .row_bytes = row_bytes,
+                           .type = type};
 }
 
 /* Of a plan that prunes keys and values (ops/sparse_cache.c): stores a head's n floats at a position; */
@@ -165,7 +166,7 @@ void es_sparse_store(const es_engine *engine, const es_op *op, const es_cache *c
 int32_t es_sparse_rows(const es_plan *plan, int32_t position);
 
 /* and rows [low, high) of the chunk that begins at `begin`, whole, where n_sparse rows of the sequence are
- * pruned. `scratch` may come to hold them: es_sparse_scratch bytes for keys and values each. */
+ * pruned. `scratch` may come to hold them: a chunk of halfs for keys and values each. */
 es_cache_rows es_sparse_chunk(const es_engine *engine, const es_op *op, const es_cache *cache,
                               int values, int32_t kv_head, int32_t begin, int32_t low, int32_t high,
                               int32_t n_sparse, uint16_t *scratch);

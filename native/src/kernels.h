@@ -114,7 +114,9 @@ typedef struct es_kernels {
     /* One chunk's part of attention (edgesparse/ops/README.md) for n_heads heads of each of n_tokens
      * tokens, at most ES_ATTENTION_QUERIES in all, which read one kv head of one cache. k and v begin
      * at the chunk's first row; rows beyond the last token's end are not touched.
-     * Parts are 64-byte aligned; scratch: es_attention_scratch(...) floats, 64-byte aligned. */
+     * Parts are 64-byte aligned; scratch: es_attention_scratch(...) floats, 64-byte aligned.
+     * Rows may be pruned only for a kernel that reads such rows itself. */
+    int32_t attention_reads_pruned;
     void (*attention)(const es_attention_token *tokens, int32_t n_tokens, int32_t n_heads,
                       const es_cache_rows *k, const es_cache_rows *v, int32_t head_dim, float scale,
                       float *scratch);

@@ -207,14 +207,16 @@ def test_bombs_are_refused_at_once(bomb: str, native: bool) -> None:
     agree = bytes_agree if native else sparse_is_valid
     assert agree(good)
     tracemalloc.start()
-    begin = time.perf_counter()
     assert not agree(bad)
-    seconds = time.perf_counter() - begin
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1 << 20
-    # Below 10 ms on an idle machine; here with room for a busy one.
-    assert seconds < 0.5
+    seconds = []
+    for _ in range(5):
+        begin = time.thread_time()  # of this thread alone, however busy the machine is
+        assert not agree(bad)
+        seconds.append(time.thread_time() - begin)
+    assert min(seconds) < 0.010
 
 
 @pytest.mark.parametrize("native", [True, False])

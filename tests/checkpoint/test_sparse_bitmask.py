@@ -110,7 +110,7 @@ def test_writing_gives_the_bytes_of_the_package() -> None:
 @pytest.mark.slow
 def test_the_package_reads_what_prune_writes(tmp_path: Path) -> None:
     """Needs torch, by way of compressed-tensors; 0.14 is the last line that reads such folders."""
-    why = "pip install compressed-tensors==0.14.0.1 (which brings torch and transformers)"
+    why = "pip install 'edgesparse[bitmask]' (which brings torch and transformers)"
     pytest.importorskip("compressed_tensors", reason=why)
     import torch
     from compressed_tensors.compressors import BitmaskCompressor, ModelCompressor
@@ -184,16 +184,19 @@ def test_lies_are_refused_at_once(lie: str, tmp_path: Path) -> None:
     with open_checkpoint(FIXTURES / name):
         pass  # imports are done
     tracemalloc.start()
-    begin = time.perf_counter()
     with pytest.raises(ModelFormatError, match=message) as caught:
         open_checkpoint(folder)
-    seconds = time.perf_counter() - begin
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert GATE in caught.value.field
     assert peak < 2 << 20
-    # Below 10 ms without tracing; here with room for a busy machine.
-    assert seconds < 0.5
+    seconds = []
+    for _ in range(5):
+        begin = time.thread_time()  # of this thread alone, however busy the machine is
+        with pytest.raises(ModelFormatError):
+            open_checkpoint(folder)
+        seconds.append(time.thread_time() - begin)
+    assert min(seconds) < 0.010
 
 
 @pytest.mark.parametrize("leftover", [{}, {"format": "dense", "global_sparsity": 50.79}, None])

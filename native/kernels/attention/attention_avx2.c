@@ -1,6 +1,7 @@
 /* Attention for AVX2 with F16C: the sixteen lanes of dot16 are two registers. */
 #include "kernels.h"
 #include "kernels/attention/cache_rows.h"
+#include "kernels/kvsparse/kvsparse_avx2.h"
 #include "kernels/vector/vector_avx2.h"
 
 #include <math.h>
@@ -38,6 +39,18 @@ ES_INLINE_AVX2 void widen_q8_row(float *to, const uint8_t *row, int32_t n) {
         row += ES_CACHE_BLOCK_BYTES;
     }
     es_widen_q8_0(to, row, n);
+}
+
+/* Eight elements of a pruned row as floats. */
+ES_INLINE_AVX2 __m256 next_eight(const uint8_t **kept, size_t bits) {
+    return _mm256_cvtph_ps(es_next_halfs(kept, bits));
+}
+
+ES_INLINE_AVX2 void widen_pruned_row(float *to, const uint8_t *row, int32_t n) {
+    const uint8_t *kept = row + es_sparse_bitmap_bytes(n);
+    for (size_t i = 0; i < es_attention_width((size_t)n); i += 8) {
+        _mm256_store_ps(to + i, next_eight(&kept, row[i / 8]));
+    }
 }
 
 /* The step of the q8_0 block of element i. */
@@ -85,12 +98,29 @@ ES_INLINE_AVX2 void multiply_row(__m256 *low, __m256 *high, const float *q, cons
     }
 }
 
-/* The sixteen lanes of four sums, folded. */
-ES_INLINE_AVX2 __m128 fold_four(const __m256 *low, const __m256 *high) {
-    __m256 eight[4];
-    for (int i = 0; i < 4; i++) {
-        eight[i] = _mm256_add_ps(low[i], high[i]);
+/* The same for a pruned row. */
+ES_INLINE_AVX2 void multiply_pruned_row(__m256 *low, __m256 *high, const float *q,
+                                        const size_t n_queries, const size_t width,
+                                        const uint8_t *row) {
+    const uint8_t *kept = row + es_sparse_bitmap_bytes((int32_t)width);
+    const __m256 first = next_eight(&kept, row[0]), second = next_eight(&kept, row[1]);
+    for (size_t h = 0; h < n_queries; h++) {
+        low[h] = _mm256_mul_ps(_mm256_load_ps(q + h * width), first);
+        high[h] = _mm256_mul_ps(_mm256_load_ps(q + h * width + 8), second);
     }
+#pragma GCC unroll 8
+    for (size_t i = 16; i < width; i += 16) {
+        const __m256 a = next_eight(&kept, row[i / 8]), b = next_eight(&kept, row[i / 8 + 1]);
+        for (size_t h = 0; h < n_queries; h++) {
+            const float *to = q + h * width + i;
+            low[h] = _mm256_add_ps(low[h], _mm256_mul_ps(_mm256_load_ps(to), a));
+            high[h] = _mm256_add_ps(high[h], _mm256_mul_ps(_mm256_load_ps(to + 8), b));
+        }
+    }
+}
+
+/* Four sums of eight lanes, folded. */
+ES_INLINE_AVX2 __m128 fold_four(const __m256 *eight) {
     const __m256 a = _mm256_add_ps(_mm256_permute2f128_ps(eight[0], eight[2], 0x20),
                                    _mm256_permute2f128_ps(eight[0], eight[2], 0x31));
     const __m256 b = _mm256_add_ps(_mm256_permute2f128_ps(eight[1], eight[3], 0x20),
@@ -101,72 +131,28 @@ ES_INLINE_AVX2 __m128 fold_four(const __m256 *low, const __m256 *high) {
     return _mm_add_ps(_mm_shuffle_ps(c, d, 0x88), _mm_shuffle_ps(c, d, 0xdd));
 }
 
-/* One query: four rows at a time. */
-ES_INLINE_AVX2 void score_one(float *s, const float *q, const es_source_rows *rows, int32_t n,
-                              const size_t width, __m128 scale) {
-    __m256 low[4], high[4];
-    for (int32_t r = 0; r < n; r += 4) {
-        for (int k = 0; k < 4; k++) {
-            const uint8_t *row = es_source_row(rows, r + k, n);
-            es_prefetch_row(row, rows);
-            multiply_row(low + k, high + k, q, 1, width, row, rows->kind);
-        }
-        _mm_storeu_ps(s + r, _mm_mul_ps(fold_four(low, high), scale));
-    }
-}
-
-/* Two queries: two rows at a time. */
-ES_INLINE_AVX2 void score_two(float *s, size_t stride, const float *q, const es_source_rows *rows,
-                              int32_t n, const size_t width, __m128 scale) {
-    __m256 low[2][2], high[2][2];
-    for (int32_t r = 0; r < n; r += 2) {
-        for (int k = 0; k < 2; k++) {
-            const uint8_t *row = es_source_row(rows, r + k, n);
-            es_prefetch_row(row, rows);
-            multiply_row(low[k], high[k], q, 2, width, row, rows->kind);
-        }
-        const __m256 lows[4] = {low[0][0], low[1][0], low[0][1], low[1][1]};
-        const __m256 highs[4] = {high[0][0], high[1][0], high[0][1], high[1][1]};
-        const __m128 sums = _mm_mul_ps(fold_four(lows, highs), scale);
-        _mm_storel_pi((__m64 *)(void *)(s + r), sums);
-        _mm_storeh_pi((__m64 *)(void *)(s + stride + r), sums);
-    }
-}
-
-/* Three or four queries: one row at a time, four rows turned about. */
-ES_INLINE_AVX2 void score_four(float *s, size_t stride, const float *q, const size_t n_queries,
+/* A row is read once for all queries. Four rows are folded together, so that the next ones need not wait. */
+ES_INLINE_AVX2 void score_rows(float *s, size_t stride, const float *q, const size_t n_queries,
                                const es_source_rows *rows, int32_t n, const size_t width,
-                               __m128 scale) {
+                               float scale) {
     for (int32_t r = 0; r < n; r += 4) {
-        __m128 sums[4];
+        __m256 sums[4][4];
         for (int k = 0; k < 4; k++) {
             __m256 low[4], high[4];
             const uint8_t *row = es_source_row(rows, r + k, n);
             es_prefetch_row(row, rows);
-            multiply_row(low, high, q, n_queries, width, row, rows->kind);
-            if (n_queries == 3) {
-                low[3] = low[2];
-                high[3] = high[2];
+            if (rows->kind == ES_SOURCE_PRUNED) {
+                multiply_pruned_row(low, high, q, n_queries, width, row);
+            } else {
+                multiply_row(low, high, q, n_queries, width, row, rows->kind);
             }
-            sums[k] = _mm_mul_ps(fold_four(low, high), scale);
+            for (size_t h = 0; h < n_queries; h++) {
+                sums[h][k] = _mm256_add_ps(low[h], high[h]);
+            }
         }
-        _MM_TRANSPOSE4_PS(sums[0], sums[1], sums[2], sums[3]);
         for (size_t h = 0; h < n_queries; h++) {
-            _mm_storeu_ps(s + h * stride + r, sums[h]);
+            _mm_storeu_ps(s + h * stride + r, _mm_mul_ps(fold_four(sums[h]), _mm_set1_ps(scale)));
         }
-    }
-}
-
-ES_INLINE_AVX2 void score_rows(float *s, size_t stride, const float *q, const size_t n_queries,
-                               const es_source_rows *rows, int32_t n, const size_t width,
-                               float scale) {
-    const __m128 factor = _mm_set1_ps(scale);
-    if (n_queries == 1) {
-        score_one(s, q, rows, n, width, factor);
-    } else if (n_queries == 2) {
-        score_two(s, stride, q, rows, n, width, factor);
-    } else {
-        score_four(s, stride, q, n_queries, rows, n, width, factor);
     }
 }
 
@@ -204,7 +190,8 @@ ES_INLINE_AVX2 void add_columns(float *const *acc, const size_t width, size_t co
     }
     const uint8_t *row = rows->data;
     /* Every strip asks for its share of the rows behind these. */
-    const size_t n_ahead = rows->row_bytes * 8 * n_registers / width;
+    const size_t n_ahead = rows->kind == ES_SOURCE_F16 ? 8 * n_registers * sizeof(uint16_t)
+                                                       : rows->row_bytes * 8 * n_registers / width;
     const uint8_t *ahead =
         row + (size_t)n * (rows->row_bytes + n_ahead * (column / 8 / n_registers));
     for (int32_t j = 0; j < n; j++, row += rows->row_bytes) {
@@ -247,9 +234,12 @@ ES_INLINE_AVX2 void add_rows(float *const *acc, const float *e, size_t stride,
 
 enum { ES_VALUE_ROWS = 32 };
 
+#define ES_READS_PRUNED 1
+
 #include "kernels/attention/attention_driver.h"
 
 void es_attention_avx2(es_kernels *table) {
     table->attention = es_attention;
+    table->attention_reads_pruned = ES_READS_PRUNED;
     table->attention_variant = "avx2";
 }

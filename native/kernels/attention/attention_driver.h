@@ -10,6 +10,8 @@
  * The including file defines, inlined, with `width` the padded head_dim:
  *   widen_row(to, from, n)                        n halfs as floats
  *   widen_q8_row(to, from, n)                     n elements of a q8_0 row as floats
+ *   widen_pruned_row(to, from, n)                 n elements of a pruned row as floats, zeros behind them;
+ *       if it defines ES_READS_PRUNED as 1, and score_rows then takes such rows too
  *   score_rows(s, stride, q, n_queries, rows, n, width, scale)
  *       s[i * stride + r] = dot16(q + i * width, row r) * scale for r < n; may write up to sixteen
  *   weigh(s, low, high, part)                     s[j] = exp(s[j] - max s), or +0 where s[j] is -inf;
@@ -78,10 +80,30 @@ ES_INLINE_ATTENTION void es_attention_lay_out(es_attention_block *b,
     b->low = b->low / ES_ATTENTION_TILE * ES_ATTENTION_TILE;
 }
 
+#if ES_READS_PRUNED
+/* Pruned rows [j, j + n) in the tile as floats. */
+ES_INLINE_ATTENTION void es_attention_widen_pruned(float *tile, const size_t width,
+                                                   const es_cache_rows *rows, int32_t j, int32_t n,
+                                                   int32_t head_dim) {
+    const uint8_t *row = rows->pruned + (size_t)j * rows->pruned_bytes;
+    for (size_t r = 0; r < (size_t)n; r++, row += rows->pruned_bytes) {
+        es_prefetch_ahead(row, rows->pruned_bytes);
+        widen_pruned_row(tile + r * width, row, head_dim);
+    }
+}
+#endif
+
 /* Rows [j, j + n) in the tile as floats. */
 ES_INLINE_ATTENTION es_source_rows es_attention_widen(float *tile, const size_t width,
                                                       const es_cache_rows *rows, int32_t j,
                                                       int32_t n, int32_t head_dim) {
+    const es_source_rows made = {(const void *)tile, width * sizeof(float), ES_SOURCE_F32};
+#if ES_READS_PRUNED
+    if (j < rows->n_pruned) {
+        es_attention_widen_pruned(tile, width, rows, j, n, head_dim);
+        return made;
+    }
+#endif
     const uint8_t *row = rows->data + (size_t)j * rows->row_bytes;
     for (size_t r = 0; r < (size_t)n; r++, row += rows->row_bytes) {
         es_prefetch_ahead(row, rows->row_bytes);
@@ -95,7 +117,7 @@ ES_INLINE_ATTENTION es_source_rows es_attention_widen(float *tile, const size_t 
             widen_row(to, (const void *)row, head_dim);
         }
     }
-    return (es_source_rows){(const void *)tile, width * sizeof(float), ES_SOURCE_F32};
+    return made;
 }
 
 /* Scores of all queries for n rows, of which the first is row j. */
@@ -154,25 +176,64 @@ static inline int es_attention_direct(const es_attention_block *b, int32_t type)
     return b->head_dim % multiple == 0 && b->n_queries <= ES_ATTENTION_GROUP;
 }
 
+/* Scores of all queries. */
+ES_INLINE_ATTENTION void es_attention_score_chunk(const es_attention_block *b,
+                                                  const es_cache_rows *k, const size_t width,
+                                                  float scale) {
+    const int direct = es_attention_direct(b, k->type);
+    int32_t j = b->low;
+#if ES_READS_PRUNED
+    if (direct && j < k->n_pruned) {
+        const es_source_rows rows = {k->pruned + (size_t)j * k->pruned_bytes, k->pruned_bytes,
+                                     ES_SOURCE_PRUNED};
+        es_attention_score(b, &rows, j, k->n_pruned - j, width, scale);
+        j = k->n_pruned;
+    }
+#endif
+    if (!direct) {
+        for (; j < b->high; j += ES_ATTENTION_TILE) {
+            const int32_t n = es_lower(ES_ATTENTION_TILE, b->high - j);
+            const es_source_rows rows = es_attention_widen(b->tile, width, k, j, n, b->head_dim);
+            es_attention_score(b, &rows, j, n, width, scale);
+        }
+    } else if (k->type == ES_CACHE_Q8_0) {
+        const es_source_rows rows = es_source_from(k, j, ES_SOURCE_Q8_0);
+        es_attention_score(b, &rows, j, b->high - j, width, scale);
+    } else if (j < b->high) {
+        const es_source_rows rows = es_source_from(k, j, ES_SOURCE_F16);
+        es_attention_score(b, &rows, j, b->high - j, width, scale);
+    }
+}
+
+/* Values by the weights that scores have become. Pruned ones go through the tile: strips of columns would
+ * have to find their place in every row. */
+ES_INLINE_ATTENTION void es_attention_add_chunk(const es_attention_block *b, const es_cache_rows *v,
+                                                const size_t width) {
+    const int direct = es_attention_direct(b, v->type);
+    int32_t n;
+    for (int32_t j = b->low; j < b->high; j += n) {
+        const int widened = !direct || j < v->n_pruned;
+        n = es_lower(widened ? ES_ATTENTION_TILE : ES_VALUE_ROWS, b->high - j);
+        if (widened) {
+            const es_source_rows rows = es_attention_widen(b->tile, width, v, j, n, b->head_dim);
+            es_attention_add(b, &rows, j, n, width);
+        } else if (v->type == ES_CACHE_Q8_0) {
+            const es_source_rows rows = es_source_from(v, j, ES_SOURCE_Q8_0);
+            es_attention_add(b, &rows, j, n, width);
+        } else {
+            const es_source_rows rows = es_source_from(v, j, ES_SOURCE_F16);
+            es_attention_add(b, &rows, j, n, width);
+        }
+    }
+}
+
 ES_INLINE_ATTENTION void es_attention_run(const es_attention_token *tokens, int32_t n_tokens,
                                           int32_t n_heads, const es_cache_rows *k,
                                           const es_cache_rows *v, int32_t head_dim,
                                           const size_t width, float scale, float *scratch) {
     es_attention_block b;
     es_attention_lay_out(&b, tokens, n_tokens, n_heads, head_dim, width, scratch);
-    if (!es_attention_direct(&b, k->type)) {
-        for (int32_t j = b.low; j < b.high; j += ES_ATTENTION_TILE) {
-            const int32_t n = es_lower(ES_ATTENTION_TILE, b.high - j);
-            const es_source_rows rows = es_attention_widen(b.tile, width, k, j, n, head_dim);
-            es_attention_score(&b, &rows, j, n, width, scale);
-        }
-    } else if (k->type == ES_CACHE_Q8_0) {
-        const es_source_rows rows = es_source_from(k, b.low, ES_SOURCE_Q8_0);
-        es_attention_score(&b, &rows, b.low, b.high - b.low, width, scale);
-    } else {
-        const es_source_rows rows = es_source_from(k, b.low, ES_SOURCE_F16);
-        es_attention_score(&b, &rows, b.low, b.high - b.low, width, scale);
-    }
+    es_attention_score_chunk(&b, k, width, scale);
     const int32_t high = (b.high + 15) / 16 * 16;
     for (int32_t i = 0; i < b.n_queries; i++) {
         float *s = b.scores + i * ES_SCORES_STRIDE;
@@ -180,21 +241,7 @@ ES_INLINE_ATTENTION void es_attention_run(const es_attention_token *tokens, int3
         es_attention_exclude(s, b.end[i], high);
         weigh(s, b.low, high, b.parts[i]);
     }
-    const int direct = es_attention_direct(&b, v->type);
-    const int32_t step = direct ? ES_VALUE_ROWS : ES_ATTENTION_TILE;
-    for (int32_t j = b.low; j < b.high; j += step) {
-        const int32_t n = es_lower(step, b.high - j);
-        if (!direct) {
-            const es_source_rows rows = es_attention_widen(b.tile, width, v, j, n, head_dim);
-            es_attention_add(&b, &rows, j, n, width);
-        } else if (v->type == ES_CACHE_Q8_0) {
-            const es_source_rows rows = es_source_from(v, j, ES_SOURCE_Q8_0);
-            es_attention_add(&b, &rows, j, n, width);
-        } else {
-            const es_source_rows rows = es_source_from(v, j, ES_SOURCE_F16);
-            es_attention_add(&b, &rows, j, n, width);
-        }
-    }
+    es_attention_add_chunk(&b, v, width);
 }
 
 /* The kernel itself; the usual head sizes have code of their own. */

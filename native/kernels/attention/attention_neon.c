@@ -188,9 +188,11 @@ ES_INLINE_NEON void add_rows(float *const *acc, const float *e, size_t stride,
 
 enum { ES_VALUE_ROWS = 32 };
 
+#define ES_READS_PRUNED 0
 #include "kernels/attention/attention_driver.h"
 
 void es_attention_neon(es_kernels *table) {
     table->attention = es_attention;
+    table->attention_reads_pruned = ES_READS_PRUNED;
     table->attention_variant = "neon";
 }

@@ -11,7 +11,12 @@
 #include <string.h>
 
 /* Rows that a SIMD kernel works on: as they lie in the cache, or widened floats. */
-typedef enum es_source_kind { ES_SOURCE_F32, ES_SOURCE_F16, ES_SOURCE_Q8_0 } es_source_kind;
+typedef enum es_source_kind {
+    ES_SOURCE_F32,
+    ES_SOURCE_F16,
+    ES_SOURCE_Q8_0,
+    ES_SOURCE_PRUNED
+} es_source_kind;
 
 typedef struct es_source_rows {
     const uint8_t *data;

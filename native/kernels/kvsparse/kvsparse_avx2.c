@@ -1,21 +1,21 @@
 /* Rows of a pruned cache for AVX2: eight halfs at a time through a table of byte shuffles, indexed by
- * eight bits of the bitmap. */
+ * eight bits of the bitmap. Attention for AVX2 reads such rows itself; others have them expanded. */
+#include "kernels/kvsparse/kvsparse_avx2.h"
 #include "kernels/kvsparse/prune_row.h"
 #include "kernels/prefetch.h"
 
 #include <immintrin.h>
 #include <string.h>
 
-/* shuffle[b] puts the first popcount(b) halfs of a register where the bits of b are set, zeros elsewhere. */
-static uint8_t shuffle[256][16] __attribute__((aligned(64)));
+uint8_t es_half_places[256][16] __attribute__((aligned(64)));
 
-static void __attribute__((constructor)) fill_shuffle(void) {
+static void __attribute__((constructor)) fill_places(void) {
     for (int b = 0; b < 256; b++) {
         uint8_t next = 0;
         for (int i = 0; i < 8; i++) {
             const int set = b >> i & 1;
-            shuffle[b][2 * i] = set ? next : 0x80;
-            shuffle[b][2 * i + 1] = set ? (uint8_t)(next + 1) : 0x80;
+            es_half_places[b][2 * i] = set ? next : 0x80;
+            es_half_places[b][2 * i + 1] = set ? (uint8_t)(next + 1) : 0x80;
             next = (uint8_t)(next + 2 * set);
         }
     }
@@ -28,15 +28,11 @@ static void expand_rows(uint16_t *to, const uint8_t *rows, size_t row_bytes, int
     for (int32_t r = 0; r < n_rows; r++, rows += row_bytes, to += n) {
         es_prefetch_ahead(rows, row_bytes);
         const uint8_t *kept = rows + bitmap;
-        int32_t i = 0;
-        for (; i + 8 <= n && kept + 16 <= end; i += 8) {
-            const uint8_t bits = rows[i / 8];
-            const __m128i packed = _mm_loadu_si128((const __m128i *)(const void *)kept);
-            const __m128i order = _mm_load_si128((const __m128i *)(const void *)shuffle[bits]);
-            _mm_storeu_si128((__m128i *)(void *)(to + i), _mm_shuffle_epi8(packed, order));
-            kept += 2 * __builtin_popcount(bits);
+        size_t i = 0;
+        for (; i + 8 <= (size_t)n && kept + 16 <= end; i += 8) {
+            _mm_storeu_si128((__m128i *)(void *)(to + i), es_next_halfs(&kept, rows[i / 8]));
         }
-        expand_end(to, rows, kept, i, n);
+        expand_end(to, rows, kept, (int32_t)i, n);
     }
 }
 

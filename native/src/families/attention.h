@@ -21,12 +21,19 @@ static inline size_t es_sparse_row_bytes(int32_t head_dim, int32_t n_kept) {
     return es_sparse_bitmap_bytes(head_dim) + (size_t)n_kept * sizeof(uint16_t);
 }
 
-/* Rows of one kv head of one layer's cache: row j lies at data + j * row_bytes. */
+/* Rows of one kv head of one layer's cache: row j lies at data + j * row_bytes; or, for j < n_pruned, pruned
+ * at pruned + j * pruned_bytes. n_pruned is a multiple of ES_KV_GROUP, and other rows lie behind those. */
 typedef struct es_cache_rows {
     const uint8_t *data;
     size_t row_bytes; /* es_cache_row_bytes */
     int32_t type;     /* ES_CACHE_* */
+    int32_t n_pruned;
+    const uint8_t *pruned;
+    size_t pruned_bytes; /* es_sparse_row_bytes */
 } es_cache_rows;
+
+/* So many bytes behind the last pruned row may be read. */
+enum { ES_PRUNED_SLACK = 16 };
 
 /* A block of the q8_0 cache: a half as step, then 32 int8 codes. */
 enum { ES_CACHE_BLOCK = 32, ES_CACHE_BLOCK_BYTES = 34 };

@@ -16,11 +16,12 @@ from edgesparse.formats.without_zeros import expected_bytes, zero_share
 if TYPE_CHECKING:
     from edgesparse.engine import Engine
 
-__all__ = ["cost_of", "predictions"]
+__all__ = ["break_even", "cost_of", "predictions"]
 
 _EIGHT = (Format.Q8, Format.BMP8, Format.CSR)
 _FOUR = (Format.Q4, Format.BMP4, Format.CSR)
 _ROWS = 1024
+_SIDE = 4096
 
 
 def cost_of(engine: Engine) -> SparseCost:
@@ -68,6 +69,35 @@ def predictions(weights: Iterable[Weight], cost: SparseCost) -> list[dict[str, A
                 "bytes": {fmt.name.lower(): n for fmt, n in n_bytes.items()},
                 "us": {fmt.name.lower(): round(t, 2) for fmt, t in times.items()},
                 "fastest": [min(each, key=times.__getitem__).name.lower() for each in pairs],
+            }
+        )
+    return rows
+
+
+def break_even(cost: SparseCost) -> list[dict[str, Any]]:
+    """Find from which share of zeros on leaving them out pays, in a matrix of 4096 × 4096.
+
+    Returns
+    -------
+    list of dict
+        ``format``, the dense format that it is ``over``, and the shares from which on it is
+        ``smaller`` and ``faster``, in whole percents; None where it never is. nm8 and nm4 are for
+        2:4, which is half zeros, and are either at 0.5 or not.
+    """
+    rows = []
+    pairs = ((Format.BMP8, Format.Q8), (Format.CSR, Format.Q8), (Format.NM8, Format.Q8))
+    for fmt, dense in (*pairs, (Format.BMP4, Format.Q4), (Format.NM4, Format.Q4)):
+        whole = storage_bytes(dense, _SIDE, _SIDE)
+        time = cost.microseconds(dense, whole, _SIDE * _SIDE)
+        percents = (50,) if fmt.is_two_of_four else range(100)
+        sizes = {p: expected_bytes(fmt, _SIDE, _SIDE, p / 100) for p in percents}
+        times = {p: cost.microseconds(fmt, n, _SIDE * _SIDE) for p, n in sizes.items()}
+        rows.append(
+            {
+                "format": fmt.name.lower(),
+                "over": dense.name.lower(),
+                "smaller": next((p / 100 for p, n in sizes.items() if n < whole), None),
+                "faster": next((p / 100 for p, t in times.items() if t < time), None),
             }
         )
     return rows

@@ -126,13 +126,14 @@ def _kernels(engine: Engine, weights: Iterable[Weight]) -> dict[str, str]:
 
 
 def _predictions(engine: Engine, weights: Iterable[Weight]) -> dict[str, Any]:
-    from edgesparse.cli.costs import cost_of, predictions
+    from edgesparse.cli.costs import break_even, cost_of, predictions
 
     cost = cost_of(engine)
     return {
         "measured": cost.measured,
         "read_gb_per_s": cost.read,
         "gweights_per_s": dict(cost.rates),
+        "break_even": break_even(cost),
         "tensors": predictions(weights, cost),
     }
 
@@ -160,7 +161,18 @@ def _prediction_table(data: dict[str, Any]) -> str:
         f"predicted from {data['read_gb_per_s']:.3g} GB/s and 10⁹ weights a second: "
         f"{rates} ({source})"
     )
-    return said + "\n" + _table(("tensor", "stored as", "zeros", *names, "fastest"), rows)
+    table = _table(("tensor", "stored as", "zeros", *names, "fastest"), rows)
+    pays = [
+        f"{row['format']} over {row['over']}: smaller {_from(row['smaller'])}, "
+        f"faster {_from(row['faster'])}"
+        for row in data["break_even"]
+    ]
+    lines = [said, "zeros from which on leaving them out pays here:", *pays, table]
+    return "\n".join(lines)
+
+
+def _from(share: float | None) -> str:
+    return "never" if share is None else f"from {share:.0%}"
 
 
 def _tensors(

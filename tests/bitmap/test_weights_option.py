@@ -10,9 +10,13 @@ import pytest
 
 import edgesparse
 from edgesparse.cli import main
+from edgesparse.cli.costs import break_even
 from edgesparse.errors import UsageError
 from edgesparse.formats import Format, Weight, pack_float
 from edgesparse.formats.sparse import note_zeros
+from edgesparse.formats.sparse_cost import usual_cost
+from edgesparse.formats.weight import storage_bytes
+from edgesparse.formats.without_zeros import expected_bytes
 
 TINY = Path(__file__).parents[2] / "models" / "tiny"
 IDS = list(range(3, 30))
@@ -66,9 +70,39 @@ def test_predictions_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
         assert row["us"][eight] == min(row["us"][name] for name in ("q8", "bmp8", "csr"))
         assert row["us"][four] == min(row["us"][name] for name in ("q4", "bmp4", "csr"))
     assert main(["inspect", path, "--costs"]) == 0
-    assert "predicted from" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "predicted from" in said
+    assert "bmp8 over q8: smaller from 13%, faster" in said
 
 
 def test_unknown_choice_is_refused() -> None:
     with pytest.raises(UsageError, match="there are no weights 'q5'"):
         edgesparse.load(TINY / "llama-bf16", weights="q5")
+
+
+@pytest.mark.parametrize("variant", ["scalar", "avx2", "avx512vbmi2", "neon"])
+def test_break_even_is_where_predictions_cross(variant: str) -> None:
+    cost, n_crossed = usual_cost(variant, 2), 0
+
+    def figures(fmt: Format, zeros: float) -> tuple[int, float]:
+        if fmt.is_sparse:
+            n_bytes = expected_bytes(fmt, 4096, 4096, zeros)
+        else:
+            n_bytes = storage_bytes(fmt, 4096, 4096)
+        return n_bytes, cost.microseconds(fmt, n_bytes, 4096 * 4096)
+
+    for row in break_even(cost):
+        fmt, dense = Format[row["format"].upper()], Format[row["over"].upper()]
+        for at, share in enumerate((row["smaller"], row["faster"])):
+            whole = figures(dense, 0)[at]
+            if share is None:
+                assert figures(fmt, 0.5)[at] >= whole
+                continue
+            assert figures(fmt, share)[at] < whole
+            if not fmt.is_two_of_four:
+                assert figures(fmt, share - 0.01)[at] >= whole
+            n_crossed += 1
+    assert n_crossed >= 5
+    sizes = {row["format"]: row["smaller"] for row in break_even(cost)}
+    assert sizes["bmp8"] == pytest.approx(0.125, abs=0.01)
+    assert sizes["bmp4"] == pytest.approx(0.26, abs=0.01)

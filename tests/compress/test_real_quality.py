@@ -1,4 +1,4 @@
-"""Compressing a model that no one here made: what each method leaves of the loss of simpler ones."""
+"""Compressing a model that no one here made: what each method loses beside simpler ones."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_gptq_loses_less_than_rounding_to_the_nearest(tmp_path: Path, capsys: An
 
 @pytest.mark.slow
 def test_pruning_loses_as_theory_says(tmp_path: Path, capsys: Any) -> None:
-    """Half of SmolLM2-135M; help topics of Python, scored at their end, which is not learned from."""
+    """Half of SmolLM2-135M; help topics of Python, scored at their end."""
     found = {}
     for method, flags in (
         ("magnitude", ("--sparsity", "0.5")),

@@ -234,7 +234,19 @@ def _summary(data: dict[str, Any]) -> str:
         rows += [("head", engine["head"]), ("quality", engine["quality"])]
         rows.append(("memory", engine["memory_text"]))
         rows += engine["kernels"].items()
+    if pruned := _pruned(data["tensors"]):
+        rows.append(("pruned", pruned))
     return "\n".join(f"{name:<14}{value}" for name, value in rows)
+
+
+def _pruned(tensors: list[dict[str, Any]]) -> str:
+    """Say what became of the zeros of pruned matrices: where one was stored, what was noted."""
+    said = []
+    for mark in ("zeros left out", "zeros, stored"):
+        notes = [tensor["note"] for tensor in tensors if mark in tensor.get("note", "")]
+        if notes:
+            said.append(f"{len(notes)} matrices, the first: {notes[0]}")
+    return "; ".join(said)
 
 
 def _types(tensors: list[dict[str, Any]]) -> str:

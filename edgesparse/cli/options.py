@@ -328,6 +328,6 @@ def read_prompt_file(name: str) -> str:
         data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
         return data.decode()
     except OSError as error:
-        raise UsageError(f"{name}: cannot be read ({error.strerror}).") from None
+        raise UsageError(f"{name}: cannot be read ({error.strerror or error}).") from None
     except UnicodeDecodeError as error:
         raise UsageError(f"{name}: not UTF-8 at byte {error.start}.") from None

@@ -51,7 +51,9 @@ def run(argv: Sequence[str] | None = None) -> int:
     except EdgesparseError as error:
         return _fail(error, debug)
     except OSError as error:  # a full disk behind stdout, for one
-        return _fail(EdgesparseError(f"{error.filename or 'output'}: {error.strerror}."), debug)
+        return _fail(
+            EdgesparseError(f"{error.filename or 'output'}: {error.strerror or error}."), debug
+        )
 
 
 def _dispatch(arguments: list[str]) -> int:

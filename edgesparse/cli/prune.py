@@ -141,8 +141,9 @@ def run(args: argparse.Namespace) -> int:
                 reports = _prune(checkpoint, config, plan, texts.windows, chosen, work, terminal)
                 _write(checkpoint, config, plan, chosen, work, source, out, about, reports)
             except OSError as error:
+                why = error.strerror or error
                 raise EdgesparseError(
-                    f"{out} cannot be written ({error.strerror}); what is finished is kept.",
+                    f"{out} cannot be written ({why}); what is finished is kept.",
                     advice="The same command goes on from there.",
                 ) from error
             work.remove()

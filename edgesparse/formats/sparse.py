@@ -44,6 +44,8 @@ _NO_SCALES = np.zeros(0, np.float32)
 _SAMPLED_ROWS = 16
 _PRUNED = 0.05
 """Share of zeros from which floats count as pruned."""
+_PRUNED_CODES = 0.25
+"""The same for codes: rounding to 4 bits makes 13 to 21 %."""
 _MARGIN = 0.05
 """Share by which a format without zeros must be predicted to be faster."""
 
@@ -183,13 +185,21 @@ def note_zeros(weight: Weight) -> Weight:
     """
     if weight.format not in ELEMENT_DTYPE:
         return weight
-    rows = np.unique(np.linspace(0, weight.n_rows - 1, _SAMPLED_ROWS).astype(np.intp))
-    values = dequantize(weight, rows)
-    zeros = 1 - np.count_nonzero(values) / values.size
+    zeros = _sampled_zeros(weight)
     if zeros < _PRUNED:
         return weight
     said = f"about {zeros:.0%} zeros, stored; --weights bmp8 rounds to q8 and leaves them out"
+    return _noted(weight, said)
+
+
+def _noted(weight: Weight, said: str) -> Weight:
     return replace(weight, note="; ".join(filter(None, (weight.note, said))))
+
+
+def _sampled_zeros(weight: Weight) -> float:
+    rows = np.unique(np.linspace(0, weight.n_rows - 1, _SAMPLED_ROWS).astype(np.intp))
+    values = dequantize(weight, rows)
+    return 1 - np.count_nonzero(values) / values.size
 
 
 def choose_sparse(weight: Weight, weights: str, cost: SparseCost) -> Weight:
@@ -213,16 +223,20 @@ def choose_sparse(weight: Weight, weights: str, cost: SparseCost) -> Weight:
     times = {fmt: cost.microseconds(fmt, size, n_weights) for fmt, size in sizes.items()}
     if not sizes:
         said = f"not 2:4, stays {dense}; --weights auto tries what else leaves zeros out"
-        return replace(weight, note="; ".join(filter(None, (weight.note, said))))
+        return _noted(weight, said)
     best = min(times, key=times.__getitem__)
     if not forced and times[best] >= (1 - _MARGIN) * before:
-        return weight
+        zeros = _sampled_zeros(weight)
+        if zeros < _PRUNED_CODES:
+            return weight
+        said = f"about {zeros:.0%} zeros, stored: {best.name.lower()} is not predicted to be faster"
+        return _noted(weight, said)
     made = as_sparse(weight, best, n_bytes=sizes[best])
     ratio = f"{weight.n_bytes / made.n_bytes:.2f}x fewer bytes than {dense}"
     said = f"zeros left out, {ratio}, " + (
         "as asked" if forced else f"{before / times[best]:.2f}x faster"
     )
-    return replace(made, note="; ".join(filter(None, (weight.note, said))))
+    return _noted(made, said)
 
 
 def _sizes(weight: Weight, formats: Sequence[Format]) -> dict[Format, int]:

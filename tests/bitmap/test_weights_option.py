@@ -12,8 +12,8 @@ import edgesparse
 from edgesparse.cli import main
 from edgesparse.cli.costs import break_even
 from edgesparse.errors import UsageError
-from edgesparse.formats import Format, Weight, pack_float
-from edgesparse.formats.sparse import note_zeros
+from edgesparse.formats import Format, Weight, pack_blocks, pack_float
+from edgesparse.formats.sparse import choose_sparse, note_zeros
 from edgesparse.formats.sparse_cost import usual_cost
 from edgesparse.formats.weight import storage_bytes
 from edgesparse.formats.without_zeros import expected_bytes
@@ -56,6 +56,43 @@ def test_pruned_floats_are_recognised() -> None:
         noted = note_zeros(weight)
         assert said in noted.note
         assert bool(noted.note) == bool(said)
+
+
+def test_inspect_says_what_became_of_zeros(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, n_cases = str(TINY / "llama-floats.gguf"), 0
+    assert main(["inspect", source]) == 0
+    assert "pruned" not in capsys.readouterr().out
+    for store, weights, said in (
+        ("f16", "auto", "14 matrices, the first: about 48% zeros, stored; --weights bmp8"),
+        ("f16", "bmp8", "zeros left out, "),
+        ("int8", "bmp8", "zeros left out, "),
+    ):
+        out = str(tmp_path / f"{store}.gguf")
+        flags = ["-y", "-q", "--store", store, "--method", "magnitude", "--no-evaluate"]
+        assert main(["prune", source, out, *flags]) == 0
+        capsys.readouterr()
+        assert main(["inspect", out, "--weights", weights]) == 0
+        line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("pruned"))
+        assert said in line
+        n_cases += 1
+    assert n_cases == 3
+
+
+def test_zeros_that_are_kept_are_noted() -> None:
+    """Where a bitmap is not predicted to be faster; rounding to 4 bits is no pruning."""
+    rng, slow = np.random.default_rng(4), usual_cost("scalar", 1)
+    codes = rng.integers(-8, 8, (64, 256), dtype=np.int8)
+    steps = np.ones((64, 8), np.float16)
+    for kept, said in ((1.0, ""), (0.5, "zeros, stored: bmp4 is not predicted to be faster")):
+        codes[rng.random(codes.shape) >= kept] = 0
+        data = pack_blocks(codes, steps, None, Format.Q4)
+        weight = Weight("w", Format.Q4, 64, 256, data, np.zeros(0, np.float32))
+        noted = choose_sparse(weight, "auto", slow)
+        assert noted.format is Format.Q4
+        assert said in noted.note
+        assert bool(said) == bool(noted.note)
 
 
 def test_predictions_are_shown(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from edgesparse.checkpoint.names import is_projection
 from edgesparse.checkpoint.safetensors import read_safetensors
 from edgesparse.checkpoint.source import SourceFile
 from edgesparse.cli.program import run
-from edgesparse.compress import own_text
+from edgesparse.compress import gguf_out, own_text
 from edgesparse.compress import prune as prune_module
 from edgesparse.compress.layers import read_matrix
 from edgesparse.compress.patterns import n_zeros
@@ -284,6 +284,13 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
     assert run(["prune", source, str(out), "--windows", "2", "--no-evaluate"]) == 0
     assert "3 of 14 matrices are finished already" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [out]
+
+    def write(*args):
+        raise OSError("4096 requested and 0 written")  # as numpy puts it
+
+    monkeypatch.setattr(gguf_out, "_write", write)
+    assert prune("llama-floats.gguf", out, "-y") == 1
+    assert "(4096 requested and 0 written)" in capsys.readouterr().err
 
 
 def test_a_folder_without_permission(tmp_path, monkeypatch, capsys):

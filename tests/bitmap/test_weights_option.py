@@ -61,15 +61,20 @@ def test_pruned_floats_are_recognised() -> None:
 def test_inspect_says_what_became_of_zeros(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source, n_cases = str(TINY / "llama-floats.gguf"), 0
-    assert main(["inspect", source]) == 0
-    assert "pruned" not in capsys.readouterr().out
-    for store, weights, said in (
-        ("f16", "auto", "14 matrices, the first: about 48% zeros, stored; --weights bmp8"),
-        ("f16", "bmp8", "zeros left out, "),
-        ("int8", "bmp8", "zeros left out, "),
+    n_cases = 0
+    for name, store, weights, said in (
+        (
+            "floats",
+            "f16",
+            "auto",
+            "14 matrices, the first: about 48% zeros, stored; --weights bmp8",
+        ),
+        ("floats", "f16", "bmp8", "zeros left out, "),
+        ("k", "int8", "bmp8", "zeros left out, "),
     ):
-        out = str(tmp_path / f"{store}.gguf")
+        source, out = str(TINY / f"llama-{name}.gguf"), str(tmp_path / f"{store}.gguf")
+        assert main(["inspect", source]) == 0
+        assert "pruned  " not in capsys.readouterr().out
         flags = ["-y", "-q", "--store", store, "--method", "magnitude", "--no-evaluate"]
         assert main(["prune", source, out, *flags]) == 0
         capsys.readouterr()

@@ -81,23 +81,26 @@ def break_even(cost: SparseCost) -> list[dict[str, Any]]:
     -------
     list of dict
         ``format``, the dense format that it is ``over``, and the shares from which on it is
-        ``smaller`` and ``faster``, in whole percents; None where it never is. nm8 and nm4 are for
-        2:4, which is half zeros, and are either at 0.5 or not.
+        ``smaller`` and ``faster`` (`SparseCost.is_faster`), in whole percents; None where it never
+        is. nm8 and nm4 are for 2:4, which is half zeros, and are either at 0.5 or not; csr is
+        taken only where it is smaller than bmp8.
     """
     rows = []
     pairs = ((Format.BMP8, Format.Q8), (Format.CSR, Format.Q8), (Format.NM8, Format.Q8))
     for fmt, dense in (*pairs, (Format.BMP4, Format.Q4), (Format.NM4, Format.Q4)):
         whole = storage_bytes(dense, _SIDE, _SIDE)
-        time = cost.microseconds(dense, whole, _SIDE * _SIDE)
         percents = (50,) if fmt.is_two_of_four else range(100)
         sizes = {p: expected_bytes(fmt, _SIDE, _SIDE, p / 100) for p in percents}
-        times = {p: cost.microseconds(fmt, n, _SIDE * _SIDE) for p, n in sizes.items()}
+        if fmt is Format.CSR:
+            bitmaps = {p: expected_bytes(Format.BMP8, _SIDE, _SIDE, p / 100) for p in percents}
+            sizes = {p: n for p, n in sizes.items() if n < bitmaps[p]}
+        pays = {p: cost.is_faster(fmt, n, dense, whole, _SIDE * _SIDE) for p, n in sizes.items()}
         rows.append(
             {
                 "format": fmt.name.lower(),
                 "over": dense.name.lower(),
                 "smaller": next((p / 100 for p, n in sizes.items() if n < whole), None),
-                "faster": next((p / 100 for p, t in times.items() if t < time), None),
+                "faster": next((p / 100 for p, is_faster in pays.items() if is_faster), None),
             }
         )
     return rows

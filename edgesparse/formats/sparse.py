@@ -46,8 +46,6 @@ _PRUNED = 0.05
 """Share of zeros from which floats count as pruned."""
 _PRUNED_CODES = 0.25
 """The same for codes: rounding to 4 bits makes 13 to 21 %."""
-_MARGIN = 0.05
-"""Share by which a format without zeros must be predicted to be faster."""
 
 
 def sparse_bytes(weight: Weight, fmt: Format) -> int | None:
@@ -225,12 +223,14 @@ def choose_sparse(weight: Weight, weights: str, cost: SparseCost) -> Weight:
         said = f"not 2:4, stays {dense}; --weights auto tries what else leaves zeros out"
         return _noted(weight, said)
     best = min(times, key=times.__getitem__)
-    if not forced and times[best] >= (1 - _MARGIN) * before:
+    pays = cost.is_faster(best, sizes[best], weight.format, weight.n_bytes, n_weights)
+    if not forced and not pays:
         zeros = _sampled_zeros(weight)
         if zeros < _PRUNED_CODES:
             return weight
         said = f"about {zeros:.0%} zeros, stored: {best.name.lower()} is not predicted to be faster"
-        return _noted(weight, said)
+        hint = "" if cost.measured else " ('edgesparse tune' measures)"
+        return _noted(weight, said + hint)
     made = as_sparse(weight, best, n_bytes=sizes[best])
     ratio = f"{weight.n_bytes / made.n_bytes:.2f}x fewer bytes than {dense}"
     said = f"zeros left out, {ratio}, " + (

@@ -161,6 +161,15 @@ class ModelConfig:
     gate_shift: float = 0.0
     gate_cutoff: float = 0.0
 
+    @property
+    def activation(self) -> str:
+        """What the feed-forward's gate goes through, for people."""
+        if self.gate_cutoff:
+            return f"fatrelu: gates below {self.gate_cutoff:g} count as 0"
+        if self.gate_shift:
+            return f"shiftrelu: a relu of the gate less {self.gate_shift:g}"
+        return self.glu.name.lower()
+
     def is_local(self, layer: int) -> bool:
         """Tell whether a layer attends to a window only."""
         if self.window_period and (layer + 1) % self.window_period == 0:

@@ -33,7 +33,7 @@ from edgesparse.native_choices import cost_of_zeros, has_vectors, prompt_chunk, 
 from edgesparse.plan.cache_type import CacheType
 from edgesparse.plan.orders import split_by_order
 from edgesparse.plan.outliers import has_outliers
-from edgesparse.plan.sparsify import sparsify
+from edgesparse.plan.sparsify import read_in_vain, sparsify
 from edgesparse.sampling.recommended import read_recommended
 from edgesparse.tokenizer import load_tokenizer
 
@@ -270,6 +270,8 @@ def load(
         parameters = replace(parameters, vectors={**parameters.vectors, **factors})
         plan = split_by_order(plan, parameters.weights)
         recommended = read_recommended(checkpoint)
+        in_vain = read_in_vain(plan, parameters.weights)
+        notes = (*notes, in_vain) if in_vain else notes
         warnings = (*checkpoint.warnings, *tokenizer.warnings, *recommended.warnings, *notes)
         info = describe(str(source), config, parameters, checkpoint.n_bytes, warnings, recommended)
     if predict is not None and predictor is not None:

@@ -50,13 +50,15 @@ def run(args: argparse.Namespace) -> int:
     path = loading.model_path(args) or default_model_path()
     weights: dict[str, Weight] = {}
     engine: dict[str, Any] = {}
+    warnings: tuple[str, ...] = ()
     stored_bytes = 0
     if not args.no_load:
         model = loading.load_model(argparse.Namespace(**{**vars(args), "quiet": True}))
         weights = dict(model.parameters.weights)
         running = model.engine
-        stored_bytes = model.info.weight_bytes
+        stored_bytes, warnings = model.info.weight_bytes, model.info.warnings
         engine = {
+            "activation": model.config.activation,
             "executor": running.executor_name,
             "n_threads": running.n_threads,
             "n_ctx": running.n_ctx,
@@ -89,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
                 "add_bos": tokenizer.add_bos,
                 "template": tokenizer.template_source,
             },
-            "warnings": list(dict.fromkeys([*checkpoint.warnings, *tokenizer.warnings])),
+            "warnings": list(dict.fromkeys([*checkpoint.warnings, *tokenizer.warnings, *warnings])),
             "metadata": {key: _plain(value) for key, value in checkpoint.metadata.items()},
             "tensors": _tensors(checkpoint, weights, zeros=args.tensors or args.output == "json"),
         }
@@ -224,6 +226,7 @@ def _summary(data: dict[str, Any]) -> str:
         ),
     ]
     if engine:
+        rows.append(("activation", engine["activation"]))
         rows.append(("in memory", f"{_size(data['stored_bytes'])} of weights"))
         rows.append(
             (

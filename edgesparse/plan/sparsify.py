@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,10 @@ from edgesparse.plan.op import Glu, GluKind, Linear, Op
 from edgesparse.plan.plan import Plan
 
 if TYPE_CHECKING:
+    from edgesparse.formats.weight import Weight
     from edgesparse.sparsity.thresholds import Thresholds
 
-__all__ = ["require_silu", "sparsify"]
+__all__ = ["read_in_vain", "require_silu", "sparsify"]
 
 
 def sparsify(plan: Plan, thresholds: Thresholds) -> tuple[Plan, dict[str, npt.NDArray[np.float32]]]:
@@ -68,6 +70,27 @@ def sparsify(plan: Plan, thresholds: Thresholds) -> tuple[Plan, dict[str, npt.ND
                 op = replace(op, skip_zeros=True, dead_share=share)
         ops.append(op)
     return replace(plan, ops=tuple(ops), dense_tokens=thresholds.dense_tokens), factors
+
+
+def read_in_vain(plan: Plan, weights: Mapping[str, Weight]) -> str:
+    """Say which matrices are read as a whole although thresholds make inputs of theirs 0.
+
+    Returns
+    -------
+    str
+        One sentence; empty where every such matrix lies by its inputs.
+    """
+    linears = (op for op in plan.ops if isinstance(op, Linear) and op.threshold > 0)
+    found = [weights[out.weight].format for op in linears for out in op.outputs]
+    found = [fmt for fmt in found if not fmt.is_neuron_major]
+    if not found:
+        return ""
+    names = ", ".join(sorted({fmt.name.lower() for fmt in found}))
+    advice = "; --weights blocks may help" if any(fmt.is_sliced for fmt in found) else ""
+    return (
+        f"thresholds save nothing on {len(found)} matrices stored as {names}, which are read as a "
+        f"whole{advice}"
+    )
 
 
 def require_silu(kind: GluKind, method: str) -> None:

@@ -242,3 +242,24 @@ def test_a_relu_needs_no_threshold_on_its_gate() -> None:
     gated = thresholds_for(name, method="cats", thresholds={"blk.0.gate_up": 0.1})
     with pytest.raises(UsageError, match="need a model with SiLU"):
         load_tiny(name, sparsity=gated)
+
+
+def test_what_is_read_in_vain_is_said() -> None:
+    """Bit slices and floats do not lie by their inputs: thresholds cost quality there, no more."""
+    n_cases = 0
+    for name, weights, words in (
+        ("llama-blocks.gguf", "auto", ""),
+        (
+            "llama-blocks.gguf",
+            "slices",
+            "stored as bs4, which are read as a whole; --weights blocks",
+        ),
+        ("llama-floats.gguf", "auto", "stored as bf16, f16, f32, which are read as a whole"),
+        ("bitnet-tq2_0.gguf", "auto", ""),
+    ):
+        with load_tiny(name, sparsity=thresholds_for(name), weights=weights) as model:
+            said = [text for text in model.info.warnings if "save nothing" in text]
+            assert len(said) == bool(words), (name, weights, said)
+            assert not words or words in said[0]
+        n_cases += 1
+    assert n_cases == 4

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import edgesparse
+from edgesparse.cli.program import run
 from edgesparse.errors import ModelFormatError
 from edgesparse.executors.lockstep import lockstep
 from edgesparse.executors.native import isa_names
@@ -206,3 +207,22 @@ def test_a_name_that_speaks_of_a_relu_is_warned_about(tmp_path: Path) -> None:
             assert model.config.glu is (GluKind.RELU if kind else GluKind.SILU)
             n_warned.append(sum("speaks of a ReLU" in text for text in model.info.warnings))
     assert n_warned == [1, 0, 0]
+
+
+def test_inspect_says_which_activation_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = rewrite(
+        tiny.path("llama-relu.gguf"),
+        tmp_path / "named.gguf",
+        metadata={"general.name": "prosparse", "llama.hidden_activation": None},
+    )
+    for path, words in (
+        (gguf_model(tmp_path, "fatrelu", 0.25), ("fatrelu: gates below 0.25",)),
+        (gguf_model(tmp_path, "shiftrelu", 0.25), ("shiftrelu: a relu of the gate less 0.25",)),
+        (tiny.path("llama-relu.gguf"), ("activation    relu\n",)),
+        (named, ("activation    silu\n", "warning: ", "speaks of a ReLU")),
+    ):
+        assert run(["inspect", str(path)]) == 0
+        out = capsys.readouterr().out
+        assert all(word in out for word in words), out

@@ -1,0 +1,98 @@
+"""A dense ReLU model that has learned something: its zeros, their prediction, its thresholds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import numpy as np
+import pytest
+
+import edgesparse
+from edgesparse.perplexity import perplexity
+from edgesparse.sparsity.alpha_table import compare_alphas
+from edgesparse.sparsity.statistics import collect
+from tests.executors.running import bits
+from tests.models.rewrite import rewrite
+
+MODEL = Path(__file__).parents[2] / "models" / "docs-relu" / "docs-relu.gguf"
+N_CTX, N_WINDOWS = 256, 8
+
+
+@pytest.fixture(scope="module")
+def text() -> str:
+    """Give the language reference, which the model has not seen."""
+    return "\n\n".join(topics[name] for name in sorted(topics))[:40_000]
+
+
+def scored(path: Path, text: str, **options: object) -> float:
+    with edgesparse.load(path, threads=2, **options) as model:
+        return perplexity(model, model.tokenize(text), N_CTX, max_windows=N_WINDOWS).perplexity
+
+
+def with_activation(folder: Path, name: str, **changes: object) -> Path:
+    metadata = {"llama.hidden_activation": name, **changes}
+    return rewrite(MODEL, folder / f"{name}.gguf", metadata=metadata)
+
+
+def test_it_has_learned_something(text: str) -> None:
+    """It hesitates between a twentieth of its 2,048 tokens or fewer."""
+    assert 10 < scored(MODEL, text) < 2048 / 20
+
+
+def test_skipping_its_zeros_changes_no_bit(text: str) -> None:
+    with edgesparse.load(MODEL, threads=1, fused=False) as model:
+        ids = model.tokenize(text)[:300]
+        shares = [layer.dead_share for layer in collect(model, ids)]
+    assert len(shares) == 4
+    assert min(shares) > 0.4
+    found, read = [], []
+    for sparse in ("off", "auto"):
+        with edgesparse.load(MODEL, threads=2, sparse=sparse) as model:
+            cache, n_ops = model.engine.new_cache(40), len(model.engine.plan.ops)
+            op_bytes = np.zeros(n_ops, np.uint64)
+            rows = [
+                model.engine.forward(cache, [token], i, op_bytes=op_bytes)
+                for i, token in enumerate(ids[:40])
+            ]
+            found.append(bits(np.concatenate(rows)))
+            read.append(int(op_bytes.sum()))
+    assert np.array_equal(*found)
+    assert read[1] < 0.9 * read[0]
+
+
+def test_the_predictor_trades_quality_for_bytes(text: str) -> None:
+    with edgesparse.load(MODEL, threads=1, fused=False) as model:
+        table = compare_alphas(
+            model, model.tokenize(text)[:2048], [0.9, 1.0, 1.2], n_judged=512, n_ctx=N_CTX
+        )
+    rows, dense = table.rows, table.dense_perplexity
+    precisions = [row.outcome.precision for row in rows]
+    assert precisions == sorted(precisions)
+    assert precisions[-1] > 0.95
+    recalls = [row.outcome.dropped for row in rows]
+    assert recalls == sorted(recalls, reverse=True)
+    prices = [row.perplexity / dense for row in rows]
+    assert prices == sorted(prices, reverse=True)
+    assert prices[0] > 1.05
+    assert prices[-1] == pytest.approx(1, abs=0.01)
+
+
+def dead_share(path: Path, text: str) -> float:
+    with edgesparse.load(path, threads=1, fused=False) as model:
+        layers = collect(model, model.tokenize(text)[:300])
+    return float(np.mean([layer.dead_share for layer in layers]))
+
+
+def test_thresholds_of_the_gate(text: str, tmp_path: Path) -> None:
+    """Small gates are worth little: FATReLU drops them, the shifted ReLU takes from all others."""
+    plain, dead, prices = scored(MODEL, text), dead_share(MODEL, text), {}
+    for kind in ("fatrelu", "shiftrelu"):
+        for threshold in (0.01, 1.0):
+            changed = {"llama.hidden_activation_param": threshold}
+            path = with_activation(tmp_path, kind, **changed)
+            prices[kind, threshold] = scored(path, text) / plain
+            assert (dead_share(path, text) > dead + 0.15) == (threshold == 1)
+    assert prices["fatrelu", 0.01] == pytest.approx(1, abs=0.01)
+    assert prices["shiftrelu", 0.01] == pytest.approx(1, abs=0.01)
+    assert 1.02 < prices["fatrelu", 1.0] < 1.15 < prices["shiftrelu", 1.0]

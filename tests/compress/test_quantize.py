@@ -105,23 +105,42 @@ def test_gptq_over_independent_inputs_is_rounding_to_the_nearest():
     np.testing.assert_array_equal(found.codes, round_nearest(weight, 3, 64).codes)
 
 
-def test_gptq_is_the_plain_algorithm():
+@pytest.mark.parametrize("act_order", [False, True])
+def test_gptq_is_the_plain_algorithm(act_order):
     """Against inverses of what is left of H, one column after the other, without blocks."""
     rng = np.random.default_rng(6)
     k, group = 160, 32  # a second block of columns begins inside a group of none
     weight, x = rng.normal(size=(8, k)).astype(F32), features(rng, 700, k)
     hessian = (x.T @ x).astype(np.float64)
-    found = round_gptq(weight, hessian, 4, group)
+    found = round_gptq(weight, hessian, 4, group, act_order=act_order)
     damped = hessian + 0.01 * np.mean(np.diag(hessian)) * np.eye(k)
     work, codes = weight.astype(np.float64), np.zeros((8, k))
-    for j in range(k):
-        if j % group == 0:
-            grid = fit_grid(work[:, j : j + group].astype(F32), 4)
-        inverse = np.linalg.inv(damped[j:, j:])
+    left = sorted(range(k), key=lambda j: -hessian[j, j]) if act_order else list(range(k))
+    grids = {j: fit_grid(weight[:, j : j + group], 4) for j in range(0, k, group)}
+    while left:
+        j = left[0]
+        if j % group == 0 and not act_order:
+            grids[j] = fit_grid(work[:, j : j + group].astype(F32), 4)
+        grid = grids[j // group * group]
+        inverse = np.linalg.inv(damped[np.ix_(left, left)])
         codes[:, j] = grid.codes(work[:, j : j + 1].astype(F32))[:, 0]
         value = grid.values(codes[:, j : j + 1].astype(F32))[:, 0]
-        work[:, j:] -= np.outer((work[:, j] - value) / inverse[0, 0], inverse[0])
+        work[:, left] -= np.outer((work[:, j] - value) / inverse[0, 0], inverse[0])
+        left.pop(0)
     assert (found.codes == codes).mean() > 0.995
+
+
+def test_large_inputs_are_rounded_first():
+    """The last column's input is by far the largest: from left to right nothing makes up for it."""
+    rng = np.random.default_rng(8)
+    k = 128
+    x = rng.normal(size=(900, k)).astype(F32)
+    x[:, -1] *= 30
+    x[:, :-1] += 0.1 * x[:, -1:]
+    weight, hessian = rng.normal(size=(64, k)).astype(F32), x.T @ x
+    ordered = layer_error(weight, round_gptq(weight, hessian, 4, 64).values, hessian)
+    plain = round_gptq(weight, hessian, 4, 64, act_order=False).values
+    assert ordered < 0.5 * layer_error(weight, plain, hessian)
 
 
 def test_inputs_that_are_always_zero_do_no_harm():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +14,9 @@ from typing import Any
 
 import pytest
 
+import edgesparse
 from edgesparse.cli import main
+from edgesparse.perplexity import perplexity
 from tests.models import tiny
 
 MODEL = tiny.path("llama-floats.gguf")
@@ -85,8 +89,17 @@ def test_two_bits_from_quantize_to_a_conversation(
     flags = ["-e", str(text), "--windows", "2"]
     assert main(["quantize", str(MODEL), output, "w2_g64", *flags]) == 0
     said = capsys.readouterr().out
-    assert "perplexity" in said
-    assert "after" in said
+    pattern = r"perplexity (\S+) before, (\S+) after: (\S+) ± (\S+) nats per token, 2 windows"
+    found = re.search(pattern, said)
+    assert found is not None, said
+    before, after, rise, spread = map(float, found.groups())
+    assert rise == pytest.approx(math.log(after / before), abs=2e-4)
+    assert 0 < spread < 1
+    with edgesparse.load(output, head="auto") as model:
+        ids = model.tokenize(text.read_text(), add_special=True)
+        n_ctx = min(512, model.engine.n_ctx)
+        estimate = perplexity(model, ids, n_ctx, max_windows=2)
+    assert after == pytest.approx(estimate.perplexity, abs=1e-4)
     assert main(["inspect", output, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert "bs2" in facts["engine"]["kernels"]

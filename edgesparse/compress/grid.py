@@ -75,7 +75,7 @@ class Rounded:
         return np.asarray(self.steps[:, at] * (self.codes - self.zeros[:, at]), np.float32)
 
 
-def fit_grid(values: Float32, bits: int) -> Grid:
+def fit_grid(values: Float32, bits: int, power: Float32 | None = None) -> Grid:
     """Choose step and zero point of a group: least squared error over shrunken ranges.
 
     Parameters
@@ -83,9 +83,14 @@ def fit_grid(values: Float32, bits: int) -> Grid:
     values : float32 ndarray, shape (n_rows, n)
     bits : int
         1 to 4.
+    power : float32 ndarray, shape (n,), optional
+        What the squared error of each column counts: the power of its input. Equal by default.
     """
+    counts = np.ones(values.shape[1], np.float32) if power is None else power
     if bits == 1:
-        step = 2 * _half(np.abs(values).mean(axis=1, keepdims=True))  # its half is what is stored
+        total = np.float32(counts.sum()) or np.float32(1)
+        # Its half is what is stored.
+        step = 2 * _half((np.abs(values) @ counts)[:, None] / total)
         return Grid(1, step, np.full_like(step, 0.5))
     top = np.float32((1 << bits) - 1)
     low = np.minimum(values.min(axis=1, keepdims=True), np.float32(0))
@@ -97,7 +102,7 @@ def fit_grid(values: Float32, bits: int) -> Grid:
         safe = np.where(step == 0, np.float32(1), step)
         zero = np.clip(np.rint(-low * shrink / safe), np.float32(0), top)
         grid = Grid(bits, step, zero)
-        error = np.square(grid.values(grid.codes(values)) - values).sum(axis=1, keepdims=True)
+        error = (np.square(grid.values(grid.codes(values)) - values) @ counts)[:, None]
         better = error < least
         least = np.where(better, error, least)
         best = Grid(bits, np.where(better, step, best.step), np.where(better, zero, best.zero))
@@ -139,7 +144,7 @@ def round_gptq(
         Columns with large inputs first, while all others can still make up for them. Grids are
         then chosen for the weights as they came, so that groups stay neighbouring columns and a
         file needs no order. Otherwise columns go from left to right, and grids are chosen for the
-        weights as they are when a group begins.
+        weights as they are when a group begins. Either way by the power of the inputs.
     damping : float
         Share of H's mean diagonal that is added to it.
     """
@@ -149,7 +154,8 @@ def round_gptq(
     damped.flat[:: k + 1] = np.where(diagonal > 0, diagonal, 1.0)
     order = np.argsort(-diagonal, kind="stable") if act_order else np.arange(k)
     factor = inverse_factor(damped[np.ix_(order, order)], damping)[0].astype(np.float32)
-    made = _Columns(weight.shape, bits, group)
+    power = np.maximum(diagonal / (diagonal.max() or 1.0), 0).astype(np.float32)
+    made = _Columns(weight.shape, bits, group, power)
     if act_order:
         for j in range(0, k, group):
             made.open(j, weight[:, j : j + group])
@@ -183,15 +189,18 @@ def _half(numbers: Float32) -> Float32:
 class _Columns:
     """Collects codes and grids as they are made."""
 
-    def __init__(self, shape: tuple[int, ...], bits: int, group: int) -> None:
-        self._bits, self._group = bits, group
+    def __init__(
+        self, shape: tuple[int, ...], bits: int, group: int, power: Float32 | None = None
+    ) -> None:
+        self._bits, self._group, self._power = bits, group, power
         n_groups = -(-shape[1] // group)
         self._codes = np.zeros(shape, np.uint8)
         self._steps, self._zeros = np.zeros((2, shape[0], n_groups), np.float32)
 
     def open(self, j: int, values: Float32) -> Grid:
         """Choose the grid of the group that begins at column j."""
-        grid = fit_grid(values, self._bits)
+        power = None if self._power is None else self._power[j : j + values.shape[1]]
+        grid = fit_grid(values, self._bits, power)
         self._steps[:, j // self._group] = grid.step[:, 0]
         self._zeros[:, j // self._group] = grid.zero[:, 0]
         return grid

@@ -101,7 +101,7 @@ def test_gptq_loses_less_of_the_outputs(bits):
 def test_gptq_over_independent_inputs_is_rounding_to_the_nearest():
     """Nothing can be made good, so no column is moved."""
     weight = np.random.default_rng(5).normal(size=(20, 256)).astype(F32)
-    found = round_gptq(weight, np.diag(np.linspace(1, 9, 256)), 3, 64)
+    found = round_gptq(weight, np.diag(np.full(256, 7.0)), 3, 64)
     np.testing.assert_array_equal(found.codes, round_nearest(weight, 3, 64).codes)
 
 
@@ -116,11 +116,14 @@ def test_gptq_is_the_plain_algorithm(act_order):
     damped = hessian + 0.01 * np.mean(np.diag(hessian)) * np.eye(k)
     work, codes = weight.astype(np.float64), np.zeros((8, k))
     left = sorted(range(k), key=lambda j: -hessian[j, j]) if act_order else list(range(k))
-    grids = {j: fit_grid(weight[:, j : j + group], 4) for j in range(0, k, group)}
+    power = (np.diag(hessian) / np.diag(hessian).max()).astype(F32)
+    grids = {
+        j: fit_grid(weight[:, j : j + group], 4, power[j : j + group]) for j in range(0, k, group)
+    }
     while left:
         j = left[0]
         if j % group == 0 and not act_order:
-            grids[j] = fit_grid(work[:, j : j + group].astype(F32), 4)
+            grids[j] = fit_grid(work[:, j : j + group].astype(F32), 4, power[j : j + group])
         grid = grids[j // group * group]
         inverse = np.linalg.inv(damped[np.ix_(left, left)])
         codes[:, j] = grid.codes(work[:, j : j + 1].astype(F32))[:, 0]
@@ -128,6 +131,17 @@ def test_gptq_is_the_plain_algorithm(act_order):
         work[:, left] -= np.outer((work[:, j] - value) / inverse[0, 0], inverse[0])
         left.pop(0)
     assert (found.codes == codes).mean() > 0.995
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+def test_grids_suit_the_columns_with_large_inputs(bits):
+    rng = np.random.default_rng(bits)
+    weight, power = rng.normal(size=(50, 64)).astype(F32), np.ones(64, F32)
+    power[7] = 1000
+    even, suited = fit_grid(weight, bits), fit_grid(weight, bits, power)
+    lost = [np.square(grid.values(grid.codes(weight)) - weight) @ power for grid in (even, suited)]
+    assert (lost[1] <= lost[0] * 1.0001).all()
+    assert lost[1].sum() < 0.7 * lost[0].sum()
 
 
 def test_large_inputs_are_rounded_first():

@@ -12,12 +12,24 @@ from collections.abc import Iterable
 from edgesparse.errors import UsageError
 from edgesparse.formats.weight import Format, Weight
 
-__all__ = ["LONG_ROWS", "NEVER", "SLICE_TOPICS", "kernel_lines", "mad_tokens", "topic_of"]
+__all__ = [
+    "FORCED",
+    "LONG_ROWS",
+    "NEVER",
+    "SLICE_TOPICS",
+    "forced_tokens",
+    "kernel_lines",
+    "mad_tokens",
+    "shown",
+    "topic_of",
+]
 
 NEVER = 2**31 - 1
 """More tokens than a step has: always look up."""
 LONG_ROWS = 4096
 """Rows of more columns have tables that outgrow a first-level cache: 8 bytes for a column."""
+FORCED = "EDGESPARSE_KERNEL"
+"""The reason for a choice that this variable made."""
 
 SLICE_TOPICS = {
     f"{fmt.name.lower()}{suffix}": float(default)
@@ -38,10 +50,8 @@ def topic_of(fmt: Format, k: int) -> str:
     return fmt.name.lower() + (" long" if k > LONG_ROWS else "")
 
 
-def mad_tokens(fmt: Format, k: int, isa: str, threads: int) -> int:
-    """Say from how many tokens in a step on codes are unpacked and multiplied.
-
-    ``EDGESPARSE_KERNEL``, ``lut`` or ``mad``, decides for all.
+def forced_tokens() -> int | None:
+    """Return what ``EDGESPARSE_KERNEL`` (``lut``, ``mad``) makes of `mad_tokens`, None without it.
 
     Raises
     ------
@@ -53,8 +63,20 @@ def mad_tokens(fmt: Format, k: int, isa: str, threads: int) -> int:
         raise UsageError(
             f"EDGESPARSE_KERNEL={forced!r} is no kind of kernel.", advice="Set it to lut or mad."
         )
-    if forced:
-        return 1 if forced == "mad" else NEVER
+    return {"": None, "lut": NEVER, "mad": 1}[forced]
+
+
+def mad_tokens(fmt: Format, k: int, isa: str, threads: int) -> int:
+    """Say from how many tokens in a step on codes are unpacked and multiplied.
+
+    Raises
+    ------
+    UsageError
+        As `forced_tokens`.
+    """
+    forced = forced_tokens()
+    if forced is not None:
+        return forced
     from edgesparse.tuning import lookup
 
     return max(1, min(int(lookup(topic_of(fmt, k), isa, threads).value), NEVER))
@@ -69,7 +91,7 @@ def kernel_lines(weights: Iterable[Weight], isa: str, threads: int) -> dict[str,
         topic = topic_of(weight.format, weight.k)
         if weight.format.is_sliced and topic not in lines:
             answer = lookup(topic, isa, threads)
-            reason = "EDGESPARSE_KERNEL" if os.environ.get("EDGESPARSE_KERNEL") else answer.reason
+            reason = answer.reason if forced_tokens() is None else FORCED
             lines[topic] = f"{shown(mad_tokens(weight.format, weight.k, isa, threads))}: {reason}"
     return lines
 

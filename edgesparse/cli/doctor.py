@@ -94,11 +94,17 @@ def _tuning(isa: str | None) -> dict[str, Any]:
     if not _native.available():
         return {}
     from edgesparse.executors.native import choose_isa
+    from edgesparse.lookup import FORCED, SLICE_TOPICS, forced_tokens, shown
 
     answers = [
         tuning.lookup(topic, choose_isa(isa), default_threads()) for topic in tuning.DEFAULTS
     ]
-    return {a.topic: {"value": a.value, "choice": a.choice, "reason": a.reason} for a in answers}
+    found = {a.topic: {"value": a.value, "choice": a.choice, "reason": a.reason} for a in answers}
+    forced = forced_tokens()
+    if forced is not None:
+        for topic in SLICE_TOPICS:
+            found[topic] = {"value": float(forced), "choice": shown(forced), "reason": FORCED}
+    return found
 
 
 def _native_facts(isa: str | None) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(f"{warning}.", advice="Add -y to do it all the same.")
         if args.own_text and args.method == "gptq":
             calibration = written_by(model, source, output, n_tokens, terminal)
-        before = _perplexity(model, evaluation, args.windows)
+        before = _scores(model, evaluation, args.windows)
         windows = _windows(model, calibration, n_tokens) if args.method == "gptq" else []
         config, plan = model.config, model.engine.plan
     if windows:
@@ -159,10 +159,10 @@ def run(args: argparse.Namespace) -> int:
     forget_own_text(output)
     terminal.write(_table(reports))
     terminal.write(f"{output}: {n_bytes / 1e6:.1f} MB, {n_before / 1e6:.1f} MB before\n")
-    if before is not None:
+    if before:
         with edgesparse.load(output, threads=args.threads) as model:
-            after = _perplexity(model, evaluation, args.windows)
-        terminal.write(f"perplexity {before:.4f} before, {after:.4f} after\n")
+            after = _scores(model, evaluation, args.windows)
+        terminal.write(_compared(before, after))
     return 0
 
 
@@ -199,15 +199,33 @@ def _windows(model: Model, text: str, n_tokens: int) -> list[npt.NDArray[np.int3
     return [window.tokens for window in found]
 
 
-def _perplexity(model: Model, text: str, n_windows: int) -> float | None:
-    from edgesparse.perplexity import perplexity
+def _scores(model: Model, text: str, n_windows: int) -> list[float]:
+    """Return the mean negative log-likelihood of every window, in nats per token."""
+    from edgesparse.perplexity import windows
 
     if n_windows == 0:
-        return None
+        return []
     # Four characters and more to a token: so much is enough, and quick to cut into tokens.
     ids = model.tokenize(text[: n_windows * _WINDOW * 8], add_special=True)
     n_ctx = min(_WINDOW, model.engine.n_ctx)
-    return perplexity(model, ids, n_ctx, max_windows=n_windows).perplexity
+    scores, total = [], 0.0
+    for n, estimate in enumerate(windows(model, ids, n_ctx, max_windows=n_windows), 1):
+        scores.append(n * estimate.nll - total)  # windows have equally many tokens
+        total = n * estimate.nll
+    return scores
+
+
+def _compared(before: list[float], after: list[float]) -> str:
+    """Say what became of the perplexity, and how far the windows agree about that."""
+    import math
+    from statistics import fmean, stdev
+
+    rises = [b - a for a, b in zip(before, after, strict=True)]
+    spread = f" ± {stdev(rises) / math.sqrt(len(rises)):.4f}" if len(rises) > 1 else ""
+    return (
+        f"perplexity {math.exp(fmean(before)):.4f} before, {math.exp(fmean(after)):.4f} after: "
+        f"{fmean(rises):+.4f}{spread} nats per token, {len(rises)} windows\n"
+    )
 
 
 def _table(reports: list[MatrixReport]) -> str:

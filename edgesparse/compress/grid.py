@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edgesparse.compress.sparsegpt import inverse_factor
+from edgesparse.compress.sparsegpt import DAMPING, inverse_factor
 
 __all__ = ["Grid", "Rounded", "fit_grid", "round_gptq", "round_nearest"]
 
@@ -21,7 +21,6 @@ U8 = npt.NDArray[np.uint8]
 
 _SHRINKS = np.linspace(1.0, 0.4, 25, dtype=np.float32)
 """Ranges that are tried, as shares of the group's own."""
-_DAMPING = 0.01
 _GPTQ_BLOCK = 128
 
 
@@ -76,7 +75,7 @@ class Rounded:
         return np.asarray(self.steps[:, at] * (self.codes - self.zeros[:, at]), np.float32)
 
 
-def fit_grid(values: Float32, bits: int) -> Grid:
+def fit_grid(values: Float32, bits: int, power: Float32 | None = None) -> Grid:
     """Choose step and zero point of a group: least squared error over shrunken ranges.
 
     Parameters
@@ -84,9 +83,14 @@ def fit_grid(values: Float32, bits: int) -> Grid:
     values : float32 ndarray, shape (n_rows, n)
     bits : int
         1 to 4.
+    power : float32 ndarray, shape (n,), optional
+        What the squared error of each column counts: the power of its input. Equal by default.
     """
+    counts = np.ones(values.shape[1], np.float32) if power is None else power
     if bits == 1:
-        step = 2 * _half(np.abs(values).mean(axis=1, keepdims=True))  # its half is what is stored
+        total = np.float32(counts.sum()) or np.float32(1)
+        # Its half is what is stored.
+        step = 2 * _half((np.abs(values) @ counts)[:, None] / total)
         return Grid(1, step, np.full_like(step, 0.5))
     top = np.float32((1 << bits) - 1)
     low = np.minimum(values.min(axis=1, keepdims=True), np.float32(0))
@@ -98,7 +102,7 @@ def fit_grid(values: Float32, bits: int) -> Grid:
         safe = np.where(step == 0, np.float32(1), step)
         zero = np.clip(np.rint(-low * shrink / safe), np.float32(0), top)
         grid = Grid(bits, step, zero)
-        error = np.square(grid.values(grid.codes(values)) - values).sum(axis=1, keepdims=True)
+        error = (np.square(grid.values(grid.codes(values)) - values) @ counts)[:, None]
         better = error < least
         least = np.where(better, error, least)
         best = Grid(bits, np.where(better, step, best.step), np.where(better, zero, best.zero))
@@ -116,13 +120,18 @@ def round_nearest(weight: Float32, bits: int, group: int) -> Rounded:
 
 
 def round_gptq(
-    weight: Float32, hessian: npt.NDArray[np.floating], bits: int, group: int
+    weight: Float32,
+    hessian: npt.NDArray[np.floating],
+    bits: int,
+    group: int,
+    *,
+    act_order: bool = True,
+    damping: float = DAMPING,
 ) -> Rounded:
     """Round a matrix column by column, each error spread over the columns to come.
 
     GPTQ (Frantar et al., arXiv 2210.17323): the error of column j, divided by U[j, j], times row j
-    of U is what the columns behind it make good, with H⁻¹ = Uᵀ U. Grids are chosen for the weights
-    as they are when a group begins.
+    of U is what the columns behind it make good, with H⁻¹ = Uᵀ U.
 
     Parameters
     ----------
@@ -131,31 +140,43 @@ def round_gptq(
         Xᵀ X of the inputs. Inputs that were always 0 change nothing, and their weights are rounded
         to the nearest.
     bits, group : int
+    act_order : bool
+        Columns with large inputs first, while all others can still make up for them. Grids are
+        then chosen for the weights as they came, so that groups stay neighbouring columns and a
+        file needs no order. Otherwise columns go from left to right, and grids are chosen for the
+        weights as they are when a group begins. Either way by the power of the inputs.
+    damping : float
+        Share of H's mean diagonal that is added to it.
     """
+    n_rows, k = weight.shape
     damped = hessian.astype(np.float64)
     diagonal = np.diagonal(damped).copy()
-    damped.flat[:: len(damped) + 1] = np.where(diagonal > 0, diagonal, 1.0)
-    factor = inverse_factor(damped, _DAMPING)[0].astype(np.float32)
-    work = np.array(weight, np.float32)
-    made = _Columns(weight.shape, bits, group)
-    k = weight.shape[1]
+    damped.flat[:: k + 1] = np.where(diagonal > 0, diagonal, 1.0)
+    order = np.argsort(-diagonal, kind="stable") if act_order else np.arange(k)
+    factor = inverse_factor(damped[np.ix_(order, order)], damping)[0].astype(np.float32)
+    power = np.maximum(diagonal / (diagonal.max() or 1.0), 0).astype(np.float32)
+    made = _Columns(weight.shape, bits, group, power)
+    if act_order:
+        for j in range(0, k, group):
+            made.open(j, weight[:, j : j + group])
+    work = np.ascontiguousarray(weight.T[order])  # a column is a row, so that it is in one piece
     for first in range(0, k, _GPTQ_BLOCK):
         end = min(first + _GPTQ_BLOCK, k)
-        errors = np.zeros((len(work), end - first), np.float32)
+        errors = np.zeros((end - first, n_rows), np.float32)
         for j in range(first, end):
-            if j % group == 0:
+            if not act_order and j % group == 0:
                 # Errors of this block have not reached the columns behind it yet.
-                ahead = work[:, j : j + group].copy()
+                ahead = work[j : j + group].copy()
                 if j + group > end:
-                    ahead[:, end - j :] -= errors @ factor[first:end, end : j + group]
-                grid = made.open(j, ahead)
-            column = work[:, j : j + 1]
+                    ahead[end - j :] -= factor[first:end, end : j + group].T @ errors
+                made.open(j, np.ascontiguousarray(ahead.T))
+            column, at = work[j, :, None], int(order[j])
+            grid = made.grid(at)
             codes = grid.codes(column)
-            made.put(j, codes)
-            error = (column - grid.values(codes)) / factor[j, j]
-            errors[:, j - first : j - first + 1] = error
-            work[:, j:end] -= error * factor[j, j:end]
-        work[:, end:] -= errors @ factor[first:end, end:]
+            made.put(at, codes)
+            errors[j - first] = (column - grid.values(codes))[:, 0] / factor[j, j]
+            work[j + 1 : end] -= factor[j, j + 1 : end, None] * errors[j - first]
+        work[end:] -= factor[first:end, end:].T @ errors
     return made.result()
 
 
@@ -168,18 +189,26 @@ def _half(numbers: Float32) -> Float32:
 class _Columns:
     """Collects codes and grids as they are made."""
 
-    def __init__(self, shape: tuple[int, ...], bits: int, group: int) -> None:
-        self._bits, self._group = bits, group
+    def __init__(
+        self, shape: tuple[int, ...], bits: int, group: int, power: Float32 | None = None
+    ) -> None:
+        self._bits, self._group, self._power = bits, group, power
         n_groups = -(-shape[1] // group)
         self._codes = np.zeros(shape, np.uint8)
         self._steps, self._zeros = np.zeros((2, shape[0], n_groups), np.float32)
 
     def open(self, j: int, values: Float32) -> Grid:
         """Choose the grid of the group that begins at column j."""
-        grid = fit_grid(values, self._bits)
+        power = None if self._power is None else self._power[j : j + values.shape[1]]
+        grid = fit_grid(values, self._bits, power)
         self._steps[:, j // self._group] = grid.step[:, 0]
         self._zeros[:, j // self._group] = grid.zero[:, 0]
         return grid
+
+    def grid(self, j: int) -> Grid:
+        """Return the grid that column j belongs to."""
+        at = slice(j // self._group, j // self._group + 1)
+        return Grid(self._bits, self._steps[:, at], self._zeros[:, at])
 
     def put(self, j: int, codes: Float32) -> None:
         """Keep the codes of columns from j on."""

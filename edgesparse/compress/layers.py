@@ -165,6 +165,7 @@ def compress_layers(
                 hessian = hessians.get(op.name, none)
                 matrix = Matrix(out.weight, number, weights[out.weight], hessian, n_tokens)
                 weights[out.weight] = change(matrix)
+        _check(cancel)  # who stops here is not made to wait for the file
         if number + 1 < len(layers):
             for i, stream in enumerate(streams):
                 steps.next()

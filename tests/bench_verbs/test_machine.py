@@ -9,6 +9,7 @@ import pytest
 from edgesparse import _native, machine
 from edgesparse.cli import main
 from edgesparse.errors import UsageError
+from edgesparse.lookup import SLICE_TOPICS
 
 
 def test_facts_are_there():
@@ -93,6 +94,23 @@ def test_doctor_shows_the_kernels_of_a_lower_set(capsys):
     native = json.loads(capsys.readouterr().out)["native"]
     assert native["isa"] == "scalar"
     assert set(native["kernels"].values()) == {"scalar"}
+
+
+def test_doctor_obeys_the_kernel_that_is_asked_for(monkeypatch, capsys):
+    for kernel in ("lut", "mad"):
+        monkeypatch.setenv("EDGESPARSE_KERNEL", kernel)
+        main(["doctor", "--no-measure", "-o", "json"])
+        found = json.loads(capsys.readouterr().out)["tuning"]
+        said = {topic: row for topic, row in found.items() if topic in SLICE_TOPICS}
+        assert len(said) == 10
+        assert {row["choice"] for row in said.values()} == {kernel}
+        assert {row["reason"] for row in said.values()} == {"EDGESPARSE_KERNEL"}
+        assert "EDGESPARSE_KERNEL" not in {
+            row["reason"] for t, row in found.items() if t not in said
+        }
+    monkeypatch.setenv("EDGESPARSE_KERNEL", "fast")
+    assert main(["doctor", "--no-measure"]) == 2
+    assert "'fast' is no kind of kernel" in capsys.readouterr().err
 
 
 def test_doctor_without_native_says_why(monkeypatch, capsys):

@@ -101,27 +101,60 @@ def test_gptq_loses_less_of_the_outputs(bits):
 def test_gptq_over_independent_inputs_is_rounding_to_the_nearest():
     """Nothing can be made good, so no column is moved."""
     weight = np.random.default_rng(5).normal(size=(20, 256)).astype(F32)
-    found = round_gptq(weight, np.diag(np.linspace(1, 9, 256)), 3, 64)
+    found = round_gptq(weight, np.diag(np.full(256, 7.0)), 3, 64)
     np.testing.assert_array_equal(found.codes, round_nearest(weight, 3, 64).codes)
 
 
-def test_gptq_is_the_plain_algorithm():
+@pytest.mark.parametrize("act_order", [False, True])
+def test_gptq_is_the_plain_algorithm(act_order):
     """Against inverses of what is left of H, one column after the other, without blocks."""
     rng = np.random.default_rng(6)
     k, group = 160, 32  # a second block of columns begins inside a group of none
     weight, x = rng.normal(size=(8, k)).astype(F32), features(rng, 700, k)
     hessian = (x.T @ x).astype(np.float64)
-    found = round_gptq(weight, hessian, 4, group)
+    found = round_gptq(weight, hessian, 4, group, act_order=act_order)
     damped = hessian + 0.01 * np.mean(np.diag(hessian)) * np.eye(k)
     work, codes = weight.astype(np.float64), np.zeros((8, k))
-    for j in range(k):
-        if j % group == 0:
-            grid = fit_grid(work[:, j : j + group].astype(F32), 4)
-        inverse = np.linalg.inv(damped[j:, j:])
+    left = sorted(range(k), key=lambda j: -hessian[j, j]) if act_order else list(range(k))
+    power = (np.diag(hessian) / np.diag(hessian).max()).astype(F32)
+    grids = {
+        j: fit_grid(weight[:, j : j + group], 4, power[j : j + group]) for j in range(0, k, group)
+    }
+    while left:
+        j = left[0]
+        if j % group == 0 and not act_order:
+            grids[j] = fit_grid(work[:, j : j + group].astype(F32), 4, power[j : j + group])
+        grid = grids[j // group * group]
+        inverse = np.linalg.inv(damped[np.ix_(left, left)])
         codes[:, j] = grid.codes(work[:, j : j + 1].astype(F32))[:, 0]
         value = grid.values(codes[:, j : j + 1].astype(F32))[:, 0]
-        work[:, j:] -= np.outer((work[:, j] - value) / inverse[0, 0], inverse[0])
+        work[:, left] -= np.outer((work[:, j] - value) / inverse[0, 0], inverse[0])
+        left.pop(0)
     assert (found.codes == codes).mean() > 0.995
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+def test_grids_suit_the_columns_with_large_inputs(bits):
+    rng = np.random.default_rng(bits)
+    weight, power = rng.normal(size=(50, 64)).astype(F32), np.ones(64, F32)
+    power[7] = 1000
+    even, suited = fit_grid(weight, bits), fit_grid(weight, bits, power)
+    lost = [np.square(grid.values(grid.codes(weight)) - weight) @ power for grid in (even, suited)]
+    assert (lost[1] <= lost[0] * 1.0001).all()
+    assert lost[1].sum() < 0.7 * lost[0].sum()
+
+
+def test_large_inputs_are_rounded_first():
+    """The last column's input is by far the largest: from left to right nothing makes up for it."""
+    rng = np.random.default_rng(8)
+    k = 128
+    x = rng.normal(size=(900, k)).astype(F32)
+    x[:, -1] *= 30
+    x[:, :-1] += 0.1 * x[:, -1:]
+    weight, hessian = rng.normal(size=(64, k)).astype(F32), x.T @ x
+    ordered = layer_error(weight, round_gptq(weight, hessian, 4, 64).values, hessian)
+    plain = round_gptq(weight, hessian, 4, 64, act_order=False).values
+    assert ordered < 0.5 * layer_error(weight, plain, hessian)
 
 
 def test_inputs_that_are_always_zero_do_no_harm():

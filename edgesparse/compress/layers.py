@@ -165,7 +165,7 @@ def compress_layers(
                 hessian = hessians.get(op.name, none)
                 matrix = Matrix(out.weight, number, weights[out.weight], hessian, n_tokens)
                 weights[out.weight] = change(matrix)
-        _check(cancel)  # who stops here is not made to wait for the file
+        steps.check()  # who stops here is not made to wait for the file
         if number + 1 < len(layers):
             for i, stream in enumerate(streams):
                 steps.next()
@@ -192,12 +192,15 @@ class _Steps:
     def begin(self, step: int) -> None:
         self._step = step
 
-    def next(self) -> None:
+    def check(self) -> None:
         if self._cancel is not None and self._cancel.cancelled:
             raise Cancelled(
                 "stopped; what is finished is kept.",
                 advice="The same command goes on from there.",
             )
+
+    def next(self) -> None:
+        self.check()
         if self._progress is not None:
             self._progress(self._layer + self._step / self._n_steps, self._n_layers)
         self._step += 1

@@ -80,7 +80,7 @@ def test_doctor_says_which_kernels_run(capsys):
     assert code == (0 if native["available"] else 1)
     if native["available"]:
         assert native["isa"] in native["isas"]
-        assert len(native["kernels"]) == 20
+        assert len(native["kernels"]) == 30
         assert all(native["kernels"].values())
     assert data["model"]["stored_as"]
     assert data["packages"]["numpy"]

@@ -228,7 +228,8 @@ def load(
         # so it does not add to the peak.
         tokenizer = load_tokenizer(checkpoint)
         checkpoint.forget_vocabulary()
-        gc.collect()  # what making it has left in cycles keeps whole arenas of Python's in memory
+        if budget is not None:  # cycles that making it has left keep whole arenas of Python's
+            gc.collect()
         release_freed()
         preferred = Fit(ternary_format(ternary, native, isa, n_threads), prompt_chunk(native, isa))
         fits = [preferred]

@@ -58,11 +58,7 @@ def load_model(args: argparse.Namespace, terminal: Terminal | None = None) -> Mo
 
 def load_for_measuring(args: argparse.Namespace, threads: int) -> Model:
     """Load the model that the flags name on so many threads; put its warnings on stderr."""
-    from edgesparse.load_model import load
-
-    model = load(model_path(args), threads=threads, **_engine_choices(args))
-    print_warnings(model.info.warnings, args)
-    return model
+    return load_model(argparse.Namespace(**{**vars(args), "threads": threads}))
 
 
 def _engine_choices(args: argparse.Namespace) -> dict[str, Any]:

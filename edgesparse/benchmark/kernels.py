@@ -109,7 +109,7 @@ class KernelRow:
             "read_bandwidth_gb_per_s": round(self.read_bandwidth_gb_per_s, 3),
             "best_gmac_per_s": round(self.best_gmac_per_s, 3),
             "ceiling": "read bandwidth" if self.case.n_tokens == 1 else "best multiply-adds",
-            "share": round(self.share, 4),
+            "share": float(f"{self.share:.4g}"),
             "nmse": self.nmse,
         }
 

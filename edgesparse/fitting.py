@@ -5,7 +5,7 @@ Each attempt is refused, or not, before its weights are allocated, so trying cos
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -38,10 +38,13 @@ class Fit:
     chunk: int
     by_neurons: bool = True
 
-    def given_up(self, preferred: Fit) -> str:
-        """Say what differs from the choice without a budget; empty if nothing does."""
+    def given_up(self, preferred: Fit, stored: Collection[Format]) -> str:
+        """Say what differs from the choice without a budget; empty if nothing does.
+
+        `stored` holds the formats of the loaded matrices: a model may have no ternary ones.
+        """
         parts = []
-        if self.ternary is not preferred.ternary:
+        if self.ternary is not preferred.ternary and self.ternary in stored:
             parts.append(f"ternary weights in {self.ternary.name.lower()}")
         if self.chunk != preferred.chunk:
             parts.append(f"prompts in steps of {self.chunk} tokens")

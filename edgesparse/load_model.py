@@ -102,6 +102,7 @@ def load(
     ternary : {"auto", "t2", "t5", "bst"}
         Storage of ternary weights, all exact. auto: what ``edgesparse tune`` found to be faster
         with the native executor, else t2; t5, the smallest, where mem_budget would refuse that.
+        bst: t2 where single rows are skipped.
     sparsity : float, path or Thresholds, optional
         A calibration by thresholds (`edgesparse.sparsity`): while tokens are generated, small
         activations count as zero and their weights are not read. Lossy, so off by default;
@@ -266,7 +267,8 @@ def load(
 
         (parameters, need), fit = first_that_fits(load_as, fits)
         if fit != preferred:
-            notes = (*notes, fit.given_up(preferred))
+            said = fit.given_up(preferred, {each.format for each in parameters.weights.values()})
+            notes = (*notes, said) if said else notes
             plan = replace(plan, max_tokens=min(plan.max_tokens, fit.chunk))
         parameters = replace(parameters, vectors={**parameters.vectors, **factors})
         plan = split_by_order(plan, parameters.weights)

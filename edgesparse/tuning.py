@@ -112,8 +112,9 @@ class Answer:
 
 
 def preferred_ternary(isa: str, threads: int) -> Format:
-    """Return `Format.T2` or `Format.T5`, whichever is faster as far as that is known; else T2."""
-    return Format.T5 if lookup("ternary", isa, threads).value == "t5" else Format.T2
+    """Return `Format.T2`, `Format.T5` or `Format.BST`: the fastest as far as known, else T2."""
+    known = {"t5": Format.T5, "bst": Format.BST}
+    return known.get(str(lookup("ternary", isa, threads).value), Format.T2)
 
 
 def sparse_cost(isa: str, threads: int) -> SparseCost:

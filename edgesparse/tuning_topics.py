@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgesparse.benchmark.kernels import memory_bytes
-from edgesparse.benchmark.micro import linear_micro, time_ops
+from edgesparse.benchmark.micro import Micro, products, random_weights, time_ops
 from edgesparse.executors.native import NativeExecutor
 from edgesparse.formats.sparse_cost import RATE_TOPICS
-from edgesparse.formats.weight import Format
+from edgesparse.formats.weight import Format, storage_bytes
 from edgesparse.lookup import SLICE_TOPICS
 from edgesparse.tuning import MARGIN, Answer, Value, default_of
 from edgesparse.tuning_rates import measure_rate, rate_of
@@ -24,6 +24,7 @@ from edgesparse.tuning_slices import first_mad, measure_slices
 __all__ = ["TOPICS", "Topic", "fastest", "tune"]
 
 _TERNARY_SHAPES = ((6912, 2560), (2560, 6912))
+_TERNARY_TOKENS = (1, 64)
 _ROUNDS = 5
 
 Seconds = Mapping[str, float]
@@ -59,35 +60,44 @@ def fastest(seconds: Seconds, default: Value) -> Value:
 
 
 def _measure_ternary(isa: str, threads: int, budget_s: float) -> dict[str, float]:
-    """Time one token's product from memory in each format over two shapes; seconds for both."""
-    each = budget_s / (_ROUNDS * len(_TERNARY_SHAPES) * 2)
-    seconds = {"t2": 0.0, "t5": 0.0}
+    """Time products over two shapes in each format: one token, and one of a prompt; seconds.
+
+    Both count alike, as in a conversation with prompts as long as the answers: planes (bst) may be
+    the fastest for single tokens and the slowest for many. Weights come from memory.
+    """
+    names = ("t2", "t5", "bst")
+    each = budget_s / (_ROUNDS * len(_TERNARY_SHAPES) * len(names) * len(_TERNARY_TOKENS))
+    seconds = dict.fromkeys(names, 0.0)
     for n_rows, k in _TERNARY_SHAPES:
-        micros, executors, samples = {}, {}, {name: list[float]() for name in seconds}
+        runs: list[tuple[str, int, Micro, NativeExecutor]] = []
         try:
-            for name in seconds:
+            for name in names:
                 fmt = Format[name.upper()]
-                n_copies = -(-memory_bytes() // (n_rows * k // 5))
-                micros[name] = linear_micro(fmt, n_rows, k, n_tokens=1, n_copies=n_copies)
-                executors[name] = NativeExecutor(
-                    micros[name].plan, micros[name].parameters, threads=threads, isa=isa
-                )
-                micros[name].prepare(executors[name])
+                n_copies = -(-memory_bytes() // storage_bytes(fmt, n_rows, k))
+                weights = random_weights(fmt, n_rows, k, n_copies)
+                for n_tokens in _TERNARY_TOKENS:
+                    micro = products(weights, n_tokens)
+                    executor = NativeExecutor(
+                        micro.plan, micro.parameters, threads=threads, isa=isa
+                    )
+                    runs.append((name, n_tokens, micro, executor))
+                    micro.prepare(executor)
+            samples: dict[tuple[str, int], list[float]] = {run[:2]: [] for run in runs}
             for _ in range(_ROUNDS):
-                for name, executor in executors.items():
-                    found = time_ops(executor, micros[name], each)
-                    samples[name].append(statistics.median(found))
+                for name, n_tokens, micro, executor in runs:
+                    found = time_ops(executor, micro, each)
+                    samples[name, n_tokens].append(statistics.median(found) / n_tokens)
         finally:
-            for executor in executors.values():
-                executor.close()
-        for name, medians in samples.items():
+            for run in runs:
+                run[3].close()
+        for (name, _), medians in samples.items():
             # The calmest round: what else runs on the machine only ever adds time.
             seconds[name] += 1e-9 * min(medians)
     return seconds
 
 
 TOPICS = (
-    Topic("ternary", "storage of ternary weights: t2 or t5", _measure_ternary, fastest),
+    Topic("ternary", "storage of ternary weights: t2, t5 or bst", _measure_ternary, fastest),
     *(
         Topic(name, f"tokens from which on {name} is multiplied", measure_slices(name), first_mad)
         for name in SLICE_TOPICS

@@ -104,7 +104,8 @@ def load_weights(
         Tensors whose product skips inputs of zero: stored as t2n if they are ternary, as q8n, q4n,
         q8mn or q4mn if they are blocks.
     row_by_row : container of str
-        Tensors whose product skips outputs: stored as q8r, q4r, q8mr or q4mr if they are blocks.
+        Tensors whose product skips outputs: stored as q8r, q4r, q8mr or q4mr if they are blocks, as
+        t2 where ternary ones become bst.
     overrides : mapping of str to Format, optional
         Formats for single tensors, see `choose`.
     slices : bool, optional
@@ -150,7 +151,7 @@ def load_weights(
         choice = choose(
             info,
             uniform=uniform,
-            ternary=Format.T2N if name in neuron_major else ternary,
+            ternary=_ternary_for(name, ternary, neuron_major, row_by_row),
             override=overrides.get(name),
             slices=False if skips and not slices else slices,
             sort=name not in in_place,
@@ -194,6 +195,15 @@ def load_weights(
         weights.update(more)
     checkpoint.check_unchanged()
     return {key: weights[name] for key, name in wanted.items()}
+
+
+def _ternary_for(
+    name: str, wanted: Format, neuron_major: Container[str], row_by_row: Container[str]
+) -> Format:
+    """Give the ternary format of a tensor; planes lie in tiles, of which no row can be skipped."""
+    if name in neuron_major:
+        return Format.T2N
+    return Format.T2 if wanted is Format.BST and name in row_by_row else wanted
 
 
 def load_vector(checkpoint: Checkpoint, name: str) -> npt.NDArray[np.float32]:

@@ -77,12 +77,20 @@ def test_ternary_planes_equal_t2() -> None:
         with load_tiny(name, ternary="t2") as model:
             truth = bits(run_in_chunks(model.engine.executor, tiny.PROMPT, 20))
         with load_tiny(name, ternary="bst") as model:
-            assert any(w.format is Format.BST for w in model.parameters.weights.values())
+            formats = {key: w.format for key, w in model.parameters.weights.items()}
+            assert formats["blk.0.ffn_gate.weight"] is Format.BST
+            assert formats["blk.0.ffn_up.weight"] is Format.T2  # single rows of it are read
             for executor_name in EXECUTORS:
                 with executor_of(model, executor_name) as executor:
                     for chunk in (1, 3, 20):
                         got = bits(run_in_chunks(executor, tiny.PROMPT, chunk))
                         assert np.array_equal(got, truth), (name, executor_name, chunk)
+
+
+def test_without_skipping_every_ternary_matrix_is_planes() -> None:
+    with load_tiny("bitnet-tq2_0.gguf", ternary="bst", sparse="off") as model:
+        ternary = {w.format for w in model.parameters.weights.values() if w.format.has_row_scales}
+        assert ternary == {Format.BST}
 
 
 def test_four_bit_model(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,6 +152,18 @@ def test_a_budget_does_not_overrule_a_storage_asked_for(monkeypatch: pytest.Monk
         assert model.info.warnings[-1].endswith("prompts in steps of 32 tokens")
 
 
+def test_a_budget_says_nothing_of_ternary_weights_where_there_are_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("edgesparse.budget.resident_bytes", lambda: 10**8)
+    options = {"executor": "native", "threads": 1}
+    with load_tiny("llama-blocks.gguf", **options) as model:
+        need = model.info.memory.total
+    with load_tiny("llama-blocks.gguf", mem_budget=need - 1, **options) as model:
+        assert not any(weight.format.is_ternary for weight in model.parameters.weights.values())
+        assert model.info.warnings[-1].endswith("budget: prompts in steps of 32 tokens")
+
+
 def test_a_vocabulary_is_forgotten_when_its_tokenizer_is_made() -> None:
     from edgesparse.checkpoint import open_checkpoint
     from edgesparse.default_model import default_model_path

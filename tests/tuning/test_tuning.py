@@ -13,6 +13,7 @@ import pytest
 
 import edgesparse
 from edgesparse import tuning
+from edgesparse.benchmark.micro import Micro
 from edgesparse.cli import main
 from edgesparse.errors import UsageError
 from edgesparse.executors.native import choose_isa
@@ -120,6 +121,8 @@ def test_kept_and_found() -> None:
     remember([Answer("ternary", "scalar", 1, "t5", {}, 1)])  # joins, replaces nothing
     assert preferred_ternary("avx2", 2) is Format.T5
     assert preferred_ternary("scalar", 1) is Format.T5
+    remember([Answer("ternary", "avx2", 2, "bst", {}, 2)])
+    assert preferred_ternary("avx2", 2) is Format.BST
     tuning.forget()
     assert preferred_ternary("avx2", 2) is Format.T2
 
@@ -207,6 +210,29 @@ def test_the_default_stays_unless_beaten_clearly() -> None:
     assert fastest({"t5": 1.0}, "t2") == "t5"
 
 
+def test_ternary_storage_is_judged_by_prompts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planes that win single tokens by less than they lose a prompt's do not win."""
+    monkeypatch.setattr("edgesparse.tuning_topics._TERNARY_SHAPES", ((64, 256), (128, 128)))
+    monkeypatch.setattr("edgesparse.tuning_topics.memory_bytes", lambda: 1 << 14)
+    times = {("T2", 1): 300, ("T5", 1): 500, ("BST", 1): 200}
+    times |= {("T2", 64): 64 * 80, ("T5", 64): 64 * 90, ("BST", 64): 64 * 150}
+
+    def time_ops(_: object, micro: Micro, __: float) -> list[int]:
+        weights = micro.parameters.weights.values()
+        (name,) = {weight.format.name for weight in weights}
+        return [times[name, micro.plan.max_tokens]]
+
+    def measured() -> dict[str, float]:
+        monkeypatch.setattr("edgesparse.tuning_topics.time_ops", time_ops)
+        (topic,) = (topic for topic in TOPICS if topic.name == "ternary")
+        return {name: round(1e9 * s) for name, s in topic.measure("scalar", 1, 0.01).items()}
+
+    assert measured() == {"t2": 760, "t5": 1180, "bst": 700}
+    assert fastest(measured(), "t2") == "bst"
+    times["BST", 64] = 64 * 180
+    assert fastest(measured(), "t2") == "t2"
+
+
 def test_multiplying_pays_from_some_tokens_on() -> None:
     times = {f"lut {n}": float(n) for n in (1, 4, 16, 64)}
     times |= {"mad 1": 5.0, "mad 4": 6.0, "mad 16": 11.0, "mad 64": 30.0}
@@ -235,7 +261,7 @@ def test_loading_obeys_and_bits_stay() -> None:
     def formats_and_logits(**options: str) -> tuple[set[str], bytes]:
         with edgesparse.load(MODEL, threads=1, **options) as model:
             weights = model.parameters.weights.values()
-            names = {w.format.name for w in weights if w.format.is_ternary}
+            names = {w.format.name for w in weights if w.format.has_row_scales}
             return names, model.logits([3, 17, 250]).tobytes()
 
     plain = formats_and_logits()
@@ -244,7 +270,10 @@ def test_loading_obeys_and_bits_stay() -> None:
     assert (plain[0], tuned[0]) == ({"T2", "T2N"}, {"T5", "T2N"})
     assert formats_and_logits(ternary="t2")[0] == {"T2", "T2N"}
     assert formats_and_logits(executor="portable")[0] == {"T2", "T2N"}
-    assert plain[1] == tuned[1]
+    remember([Answer("ternary", choose_isa(None), 1, "bst", {}, 1)])
+    planes = formats_and_logits()
+    assert planes[0] == {"BST", "T2", "T2N"}
+    assert plain[1] == tuned[1] == planes[1]
     assert np.frombuffer(plain[1], np.float32).any()
     with pytest.raises(UsageError, match="ternary"):
         edgesparse.load(MODEL, ternary="t7")
@@ -267,7 +296,7 @@ def test_verb(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
     assert data["file"] == str(cache_file())
     ternary = [a for a in data["answers"] if a["topic"] == "ternary"]
     assert [a["threads"] for a in ternary] == [1, 2]
-    assert all(set(a["seconds"]) == {"t2", "t5"} for a in ternary)
+    assert all(set(a["seconds"]) == {"t2", "t5", "bst"} for a in ternary)
     slices = [a for a in data["answers"] if a["topic"] in SLICE_TOPICS]
     assert {(a["topic"], a["threads"]) for a in slices} == {
         (topic, n) for topic in SLICE_TOPICS for n in (1, 2)

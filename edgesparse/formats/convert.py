@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -29,10 +29,10 @@ from edgesparse.formats.bitslice import pack_ternary_slices
 from edgesparse.formats.blocks import pack_blocks, requantize
 from edgesparse.formats.choose import keeps_codes
 from edgesparse.formats.floats import ELEMENT_DTYPE, pack_float
-from edgesparse.formats.ternary import pack_ternary, unpack_ternary
-from edgesparse.formats.weight import Format, Slices, Weight, storage_bytes
+from edgesparse.formats.ternary import pack_ternary
+from edgesparse.formats.weight import Format, Slices, storage_bytes
 
-__all__ = ["NotUniform", "Target", "convert_native", "convert_numpy", "in_planes", "repack_isa"]
+__all__ = ["NotUniform", "Target", "convert_native", "convert_numpy", "repack_isa"]
 
 U8 = npt.NDArray[np.uint8]
 F32 = npt.NDArray[np.float32]
@@ -86,7 +86,11 @@ def convert_numpy(target: Target, raw: U8, begin: int, end: int) -> None:
     """
     info, fmt = target.info, target.format
     shape = (end - begin, info.n_cols)
-    if fmt.is_ternary:
+    if fmt is Format.BST:
+        codes, scales = _ternary_rows(target, raw, shape)
+        target.scales[begin:end] = np.where(codes.any(axis=1), scales, np.float32(0))
+        packed = pack_ternary_slices(codes, target.scales[begin:end]).data
+    elif fmt.is_ternary:
         codes, scales = _ternary_rows(target, raw, shape)
         packed = pack_ternary(codes, fmt)
         target.scales[begin:end] = np.where(codes.any(axis=1), scales, np.float32(0))
@@ -163,27 +167,6 @@ def convert_native(target: Target, raw: U8, begin: int, end: int) -> None:
     if status == lib.ES_OK:
         return
     _raise(lib, status, target)
-
-
-def in_planes(convert: Convert) -> Convert:
-    """Make ternary planes (bst) of the t2 rows that `convert` makes; leave other formats to it."""
-
-    def both(target: Target, raw: U8, begin: int, end: int) -> None:
-        if target.format is not Format.BST:
-            convert(target, raw, begin, end)
-            return
-        n_rows, k = end - begin, target.info.n_cols
-        data = np.empty(storage_bytes(Format.T2, n_rows, k), np.uint8)
-        scales = np.zeros(n_rows, np.float32)
-        info = replace(target.info, shape=(n_rows, k))
-        convert(Target(info, Format.T2, data, scales, target.src_scale), raw, 0, n_rows)
-        codes = unpack_ternary(Weight(info.name, Format.T2, n_rows, k, data, scales))
-        packed = pack_ternary_slices(codes, scales).data
-        target.scales[begin:end] = scales
-        first = storage_bytes(Format.BST, begin, k)
-        target.data[first : first + len(packed)] = packed
-
-    return both
 
 
 @functools.cache

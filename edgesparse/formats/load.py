@@ -39,7 +39,6 @@ from edgesparse.formats.convert import (
     Target,
     convert_native,
     convert_numpy,
-    in_planes,
 )
 from edgesparse.formats.coo import as_coo
 from edgesparse.formats.grouped import store_grouped
@@ -249,7 +248,7 @@ class _Loader:
         if threads < 1:
             raise UsageError(f"threads={threads} is not a number of threads.")
         self._checkpoint = checkpoint
-        self._convert = in_slices(in_planes(convert_native if native else convert_numpy))
+        self._convert = in_slices(convert_native if native else convert_numpy)
         self._threads = threads
         self._orders: dict[str, npt.NDArray[np.int32]] = {}
 

@@ -72,6 +72,10 @@ static void check_halves(tally *t) {
 
 static int32_t job_isa; /* of all jobs */
 
+static int has_scales(int32_t format) {
+    return format <= ES_FORMAT_T5 || format == ES_FORMAT_BST;
+}
+
 static es_repack_job new_job(int32_t src_type, int32_t format, int32_t n_rows, int32_t k) {
     es_repack_job job = {.src_type = src_type, .dst_format = format, .n_rows = n_rows, .k = k};
     job.row_end = n_rows;
@@ -82,7 +86,7 @@ static es_repack_job new_job(int32_t src_type, int32_t format, int32_t n_rows, i
     job.src = check_alloc(job.src_bytes);
     job.dst = check_alloc(job.dst_bytes);
     memset(job.dst, 0xee, job.dst_bytes);
-    if (format <= ES_FORMAT_T5) {
+    if (has_scales(format)) {
         job.scales = check_alloc((size_t)n_rows * sizeof(float));
     }
     return job;
@@ -103,7 +107,7 @@ static void fill_tame(const es_repack_job *job, uint64_t *state) {
         const unsigned byte = check_random(state) & 0xbf;
         src[i] = (uint8_t)(byte & ~(byte & byte >> 1 & 0x55));
     }
-    if (source->scale_offset < 0 || job->dst_format > ES_FORMAT_T5) {
+    if (source->scale_offset < 0 || !has_scales(job->dst_format)) {
         return;
     }
     for (size_t at = (size_t)source->scale_offset; at < job->src_bytes;
@@ -191,7 +195,7 @@ static void check_refusals(tally *t, int32_t src_type, int32_t format) {
     for (int i = 0; i < 14; i++) {
         expect(t, es_repack(&bad[i]) == ES_E_ARGUMENT, "a wrong job is taken", src_type, format);
     }
-    if (format <= ES_FORMAT_T5) {
+    if (has_scales(format)) {
         good.scales = (check_free(good.scales), NULL);
         expect(t, es_repack(&good) == ES_E_ARGUMENT, "no room for scales", src_type, format);
     } else {
@@ -230,8 +234,10 @@ static int check_with(int32_t isa) {
         }
     }
     for (int32_t src_type = 1; src_type <= LAST_SOURCE; src_type++) {
-        for (int32_t i = 0; i < 8; i++) { /* by columns, then by rows */
-            const int32_t format = i < 4 ? ES_FORMAT_Q8N + i : ES_FORMAT_Q8R + i - 4;
+        for (int32_t i = 0; i < 9; i++) { /* by columns, then by rows, and ternary planes */
+            const int32_t format = i == 8  ? ES_FORMAT_BST
+                                   : i < 4 ? ES_FORMAT_Q8N + i
+                                           : ES_FORMAT_Q8R + i - 4;
             check_refusals(&t, src_type, format);
             for (uint64_t seed = 1; seed <= 4; seed++) {
                 check_wild(&t, src_type, format, seed);

@@ -3,11 +3,6 @@
 
 #include "kernels.h"
 
-/* Where row r (below 64) of a column lies in its 64 bytes (edgesparse/formats/README.md). */
-static inline size_t place(size_t r) {
-    return r / 4 % 4 * 16 + r / 16 * 4 + r % 4;
-}
-
 static uint8_t *weave_halfs(uint8_t *dst, const uint16_t *halfs, size_t n_rows, size_t n_blocks) {
     for (size_t r = 0; r < n_rows; r++, dst += 2) {
         const uint16_t half = halfs[r * n_blocks];
@@ -22,7 +17,7 @@ static void weave_line(uint8_t *dst, const int8_t *codes, size_t row_bytes, size
                        int32_t format, int zero) {
     for (size_t r = 0; r < 64; r++) {
         const int8_t *low = codes + r * row_bytes, *high = low + 64 * row_bytes;
-        uint8_t *to = dst + place(r);
+        uint8_t *to = dst + es_slice_place(r);
         for (size_t c = 0; c < ES_BLOCK; c++, to += column) {
             if (es_column_is_nibble(format)) {
                 *to = (uint8_t)(((low[c] + zero) & 15) | ((high[c] + zero) & 15) << 4);

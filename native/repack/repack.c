@@ -31,6 +31,8 @@ uint64_t es_storage_bytes(int32_t format, int32_t n_rows, int32_t k) {
         return columns * ((rows + 127) / 128) * 32;
     case ES_FORMAT_T5:
         return rows * ((columns + 159) / 160) * 32;
+    case ES_FORMAT_BST:
+        return (rows + ES_PLANES_TILE - 1) / ES_PLANES_TILE * blocks * ES_PLANES_BLOCK_BYTES;
     case ES_FORMAT_Q8:
         return tiles * blocks * 272;
     case ES_FORMAT_Q8M:
@@ -66,6 +68,9 @@ uint64_t es_storage_bytes(int32_t format, int32_t n_rows, int32_t k) {
 int32_t es_tile_rows(int32_t format) {
     if (format == ES_FORMAT_T2N) {
         return ES_NEURON_TILE;
+    }
+    if (format == ES_FORMAT_BST) {
+        return ES_PLANES_TILE;
     }
     if (es_is_column(format)) {
         return ES_COLUMN_WIDTH * (int32_t)es_line_rows(format);
@@ -118,6 +123,7 @@ int32_t es_repack(const es_repack_job *job) {
     case ES_FORMAT_T2:
     case ES_FORMAT_T2N:
     case ES_FORMAT_T5:
+    case ES_FORMAT_BST:
         return job->scales ? es_repack_ternary(job, source, &kernels) : ES_E_ARGUMENT;
     case ES_FORMAT_F16:
     case ES_FORMAT_BF16:

@@ -10,6 +10,7 @@
 #include "kernels.h"
 
 enum { ES_TILE = 8, ES_BLOCK = 32, ES_NEURON_TILE = 128 };
+enum { ES_PLANES_TILE = 64, ES_PLANES_BLOCK_BYTES = 2 * ES_PLANES_TILE * ES_BLOCK / 8 }; /* bst */
 
 /* Ternary codes 0, 1, 2 (3: no ternary code) of n_blocks blocks. */
 typedef void es_decode_codes(uint8_t *codes, const uint8_t *src, int32_t n_blocks);
@@ -56,6 +57,11 @@ int32_t es_tile_rows(int32_t format);
  * [rows][n_blocks]; `zero` is what the stored number of code 0 is. */
 void es_weave_columns(uint8_t *dst, const int8_t *codes, const uint16_t *d, const uint16_t *m,
                       size_t n_blocks, size_t width, int32_t format, int zero);
+
+/* Where row r (below 64) lies in 64 bytes of a column format or of a plane (edgesparse/formats/README.md). */
+static inline size_t es_slice_place(size_t r) {
+    return r / 4 % 4 * 16 + r / 16 * 4 + r % 4;
+}
 
 /* IEEE half to single (exact) and back (round to nearest, ties to even). */
 float es_half_to_float(uint16_t half);

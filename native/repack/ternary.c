@@ -1,4 +1,4 @@
-/* Rows of ternary codes into t2, t2n and t5, with one float scale per row.
+/* Rows of ternary codes into t2, t2n, t5 and bst, with one float scale per row.
  *
  * Block scales fold into the row's: a block of scale 0 holds zeros whatever its codes are; all others
  * must agree. A row without any weight but 0 gets scale 0: files differ in what they write there. */
@@ -9,13 +9,13 @@
 #include <string.h>
 
 typedef struct scratch {
-    uint8_t *codes; /* one row, padded with code 1 */
+    uint8_t *codes; /* one row, padded with code 1; bst: with 0 */
     uint8_t *lanes; /* t2n: 32 lanes of k packed bytes; NULL for the others */
     float *values;  /* one row of masters; NULL unless the source is float */
 } scratch;
 
 static inline int group_of(int32_t format) {
-    return format == ES_FORMAT_T5 ? 160 : 128;
+    return format == ES_FORMAT_T5 ? 160 : format == ES_FORMAT_BST ? ES_BLOCK : 128;
 }
 
 static void pack_t2(uint8_t *dst, const uint8_t *codes, size_t n_groups) {
@@ -36,6 +36,22 @@ static void pack_t5(uint8_t *dst, const uint8_t *codes, size_t n_groups) {
             }
             dst[j] = (uint8_t)((256 * v + 242) / 243);
         }
+    }
+}
+
+/* Bit 0 of eight bytes, the first one's lowest: products of its ones with the constant's do not meet. */
+static inline uint8_t gather_bits(uint64_t bytes) {
+    return (uint8_t)((bytes & UINT64_C(0x0101010101010101)) * UINT64_C(0x0102040810204080) >> 56);
+}
+
+/* Both planes of row `row` of a tile of zeros; a byte of a plane has the bits of eight columns. */
+static void add_planes(uint8_t *tile, const uint8_t *codes, size_t n_blocks, size_t row) {
+    uint8_t *dst = tile + es_slice_place(row);
+    for (size_t i = 0; i < n_blocks * ES_BLOCK; i += 8, dst += 2 * ES_PLANES_TILE) {
+        uint64_t eight;
+        memcpy(&eight, codes + i, sizeof eight);
+        dst[0] = gather_bits(eight);
+        dst[ES_PLANES_TILE] = gather_bits(eight >> 1);
     }
 }
 
@@ -191,6 +207,27 @@ static int32_t repack_neurons(const scratch *scratch, const es_repack_job *job,
     return ES_OK;
 }
 
+/* Rows behind the last, and columns behind theirs, are zeros. */
+static int32_t repack_planes(const scratch *scratch, const es_repack_job *job,
+                             const es_source *source) {
+    const size_t n_blocks = ((size_t)job->k + ES_BLOCK - 1) / ES_BLOCK;
+    const size_t tile_bytes = n_blocks * ES_PLANES_BLOCK_BYTES;
+    for (int32_t row = job->row_begin; row < job->row_end; row++) {
+        uint8_t *tile = job->dst + (size_t)(row / ES_PLANES_TILE) * tile_bytes;
+        float scale = job->src_scale;
+        const int32_t status = decode_row(scratch, &scale, job, source, row);
+        if (status != ES_OK) {
+            return status;
+        }
+        if (row % ES_PLANES_TILE == 0) {
+            memset(tile, 0, tile_bytes);
+        }
+        add_planes(tile, scratch->codes, n_blocks, (size_t)(row % ES_PLANES_TILE));
+        job->scales[row] = is_filled(scratch->codes, (size_t)job->k, 1) ? 0.0f : scale;
+    }
+    return ES_OK;
+}
+
 static int32_t repack_rows(const scratch *scratch, const es_repack_job *job,
                            const es_source *source, const es_kernels *kernels) {
     const int group = group_of(job->dst_format);
@@ -200,6 +237,9 @@ static int32_t repack_rows(const scratch *scratch, const es_repack_job *job,
     const int same_bytes = t2 && job->src_type == ES_SRC_I2_S_128X32;
     if (job->dst_format == ES_FORMAT_T2N) {
         return repack_neurons(scratch, job, source, kernels);
+    }
+    if (job->dst_format == ES_FORMAT_BST) {
+        return repack_planes(scratch, job, source);
     }
     for (int32_t row = job->row_begin; row < job->row_end; row++) {
         uint8_t *dst = job->dst + (size_t)row * row_bytes;
@@ -241,7 +281,7 @@ int32_t es_repack_ternary(const es_repack_job *job, const es_source *source,
                        masters ? malloc(k * sizeof(float)) : NULL};
     int32_t status = ES_E_MEMORY;
     if (scratch.codes && (scratch.lanes || !neurons) && (scratch.values || !masters)) {
-        memset(scratch.codes, 1, padded);
+        memset(scratch.codes, job->dst_format != ES_FORMAT_BST, padded);
         status = repack_rows(&scratch, job, source, kernels);
     }
     free(scratch.codes);

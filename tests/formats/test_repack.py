@@ -8,6 +8,7 @@ import pytest
 from edgesparse.checkpoint import TensorType, ternarize
 from edgesparse.checkpoint import dequantize as decode
 from edgesparse.formats import Format, Weight, dequantize, load, load_weights, pack_ternary
+from edgesparse.formats.bitslice import pack_ternary_slices
 from tests.formats.sources import ENGINES, TERNARY, F, Memory, T, random_bytes
 
 EXACT = {
@@ -156,10 +157,16 @@ def matrix(n_rows: int, k: int) -> np.ndarray:
     return codes
 
 
-@pytest.mark.parametrize("fmt", [F.T2, F.T5], ids=lambda fmt: fmt.name)
+def packed(codes: np.ndarray, fmt: Format) -> bytes:
+    if fmt is F.BST:
+        return pack_ternary_slices(codes, np.ones(len(codes), np.float32)).data.tobytes()
+    return pack_ternary(codes, fmt).tobytes()
+
+
+@pytest.mark.parametrize("fmt", [F.T2, F.T5, F.BST], ids=lambda fmt: fmt.name)
 def test_one_matrix_gives_the_same_bytes_from_every_ternary_type(fmt: Format) -> None:
     n_types = 0
-    for n_rows, k in ((12, 512), (40, 1280)):
+    for n_rows, k in ((12, 512), (40, 1280), (140, 512)):
         codes = matrix(n_rows, k)
         for kind, encode in TERNARY.items():
             if kind is T.Q1_0:
@@ -171,11 +178,11 @@ def test_one_matrix_gives_the_same_bytes_from_every_ternary_type(fmt: Format) ->
             w = both_ways(checkpoint, "w", ternary=fmt)
             assert w.format is fmt
             assert w.note == ""
-            assert w.data.tobytes() == pack_ternary(codes, fmt).tobytes(), kind
+            assert w.data.tobytes() == packed(codes, fmt), kind
             assert w.scales.tolist() == [scale] * n_rows, kind
             np.testing.assert_array_equal(dequantize(w), codes * np.float32(scale))
             n_types += 1
-    assert n_types == 2 * 11
+    assert n_types == 3 * 11
 
 
 @pytest.mark.parametrize("kind", TERNARY, ids=lambda kind: kind.name)
@@ -212,10 +219,12 @@ def test_striped_rows_need_not_be_a_multiple_of_four() -> None:
     for n_rows in (1, 2, 5, 11, 30):
         codes = np.random.default_rng(n_rows).integers(-1, 2, size=(n_rows, 200)).astype(np.int8)
         raw = TERNARY[T.HF_T2](codes, 1.5)
-        w = both_ways(Memory().add("w", T.HF_T2, codes.shape, raw, 1.5), "w")
-        assert w.data.tobytes() == pack_ternary(codes, F.T2).tobytes()
-        n_cases += 1
-    assert n_cases == 5
+        for fmt in (F.T2, F.BST):
+            memory = Memory().add("w", T.HF_T2, codes.shape, raw, 1.5)
+            w = both_ways(memory, "w", ternary=fmt)
+            assert w.data.tobytes() == packed(codes, fmt)
+            n_cases += 1
+    assert n_cases == 10
 
 
 def test_rows_may_have_scales_of_their_own() -> None:

@@ -8,7 +8,7 @@
  * ones are asked for while rows before them are multiplied); and the largest matrix. Taking turns between
  * two matrices costs memory speed: beside a phase of its own, 12 us with 300 KB a matrix become 10.7, 78 with
  * 1.6 MB 83, and 208 with 4.4 MB 228 (two threads, 20 % live). */
-enum { RUN_ROWS = 256, ASKED_BYTES = 16384, MOST_BYTES = 512 * 1024, UNIT_PANEL = 32 };
+enum { RUN_ROWS = 256, ASKED_BYTES = 16384, MOST_BYTES = 512 * 1024 };
 
 typedef struct gated_job {
     es_linear_job *linear;
@@ -73,7 +73,8 @@ int es_linear_is_gated(const es_linear_job *linear, int32_t output) {
     const es_weight *w = es_linear_weight(linear, out), *v = es_linear_weight(linear, gate);
     return out->live >= 0 && out->live == gate->dst && !es_linear_skips(linear, gate) &&
            out->signs < 0 && out->side < 0 && gate->side < 0 && w->n_bytes <= MOST_BYTES &&
-           !out->add && es_reads_rows(w) && es_reads_rows(v) && v->n_rows == w->n_rows;
+           !out->add && es_reads_rows(w) && (es_reads_rows(v) || es_is_sliced(v)) &&
+           v->n_rows == w->n_rows;
 }
 
 void es_linear_gated(es_linear_job *linear, int32_t output) {
@@ -85,7 +86,8 @@ void es_linear_gated(es_linear_job *linear, int32_t output) {
     const es_weight *gate = es_linear_weight(linear, job.gate);
     const es_weight *w = es_linear_weight(linear, job.out);
     job.n_rows = w->n_rows;
-    job.unit_rows = es_linear_unit(job.n_rows, n_threads, linear->k, UNIT_PANEL);
+    const int32_t panel = es_is_sliced(gate) ? 64 : 32; /* a tile's rows; what kernels take */
+    job.unit_rows = es_linear_unit(job.n_rows, n_threads, linear->k, panel);
     es_pool_run(engine->pool, gated_chunk, &job, es_ratio_up(job.n_rows, job.unit_rows));
     engine->moved += gate->n_bytes + es_linear_scale_bytes(gate);
     for (int32_t i = 0; i < n_threads; i++) {

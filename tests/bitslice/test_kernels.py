@@ -87,6 +87,16 @@ def test_ternary_planes_equal_t2() -> None:
                         assert np.array_equal(got, truth), (name, executor_name, chunk)
 
 
+def test_planes_of_a_gate_beside_single_rows() -> None:
+    """One token, many threads: whoever computes a run of the gate reads the rows that it keeps."""
+    found = []
+    for ternary in ("t2", "bst"):
+        with edgesparse.load(ternary=ternary, threads=5, n_ctx=64) as model:
+            cache = model.engine.new_cache(8)
+            found += [model.engine.forward(cache, [100 + i], i) for i in range(3)]
+    assert np.array_equal(bits(np.concatenate(found[:3])), bits(np.concatenate(found[3:])))
+
+
 def test_without_skipping_every_ternary_matrix_is_planes() -> None:
     with load_tiny("bitnet-tq2_0.gguf", ternary="bst", sparse="off") as model:
         ternary = {w.format for w in model.parameters.weights.values() if w.format.has_row_scales}

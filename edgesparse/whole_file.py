@@ -11,30 +11,55 @@ from typing import BinaryIO
 
 from edgesparse.errors import UsageError
 
-__all__ = ["TEMPORARY", "replace_file", "replacing", "replacing_path", "require_writable"]
+__all__ = [
+    "TEMPORARY",
+    "replace_file",
+    "replacing",
+    "replacing_path",
+    "require_output",
+    "require_writable",
+]
 
 TEMPORARY = ".edgesparse-"
 """What names of temporary files begin with."""
 
 
-def require_writable(path: str | os.PathLike[str]) -> None:
+def require_output(path: Path, source: Path, *, replace: bool, as_folder: bool = False) -> None:
+    """Refuse as `require_writable` does, and whatever is there already unless it may go.
+
+    Raises
+    ------
+    UsageError
+        `path` cannot be written, is `source`, or is there and not to be replaced.
+    """
+    require_writable(path, as_folder=as_folder)
+    if not path.exists():
+        return
+    if path.samefile(source):
+        raise UsageError("IN and OUT are the same.", advice="Name another output.")
+    if not replace:
+        raise UsageError(f"{path} exists.", advice="Add -y to replace it.")
+
+
+def require_writable(path: str | os.PathLike[str], *, as_folder: bool = False) -> None:
     """Refuse what could not be written in the end, before the work that fills it begins.
 
     Raises
     ------
     UsageError
-        `path` is a folder, or lies in none that may be written to.
+        `path` is a folder where a file is wanted or the reverse, or lies in no folder that may be
+        written to.
     """
     target = Path(path)
-    if target.is_dir():
-        reason = "it is a folder"
+    if target.exists() and target.is_dir() != as_folder:
+        reason = "it is a file" if as_folder else "it is a folder"
     elif not target.parent.is_dir():
         reason = f"there is no folder {target.parent}"
     elif not os.access(target.parent, os.W_OK | os.X_OK):
         reason = f"the folder {target.parent} may not be written to"
     else:
         return
-    raise UsageError(f"{target}: cannot be written ({reason}).", advice="Name another file.")
+    raise UsageError(f"{target}: cannot be written ({reason}).", advice="Name another output.")
 
 
 def replace_file(path: Path, text: str) -> None:

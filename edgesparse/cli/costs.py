@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,9 +42,9 @@ def predictions(weights: Iterable[Weight], cost: SparseCost) -> list[dict[str, A
     Returns
     -------
     list of dict
-        ``tensor``, ``format``, ``zeros`` (a share) and, by format, ``bytes`` and ``us``;
-        ``fastest`` of those for 8-bit and of those for 4-bit codes. nm8 and nm4 are there where a
-        matrix is 2:4.
+        ``tensor``, ``format``, ``zeros`` (a share) and, by format, ``bytes`` and ``us``; ``taken``:
+        what loading chooses for 8-bit and for 4-bit codes (`choose_sparse`). nm8 and nm4 are there
+        where a matrix is 2:4.
     """
     rows = []
     for weight in weights:
@@ -68,10 +68,23 @@ def predictions(weights: Iterable[Weight], cost: SparseCost) -> list[dict[str, A
                 "zeros": round(zeros, 4),
                 "bytes": {fmt.name.lower(): n for fmt, n in n_bytes.items()},
                 "us": {fmt.name.lower(): round(t, 2) for fmt, t in times.items()},
-                "fastest": [min(each, key=times.__getitem__).name.lower() for each in pairs],
+                "taken": [_taken(weight, each, n_bytes, cost).name.lower() for each in pairs],
             }
         )
     return rows
+
+
+def _taken(
+    weight: Weight, formats: Sequence[Format], n_bytes: Mapping[Format, int], cost: SparseCost
+) -> Format:
+    """Choose as loading does: csr only where it is the smallest, the dense one if none pays."""
+    dense, *others = formats
+    if n_bytes[Format.CSR] > min(n_bytes[fmt] for fmt in others):
+        others.remove(Format.CSR)
+    n_weights = weight.n_rows * weight.k
+    best = min(others, key=lambda fmt: cost.microseconds(fmt, n_bytes[fmt], n_weights))
+    pays = cost.is_faster(best, n_bytes[best], dense, n_bytes[dense], n_weights)
+    return best if pays else dense
 
 
 def break_even(cost: SparseCost) -> list[dict[str, Any]]:

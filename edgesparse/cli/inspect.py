@@ -153,7 +153,7 @@ def _prediction_table(data: dict[str, Any]) -> str:
                 else "not 2:4"
                 for name in names
             ),
-            ", ".join(row["fastest"]),
+            ", ".join(row["taken"]),
         )
         for row in data["tensors"]
     )
@@ -163,7 +163,7 @@ def _prediction_table(data: dict[str, Any]) -> str:
         f"predicted from {data['read_gb_per_s']:.3g} GB/s and 10⁹ weights a second: "
         f"{rates} ({source})"
     )
-    table = _table(("tensor", "stored as", "zeros", *names, "fastest"), rows)
+    table = _table(("tensor", "stored as", "zeros", *names, "taken"), rows)
     pays = [
         f"{row['format']} over {row['over']}: smaller {_from(row['smaller'])}, "
         f"faster {_from(row['faster'])}"

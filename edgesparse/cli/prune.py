@@ -100,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
     from edgesparse.errors import EdgesparseError
     from edgesparse.loading import tensor_names
     from edgesparse.tokenizer import load_tokenizer
+    from edgesparse.whole_file import require_output
 
     terminal = Terminal(color=not args.no_color)
     source, out = Path(args.model), Path(args.output)
@@ -108,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
         check_family(checkpoint.get_str("general.architecture"), str(source))
         chosen = _options(args, checkpoint, source, out)
         names = check_prunable(checkpoint, chosen)
-        _check_output(args, source, out, checkpoint)
+        require_output(out, source, replace=args.yes, as_folder=out.suffix != ".gguf")
         config = read_config(checkpoint)
         tokenizer = load_tokenizer(checkpoint)
         size = min(calibration.WINDOW, config.n_ctx)
@@ -135,7 +136,8 @@ def run(args: argparse.Namespace) -> int:
             "windows": len(texts.windows),
         }
         with Work(out, fingerprint_of(source, marks)) as work:
-            _note_work(args, work, names, terminal)
+            for said in () if args.quiet else work.notes(names):
+                terminal.note(said)
             before = _perplexity(args, source, texts.held_out, terminal, "before")
             try:
                 reports = _prune(checkpoint, config, plan, texts.windows, chosen, work, terminal)
@@ -192,32 +194,6 @@ def _options(
 
 def _share(args: argparse.Namespace) -> float:
     return 0.5 if args.sparsity is None else float(args.sparsity)
-
-
-def _check_output(
-    args: argparse.Namespace, source: Path, out: Path, checkpoint: Checkpoint
-) -> None:
-    from edgesparse.errors import UsageError
-
-    if out.exists() and out.resolve() == source.resolve():
-        raise UsageError("IN and OUT are the same.")
-    if out.exists() and not args.yes:
-        raise UsageError(f"{out} exists.", advice="Add -y to replace it.")
-    if out.exists() and out.is_dir() != (out.suffix != ".gguf"):
-        raise UsageError(f"{out} is {'a folder' if out.is_dir() else 'a file'}.")
-    if not out.absolute().parent.is_dir():
-        raise UsageError(f"{out.absolute().parent}: no such folder.")
-
-
-def _note_work(
-    args: argparse.Namespace, work: Work, names: Sequence[str], terminal: Terminal
-) -> None:
-    if args.quiet:
-        return
-    if work.thrown_away:
-        terminal.note("other options or another text: what an earlier run finished is thrown away")
-    if n_finished := work.count(names):
-        terminal.note(f"{n_finished} of {len(names)} matrices are finished already")
 
 
 def _prune(

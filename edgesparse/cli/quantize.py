@@ -83,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-t", "--threads", type=int, metavar="N", help="threads (default: auto)")
     parser.add_argument(
-        "-y", "--yes", action="store_true", help="overwrite OUT; do what makes little sense"
+        "-y", "--yes", action="store_true", help="replace OUT; do what makes little sense"
     )
 
 
@@ -104,10 +104,13 @@ def run(args: argparse.Namespace) -> int:
     from edgesparse.compress.target import Target
     from edgesparse.compress.work import Work, fingerprint_of
     from edgesparse.errors import ModelFormatError, UsageError
+    from edgesparse.whole_file import require_output
 
     target, outliers = Target.parse(args.type), parse_share(args.outliers)
     source, output = Path(args.input), Path(args.output)
-    _check_output(output, overwrite=args.yes)
+    if output.suffix != ".gguf":
+        raise UsageError(f"{output}: what is written is a GGUF file.", advice="Name it *.gguf.")
+    require_output(output, source, replace=args.yes)
     n_tokens = args.tokens
     if n_tokens is None:
         n_tokens = _OWN_TOKENS if args.own_text else _TOKENS
@@ -137,8 +140,8 @@ def run(args: argparse.Namespace) -> int:
         open_checkpoint(source) as checkpoint,
         cancel_on_interrupt(token),
     ):
-        if n_found := work.count(checkpoint.tensors):
-            terminal.note(f"going on: {n_found} matrices are finished already")
+        for said in work.notes(checkpoint.tensors):
+            terminal.note(said)
         try:
             reports, n_bytes = quantize_model(
                 *(checkpoint, config, plan, output, target, work),
@@ -164,17 +167,6 @@ def run(args: argparse.Namespace) -> int:
             after = _scores(model, evaluation, args.windows)
         terminal.write(_compared(before, after))
     return 0
-
-
-def _check_output(output: Path, *, overwrite: bool) -> None:
-    from edgesparse.errors import UsageError
-
-    if output.suffix != ".gguf":
-        raise UsageError(f"{output}: what is written is a GGUF file.", advice="Name it *.gguf.")
-    if not output.parent.is_dir():
-        raise UsageError(f"{output.parent} is not a folder.")
-    if output.exists() and not overwrite:
-        raise UsageError(f"{output} exists.", advice="Add -y to overwrite it.")
 
 
 def _texts(args: argparse.Namespace) -> tuple[str, str]:

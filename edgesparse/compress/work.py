@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+import edgesparse
 from edgesparse.errors import UsageError
 from edgesparse.whole_file import TEMPORARY, replacing
 
@@ -25,14 +26,21 @@ _LOCK = "lock"
 
 
 def fingerprint_of(source: Path, options: Mapping[str, object]) -> str:
-    """Name an input and what is done to it.
+    """Name an input, what is done to it, and the program that does it.
 
-    A file counts by its name, size and time of change, a folder by those of its files.
+    A file counts by its name, size and time of change, a folder by those of its files; the program
+    by its version and by the text of this package, which changes between versions too.
     """
     files = [source] if source.is_file() else sorted(p for p in source.iterdir() if p.is_file())
     stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    text = json.dumps([stats, dict(options)], sort_keys=True, default=str)
+    text = json.dumps([stats, dict(options), _program()], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _program() -> list[str]:
+    modules = sorted(Path(__file__).parent.glob("*.py"))
+    texts = [hashlib.sha256(module.read_bytes()).hexdigest() for module in modules]
+    return [edgesparse.__version__, *texts]
 
 
 class Work:
@@ -43,13 +51,13 @@ class Work:
     output : Path
         The file or folder that is being made; the work lies beside it.
     fingerprint : str
-        Of input and options; work of another fingerprint is thrown away.
+        Of input, options and program; work of another fingerprint is thrown away.
 
     Attributes
     ----------
     folder : Path
     thrown_away : bool
-        Whether there was work for another fingerprint.
+        Whether there was work of another fingerprint.
 
     Raises
     ------
@@ -81,9 +89,17 @@ class Work:
                 path.unlink() if not path.is_dir() else shutil.rmtree(path)
         mark.write_text(fingerprint)
 
-    def count(self, names: Iterable[str]) -> int:
-        """How many of these matrices are finished."""
-        return sum(self.has(name) for name in names)
+    def notes(self, names: Iterable[str]) -> list[str]:
+        """Say what became of an earlier run's matrices, of which `names` may be some."""
+        said = []
+        if self.thrown_away:
+            said.append(
+                "other options, another text or another version of edgesparse: what an earlier run "
+                "finished is thrown away"
+            )
+        if n_finished := sum(self.has(name) for name in names):
+            said.append(f"going on: {n_finished} matrices are finished already")
+        return said
 
     def has(self, name: str) -> bool:
         """Tell whether a matrix is finished."""

@@ -15,13 +15,23 @@
 #define ES_PREFETCH_BYTES 2048
 #endif
 
+/* Bytes ahead at which lines are asked for a first time, into the second-level cache; 0: they are not.
+ * The few buffers between core and first level are then held for a short way only. */
+#ifndef ES_PREFETCH_FAR
+#define ES_PREFETCH_FAR 0
+#endif
+
 enum { ES_CACHE_LINE = 64 };
 
-/* Requests the lines of n_bytes that lie ES_PREFETCH_BYTES ahead of p; the address need not exist.
- * Consecutive calls over adjacent runs miss no line, whatever the alignment. */
+/* Requests the lines of n_bytes that lie ES_PREFETCH_BYTES ahead of p (and ES_PREFETCH_FAR); the address
+ * need not exist. Consecutive calls over adjacent runs miss no line, whatever the alignment. */
 static inline __attribute__((always_inline)) void es_prefetch_ahead(const void *p, size_t n_bytes) {
     const uintptr_t ahead = (uintptr_t)p + ES_PREFETCH_BYTES;
+    const uintptr_t far = (uintptr_t)p + ES_PREFETCH_FAR;
     for (size_t i = 0; i < n_bytes; i += ES_CACHE_LINE) {
+        if (ES_PREFETCH_FAR > 0) {
+            __builtin_prefetch((const void *)(far + i), 0, 2);
+        }
         __builtin_prefetch((const void *)(ahead + i), 0, 3);
     }
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -10,11 +11,11 @@ import pytest
 
 import edgesparse
 from edgesparse.cli import main
-from edgesparse.cli.costs import break_even
+from edgesparse.cli.costs import break_even, predictions
 from edgesparse.errors import UsageError
 from edgesparse.formats import Format, Weight, pack_blocks, pack_float
-from edgesparse.formats.sparse import choose_sparse, note_zeros
-from edgesparse.formats.sparse_cost import usual_cost
+from edgesparse.formats.sparse import SPARSE_OF, choose_sparse, note_zeros
+from edgesparse.formats.sparse_cost import SparseCost, usual_cost
 from edgesparse.formats.weight import storage_bytes
 from edgesparse.formats.without_zeros import expected_bytes
 
@@ -108,13 +109,38 @@ def test_predictions_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     for row in data["tensors"]:
         assert 0 <= row["zeros"] < 1
         assert set(row["bytes"]) == set(row["us"]) == {"q8", "bmp8", "q4", "bmp4", "csr"}
-        eight, four = row["fastest"]
-        assert row["us"][eight] == min(row["us"][name] for name in ("q8", "bmp8", "csr"))
-        assert row["us"][four] == min(row["us"][name] for name in ("q4", "bmp4", "csr"))
+        for taken, dense in zip(row["taken"], ("q8", "q4"), strict=True):
+            assert row["us"][taken] <= row["us"][dense]
     assert main(["inspect", path, "--costs"]) == 0
     said = capsys.readouterr().out
     assert "predicted from" in said
     assert "bmp8 over q8: smaller from 13%, faster" in said
+
+
+@pytest.mark.parametrize("variant", ["scalar", "avx2", "avx512vbmi2", "neon"])
+def test_costs_name_what_loading_takes(variant: str) -> None:
+    """Not merely what is predicted to be the fastest: a little faster is not enough."""
+    rng, usual = np.random.default_rng(5), usual_cost(variant, 2)
+    level = SparseCost(usual.read, {**usual.rates, "bmp8": 1.02 * usual.rates["q8"]}, measured=True)
+    fast = SparseCost(1e6, level.rates, measured=True)
+    n_dense = n_cases = 0
+    shares = (0.0, 0.1, 0.3, 0.5, 0.7, 0.97)
+    for cost, dense, zeros in itertools.product((usual, level, fast), SPARSE_OF, shares):
+        least, most = (-127, 128) if dense is Format.Q8 else (-8, 8)
+        codes = rng.integers(least, most, (256, 512), dtype=np.int8)
+        codes[codes == 0] = 1
+        codes[rng.random(codes.shape) < zeros] = 0
+        if zeros == 0.5:
+            codes.reshape(-1, 4)[:] = [0, 3, 0, 5]
+        data = pack_blocks(codes, np.ones((256, 16), np.float16), None, dense)
+        weight = Weight("w", dense, 256, 512, data, np.zeros(0, np.float32))
+        (row,) = predictions([weight], cost)
+        found = choose_sparse(weight, "auto", cost).format
+        assert row["taken"][dense is Format.Q4] == found.name.lower(), (dense, zeros)
+        n_dense += found is dense and min(row["us"], key=row["us"].__getitem__) != row["format"]
+        n_cases += 1
+    assert n_cases == 36
+    assert n_dense
 
 
 def test_unknown_choice_is_refused() -> None:

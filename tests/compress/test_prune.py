@@ -282,7 +282,7 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
     assert f"{out} cannot be written (No space left on device); what is finished is kept." in said
     source = str(tiny.path("llama-floats.gguf"))
     assert run(["prune", source, str(out), "--windows", "2", "--no-evaluate"]) == 0
-    assert "3 of 14 matrices are finished already" in capsys.readouterr().err
+    assert "going on: 3 matrices are finished already" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [out]
 
     def write(*args):
@@ -354,6 +354,19 @@ def test_refusals_of_outputs(tmp_path, capsys):
     assert prune(source, tmp_path / "folder") == 2
     assert "Hugging Face folder" in capsys.readouterr().err
     assert prune(source, tmp_path / "none" / "out.gguf") == 2
+    assert f"there is no folder {tmp_path / 'none'}" in capsys.readouterr().err
+    copy = tmp_path / "in.gguf"
+    copy.write_bytes(tiny.path(source).read_bytes())
+    for verb, *rest in (("prune",), ("quantize", "w4_g32")):
+        assert run([verb, str(copy), str(copy), *rest, "-y"]) == 2
+        assert "IN and OUT are the same" in capsys.readouterr().err
+    (tmp_path / "folder.gguf").mkdir()
+    assert prune(source, tmp_path / "folder.gguf", "-y") == 2
+    assert "it is a folder" in capsys.readouterr().err
+    assert prune("llama-bf16", out, "-y") == 0
+    (tmp_path / "file").write_bytes(b"mine")
+    assert prune("llama-bf16", tmp_path / "file", "-y") == 2
+    assert "it is a file" in capsys.readouterr().err
     assert prune("llama-bf16", tmp_path / "folder", "--store", "int8") == 2
     assert "--store int8 is for .gguf" in capsys.readouterr().err
     assert prune(source, out, "-y") == 0

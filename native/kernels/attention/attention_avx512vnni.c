@@ -40,6 +40,23 @@ ES_INLINE_512 void widen_q8_row(float *to, const uint8_t *row, int32_t n) {
     es_widen_q8_0(to, row, n);
 }
 
+/* Sixteen elements of a pruned row; moves `kept` behind them, and reads 32 bytes from there. */
+ES_INLINE_512 __m512 next_sixteen(const uint8_t **kept, const uint8_t *bitmap) {
+    uint16_t bits;
+    memcpy(&bits, bitmap, sizeof bits);
+    const __m512 packed =
+        _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)*kept));
+    *kept += 2 * (size_t)(unsigned)__builtin_popcount(bits);
+    return _mm512_maskz_expand_ps(bits, packed);
+}
+
+ES_INLINE_512 void widen_pruned_row(float *to, const uint8_t *row, int32_t n) {
+    const uint8_t *kept = row + es_sparse_bitmap_bytes(n);
+    for (size_t i = 0; i < es_attention_width((size_t)n); i += 16) {
+        _mm512_store_ps(to + i, next_sixteen(&kept, row + i / 8));
+    }
+}
+
 /* Rows of the cache are asked for twice: far ahead into the second level, which waits for more lines at once
  * than the first, and shortly before use into the first. */
 enum { ES_FAR_BYTES = 4096, ES_NEAR_BYTES = 512 };
@@ -93,21 +110,27 @@ ES_INLINE_512 void score_block(float *s, size_t stride, const float *q, const si
                                const es_source_rows *rows, int32_t r, int32_t n, const size_t width,
                                const size_t n_rows, __m512 scale) {
     const uint8_t *row[16];
+    const uint8_t *kept[16]; /* of pruned rows: what was not read yet */
     __m512 lane[16];
     for (size_t k = 0; k < n_rows; k++) {
         row[k] = es_source_row(rows, r + (int32_t)k, n);
+        kept[k] = row[k] + es_sparse_bitmap_bytes((int32_t)width);
         if (rows->kind != ES_SOURCE_F32) {
             prefetch_far(row[k], rows->row_bytes);
             es_prefetch_lines(row[k] + ES_NEAR_BYTES, rows->row_bytes);
         }
-        const __m512 element = load_sixteen(row[k], 0, rows->kind);
+        const __m512 element = rows->kind == ES_SOURCE_PRUNED
+                                   ? next_sixteen(&kept[k], row[k])
+                                   : load_sixteen(row[k], 0, rows->kind);
         for (size_t h = 0; h < n_queries; h++) {
             lane[h * n_rows + k] = _mm512_mul_ps(_mm512_load_ps(q + h * width), element);
         }
     }
     for (size_t i = 16; i < width; i += 16) {
         for (size_t k = 0; k < n_rows; k++) {
-            const __m512 element = load_sixteen(row[k], i, rows->kind);
+            const __m512 element = rows->kind == ES_SOURCE_PRUNED
+                                       ? next_sixteen(&kept[k], row[k] + i / 8)
+                                       : load_sixteen(row[k], i, rows->kind);
             for (size_t h = 0; h < n_queries; h++) {
                 const __m512 factor = _mm512_load_ps(q + h * width + i);
                 lane[h * n_rows + k] =
@@ -243,7 +266,7 @@ ES_INLINE_512 void add_rows(float *const *acc, const float *e, size_t stride,
 
 enum { ES_VALUE_ROWS = 8 };
 
-#define ES_READS_PRUNED 0
+#define ES_READS_PRUNED 1
 #include "kernels/attention/attention_driver.h"
 
 void es_attention_avx512vnni(es_kernels *table) {

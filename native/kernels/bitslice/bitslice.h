@@ -14,9 +14,16 @@
 #define ES_BITSLICE_H
 
 #include "kernels.h"
-/* A block of four planes is 1 KiB: 2 KiB ahead is too near, 18 % slower on a whole model. */
+/* A block of four planes is 1 KiB. On a Sapphire Rapids server one request 4 KiB ahead suits weights in
+ * the last-level cache and one of 2 KiB those in memory (a tenth slower and a fifth faster); with both,
+ * slices are as fast in the cache as with 4 KiB alone, and in memory about as fast as with 2 KiB. */
 #ifndef ES_PREFETCH_BYTES
+#ifdef __x86_64__
+#define ES_PREFETCH_BYTES 2048
+#define ES_PREFETCH_FAR 5120
+#else
 #define ES_PREFETCH_BYTES 4096
+#endif
 #endif
 #include "kernels/prefetch.h"
 

@@ -33,7 +33,7 @@ typedef struct es_cache_rows {
 } es_cache_rows;
 
 /* So many bytes behind the last pruned row may be read. */
-enum { ES_PRUNED_SLACK = 16 };
+enum { ES_PRUNED_SLACK = 32 };
 
 /* A block of the q8_0 cache: a half as step, then 32 int8 codes. */
 enum { ES_CACHE_BLOCK = 32, ES_CACHE_BLOCK_BYTES = 34 };

@@ -21,7 +21,8 @@ int check_dense(void);    /* block and float formats */
 int check_columns(void);  /* block formats by columns */
 int check_rows(void);     /* block formats by rows */
 int check_bitmap(void);   /* block formats without zeros */
-int check_bitslice(void); /* bit slices, looked up and multiplied */
+int check_bitslice(void);      /* bit slices, looked up and multiplied, */
+int check_slice_columns(void); /* and by columns */
 int check_vector(void);   /* norms, quantisers, activations, rotations, halfs */
 int check_attention(void);
 int check_kvsparse(void); /* pruned rows of the cache */

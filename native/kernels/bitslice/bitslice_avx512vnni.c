@@ -1,7 +1,7 @@
 /* Bit slices for AVX-512: vpshufb tables, products with the 512-bit vpdpbusd.
  *
  * vpermw would look int16 sums up whole, but takes two shuffles of its own for half as many rows. */
-#include "kernels/bitslice/slice_256.h"
+#include "kernels/bitslice/slice_columns256.h"
 
 typedef __m512 es_vf;
 enum { ES_VF = 16, ES_MAD_TOKENS = 4 };

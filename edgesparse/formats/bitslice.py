@@ -29,6 +29,7 @@ __all__ = [
     "SliceParts",
     "by_columns",
     "fill_by_columns",
+    "fill_sliced",
     "fill_slices",
     "middle",
     "pack_bitslice",
@@ -282,6 +283,16 @@ def _groups(n_blocks: int, slices: Slices | None) -> list[tuple[int, int]]:
     """First block and number of blocks of every group."""
     size = n_blocks if slices is None or slices.group == 0 else slices.group // BLOCK
     return [(first, min(size, n_blocks - first)) for first in range(0, n_blocks, size)]
+
+
+def fill_sliced(
+    data: U8, codes: U8, fmt: Format, slices: Slices, steps: Numbers, beside: Numbers | None
+) -> None:
+    """Write whole tiles in bs1 to bs4 or bs2n to bs4n; parameters as for `fill_slices`."""
+    if fmt.is_column:
+        fill_slice_columns(data, codes, fmt, slices, steps, beside)
+    else:
+        fill_slices(data, codes, fmt.planes, slices, steps, beside)
 
 
 def fill_slices(

@@ -102,7 +102,7 @@ def load_weights(
         Format of ternary weights: `Format.T2`, `Format.T5` or `Format.BST`.
     neuron_major : container of str
         Tensors whose product skips inputs of zero: stored as t2n if they are ternary, as q8n, q4n,
-        q8mn or q4mn if they are blocks.
+        q8mn or q4mn if they are blocks, as bs2n to bs4n if they are bit slices of so many bits.
     row_by_row : container of str
         Tensors whose product skips outputs: stored as q8r, q4r, q8mr or q4mr if they are blocks.
     overrides : mapping of str to Format, optional
@@ -333,7 +333,8 @@ class _Loader:
                             self._orders[name] = order
                         continue
                     if piece.target.info.slices is not None:
-                        read_slices(self._checkpoint, piece.target.info, piece.target.data)
+                        target = piece.target
+                        read_slices(self._checkpoint, target.info, target.format, target.data)
                         continue
                     if piece.target.info.has_outliers:
                         read_outliers(self._checkpoint, piece.target.info, piece.target.data)

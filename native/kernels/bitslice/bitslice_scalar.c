@@ -7,7 +7,7 @@
 #include <stdlib.h>
 
 typedef float es_vf;
-enum { ES_VF = 1, ES_MAD_TOKENS = 1 };
+enum { ES_VF = 1, ES_MAD_TOKENS = 1, ES_COLUMNS_AT_ONCE = 2 };
 
 ES_INLINE es_vf vf_load(const float *p) {
     return *p;
@@ -187,8 +187,9 @@ ES_INLINE int32_t code_in_line(const uint8_t *column, size_t row, const int plan
     return column[byte] >> row / part * (8 / share) & ((1 << 8 / share) - 1);
 }
 
-ES_INLINE void list_line(float *f, const es_line_columns *l, float d, int32_t qsum,
-                         const int is_first, const int planes) {
+ES_INLINE size_t list_line(float *f, const es_line_columns *l, size_t n_lines, float d,
+                           int32_t zero, const int is_first, const int planes) {
+    (void)n_lines;
     for (size_t row = 0; row < ES_SLICE_LINE_ROWS; row++) {
         int32_t sum = 0;
         for (int32_t p = 0; p < l->n; p++) {
@@ -197,8 +198,9 @@ ES_INLINE void list_line(float *f, const es_line_columns *l, float d, int32_t qs
             sum += code_in_line(l->codes + pair->b * l->column, row, planes) *
                    (int8_t)(pair->q >> 8 & 0xff);
         }
-        es_slice_collect(f, row, (float)(sum - es_slice_middle(planes) * qsum), d, is_first);
+        es_slice_collect(f, row, (float)(sum - zero), d, is_first);
     }
+    return 1;
 }
 
 /* panel[row][column] */

@@ -3,7 +3,10 @@
  *
  * Beside what slice_driver.h asks for the includer defines
  *
- *   list_line        one block of a line from the columns of a list, down to the group's floats
+ *   list_line        one block of a line, or of several of n_lines, from the columns of a list, down to
+ *                    the group's floats; returns how many lines it took
+ *   ES_COLUMNS_AT_ONCE   2 for that from pairs, 4 from fours of columns
+ *   live_bytes       bit i of the result: q[i] != 0, for 32 inputs
  *   unpack_columns   codes of a block of 64 rows of a line, as unpack_block leaves them
  *
  * A block without live columns would add +0 to its group, and a group of them +-0 to a result: neither
@@ -74,11 +77,13 @@ ES_INLINE void list_lines(float *y, const es_column_lines *lines, const es_slice
                                  .next_pairs = live->pairs + next[0],
                                  .n_next = next[1] - next[0],
                                  .column = at.column};
-            for (size_t i = 0; i < lines->n; i++) {
+            for (size_t i = 0, n_done; i < lines->n; i += n_done) {
+                n_done = 1;
                 l.codes = w + (lines->first + i) * at.line_bytes;
                 l.next = l.codes + ES_SLICE_BLOCK * at.column + (b + 1 < end ? 0 : at.head_bytes);
                 if (l.n > 0) {
-                    list_line(f + i * ES_SLICE_LINE_ROWS, &l, x->d[b], x->sum[b], is_first, planes);
+                    n_done = list_line(f + i * ES_SLICE_LINE_ROWS, &l, lines->n - i, x->d[b],
+                                       es_slice_middle(planes) * x->sum[b], is_first, planes);
                 }
                 for (int32_t p = l.n; p < l.n_next; p++) {
                     es_prefetch_pair(&l, p);
@@ -178,7 +183,8 @@ static int32_t list_bytes(es_live_pair *pairs, int32_t *begin, const int8_t *q, 
     for (int32_t b = 0; b < n_blocks; b++, q += ES_SLICE_BLOCK) {
         const uint32_t live = live_bytes(q);
         begin[b] = n;
-        n += es_byte_pairs(pairs + n, live, q);
+        const int32_t n_pairs = es_byte_pairs(pairs + n, live, q);
+        n += ES_COLUMNS_AT_ONCE == 4 ? es_pairs_to_fours(pairs + n, n_pairs) : n_pairs;
         n_live += __builtin_popcount(live);
     }
     begin[n_blocks] = n;

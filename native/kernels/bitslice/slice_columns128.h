@@ -24,10 +24,12 @@ ES_INLINE void collect128(float *f, size_t apart, int16x8_t sums, int16_t zero, 
     es_slice_collect(f, apart, vcvtq_f32_s32(vmovl_high_s16(sums)), d, is_first);
 }
 
-ES_INLINE void list_line(float *f, const es_line_columns *l, float step, int32_t qsum,
-                         const int is_first, const int planes) {
+enum { ES_COLUMNS_AT_ONCE = 2 };
+
+ES_INLINE size_t list_line(float *f, const es_line_columns *l, size_t n_lines, float step,
+                           int32_t zero, const int is_first, const int planes) {
     const int share = (int)es_line_share(planes), runs = 8 / share;
-    const int16_t zero = (int16_t)(es_slice_middle(planes) * qsum);
+    (void)n_lines;
     const float32x4_t d = vdupq_n_f32(step);
     int16x8_t sums[16]; /* [run of the line][place in a byte][half] */
     for (int i = 0; i < 16; i++) {
@@ -62,10 +64,11 @@ ES_INLINE void list_line(float *f, const es_line_columns *l, float step, int32_t
         for (size_t part = 0; part < (size_t)share; part++) {
             const size_t i = (run * (size_t)share + part) * 2;
             float *to = f + 128 / (size_t)share * part + 4 * run;
-            collect128(to, apart, sums[i], zero, d, is_first);
-            collect128(to + 2 * apart, apart, sums[i + 1], zero, d, is_first);
+            collect128(to, apart, sums[i], (int16_t)zero, d, is_first);
+            collect128(to + 2 * apart, apart, sums[i + 1], (int16_t)zero, d, is_first);
         }
     }
+    return 1;
 }
 
 /* panel[quad][row][column in the quad] */

@@ -41,4 +41,16 @@ ES_INLINE int32_t es_byte_pairs(es_live_pair *pairs, uint32_t live, const int8_t
     return n;
 }
 
+/* Turns a block's pairs into fours of columns, for kernels that take so many: an even number of pairs, and
+ * all four inputs in the first of two. Returns their number. */
+ES_INLINE int32_t es_pairs_to_fours(es_live_pair *pairs, int32_t n) {
+    for (int32_t p = 0; p < n; p += 2) {
+        if (p + 1 == n) {
+            pairs[n++] = (es_live_pair){pairs[p].a, pairs[p].b, 0};
+        }
+        pairs[p].q = (pairs[p].q & 0xffff) | pairs[p + 1].q << 16;
+    }
+    return n;
+}
+
 #endif

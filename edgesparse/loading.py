@@ -271,7 +271,8 @@ def stored_formats(
 def _packed_otherwise(detail: str) -> UsageError:
     return UsageError(
         f"the pre-packed file was made for other settings: {detail}.",
-        advice="Leave the flag out, or convert the model again with it.",
+        advice="Leave the flag out. --sparsity and --predict want the model that the file was made "
+        "from; for other flags, convert that again with them.",
     )
 
 

@@ -122,7 +122,9 @@ def read_slice_columns(
     steps = np.empty((len(rows), len(groups)), np.float32)
     beside = np.zeros_like(steps)
     element = "<f4" if slices.wide else "<f2"
-    kinds = [element] + {Zeros.NONE: [], Zeros.POINTS: ["i1"]}.get(slices.zeros, [element])
+    kinds = {Zeros.NONE: [element], Zeros.POINTS: [element, "i1"]}.get(
+        slices.zeros, [element, element]
+    )
     for first, width in _tiles(fmt, weight.n_rows):
         n_rows = width * fmt.line_rows
         mine = np.flatnonzero((rows >= first) & (rows < first + n_rows))

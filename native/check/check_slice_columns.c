@@ -51,8 +51,7 @@ static column_case random_case(bench *m) {
     c.line_bytes = s->planes == 2 ? 32 : 64;
     c.head_bytes = c.lines.width * LINE_ROWS * (element_bytes(s) + beside_bytes(s));
     const size_t n_groups = (size_t)((s->n_blocks + s->group_blocks - 1) / s->group_blocks);
-    c.n_bytes =
-        n_groups * c.head_bytes + (size_t)s->n_blocks * 32 * c.lines.width * c.line_bytes;
+    c.n_bytes = n_groups * c.head_bytes + (size_t)s->n_blocks * 32 * c.lines.width * c.line_bytes;
     return c;
 }
 
@@ -96,7 +95,8 @@ static void fill_weights(bench *m, column_case *c) {
 
 /* A quarter of the blocks, and sometimes groups, have no live input at all. */
 static es_q8 fill_inputs(bench *m, const column_case *c) {
-    const size_t blocks = (size_t)c->layout.n_blocks, stride = blocks + check_random(&m->random) % 3;
+    const size_t blocks = (size_t)c->layout.n_blocks,
+                 stride = blocks + check_random(&m->random) % 3;
     const size_t all = c->n_tokens * stride;
     int8_t *q = check_tail(&m->q, all * 32);
     float *d = check_tail(&m->d, all * 4), *xsum = check_tail(&m->xsum, all * 4);
@@ -115,8 +115,8 @@ static es_q8 fill_inputs(bench *m, const column_case *c) {
         d[b] = check_uniform(&m->random) + 1.0f;
         xsum[b] = d[b] * (float)sum[b];
     }
-    return (es_q8){.q = q, .d = d, .sum = sum, .xsum = xsum, .q_stride = stride * 32,
-                   .stride_blocks = stride};
+    return (es_q8){
+        .q = q, .d = d, .sum = sum, .xsum = xsum, .q_stride = stride * 32, .stride_blocks = stride};
 }
 
 static float number_at(const uint8_t *p, size_t i, int wide) {
@@ -193,8 +193,7 @@ static void dot_case(bench *m, const column_case *c, const es_q8 *x) {
     if (m->truth) {
         for (size_t i = 0; i < c->n_tokens * n_rows; i++) {
             const size_t row = i % n_rows, t = i / n_rows;
-            expected[t * y_stride + row] =
-                true_output(c, x, t, c->lines.first * LINE_ROWS + row);
+            expected[t * y_stride + row] = true_output(c, x, t, c->lines.first * LINE_ROWS + row);
         }
     } else {
         m->scalar->slice_column_dot(expected, y_stride, &c->lines, &c->layout, x, n_tokens);

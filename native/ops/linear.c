@@ -14,8 +14,8 @@ static int is_ternary(const es_weight *w) {
 }
 
 static int is_block(const es_weight *w) {
-    return (w->format >= ES_FORMAT_Q8 && w->format <= ES_FORMAT_Q6) || es_is_block_column(w->format) ||
-           es_is_row(w->format) || es_is_sparse(w->format);
+    return (w->format >= ES_FORMAT_Q8 && w->format <= ES_FORMAT_Q6) ||
+           es_is_block_column(w->format) || es_is_row(w->format) || es_is_sparse(w->format);
 }
 
 /* Small inputs become zeros, where the op has a threshold and the token is far enough behind the first. */

@@ -127,8 +127,8 @@ uint64_t es_linear_column_bytes(const es_linear_job *job, const es_weight *w) {
     const int sliced = es_is_slice_column(w->format);
     const es_slices layout = sliced ? es_slice_layout(w) : (es_slices){.group_blocks = 1};
     const uint64_t line_bytes = sliced ? es_slice_line_bytes(layout.planes) : ES_LINE_BYTES;
-    const uint64_t step_bytes = sliced ? es_slice_line_head(&layout)
-                                       : es_line_block_bytes(w->format) - 32 * ES_LINE_BYTES;
+    const uint64_t step_bytes =
+        sliced ? es_slice_line_head(&layout) : es_line_block_bytes(w->format) - 32 * ES_LINE_BYTES;
     const uint64_t per_group = (uint64_t)layout.group_blocks;
     for (int32_t i = 0; i < es_pool_threads(job->engine->pool); i++) {
         const es_scratch *scratch = &job->engine->scratch[i];
@@ -139,8 +139,7 @@ uint64_t es_linear_column_bytes(const es_linear_job *job, const es_weight *w) {
                 const uint64_t end = n_blocks - b < per_group ? n_blocks : b + per_group;
                 n_live_groups += found->begin[b] != found->begin[end];
             }
-            return n_lines *
-                   ((uint64_t)found->n_columns * line_bytes + n_live_groups * step_bytes);
+            return n_lines * ((uint64_t)found->n_columns * line_bytes + n_live_groups * step_bytes);
         }
     }
     return 0;

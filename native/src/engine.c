@@ -165,10 +165,9 @@ static int create_scratch(es_engine *engine, int32_t n_threads) {
             !es_bitmap_scratch_create(&scratch->bitmap, &engine->plan) ||
             !column_scratch_create(&scratch->int16, &engine->plan, es_is_block_column) ||
             !column_scratch_create(&scratch->int8, &engine->plan, es_is_slice_column) ||
-            scratch->attention == NULL || scratch->parts == NULL ||
-            scratch->bits == NULL || scratch->sums == NULL || scratch->list == NULL ||
-            scratch->neurons == NULL || scratch->tile == NULL ||
-            (engine->plan.kv_kept > 0 && scratch->whole == NULL) ||
+            scratch->attention == NULL || scratch->parts == NULL || scratch->bits == NULL ||
+            scratch->sums == NULL || scratch->list == NULL || scratch->neurons == NULL ||
+            scratch->tile == NULL || (engine->plan.kv_kept > 0 && scratch->whole == NULL) ||
             (gathers(&engine->plan) && scratch->unordered == NULL)) {
             return 0;
         }

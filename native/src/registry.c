@@ -134,7 +134,6 @@ const char *es_kernel_variant(int32_t isa, const char *family) {
         {"f32", table.f32_variant},
         {"lut", table.lut_variant},
         {"mad", table.mad_variant},
-        {"bs2n", table.mad_variant},
         {"vector", table.vector_variant},
         {"attention", table.attention_variant},
         {"kvsparse", table.kvsparse_variant},

@@ -18,6 +18,8 @@ from edgesparse.formats import Format, Weight, load_weights, storage_bytes
 from edgesparse.formats.bitslice import by_columns, unpack_bitslice
 from edgesparse.formats.weight import NEURON_MAJOR
 from edgesparse.plan.op import Linear, Output
+from edgesparse.sparsity import fingerprint
+from tests.columns.test_sparsity_option import thresholds_for
 from tests.executors.running import EXECUTORS, bits, load_tiny, step_of
 from tests.formats.sources import ENGINES, Memory, T, random_bytes
 from tests.models import tiny
@@ -174,15 +176,11 @@ def test_loading_keeps_codes_and_steps(kind: T, fmt: Format) -> None:
 @pytest.mark.parametrize("kind", ["w2_g64", "w3_row", "w4_g32"])
 def test_a_quantised_model_skips_small_inputs(kind: str, tmp_path: Path) -> None:
     """Loaded with a share it lies by columns; its tokens are those of the same zeros by rows."""
-    from tests.columns.test_sparsity_option import thresholds_for
-
     file = tmp_path / "out.gguf"
     source = tiny.path("llama-k.gguf")
     assert main(["quantize", str(source), str(file), kind, "--windows", "0"]) == 0
     with edgesparse.load(file) as model:
         ops = [op.name for op in model.engine.plan.ops if isinstance(op, Linear)]
-        from edgesparse.sparsity import fingerprint
-
         thresholds = thresholds_for(
             "llama-k.gguf",
             model_fingerprint=fingerprint(model.config, model.parameters.vectors),
@@ -212,13 +210,38 @@ def test_a_quantised_model_skips_small_inputs(kind: str, tmp_path: Path) -> None
     assert not np.array_equal(found[0][4:], dense[4:])
 
 
-def test_a_relu_reads_the_live_columns_of_down() -> None:
+def test_a_relu_reads_the_live_columns_of_down(tmp_path: Path) -> None:
     """Exact skipping: the zeros that int8 makes count, too."""
-    found = {}
+    file, found = tmp_path / "out.gguf", {}
+    source = str(tiny.path("llama-relu.gguf"))
+    assert main(["quantize", source, str(file), "w4_g32", "--windows", "0"]) == 0
     for sparse in ("auto", "off"):
-        with load_tiny("llama-relu.gguf", weights="slices", sparse=sparse) as model:
+        with edgesparse.load(file, sparse=sparse) as model:
             name = "blk.0.ffn_down.weight"
             found[sparse] = model.parameters.weights[name].format, bits(model.logits([5, 9, 2, 7]))
     assert found["auto"][0] is Format.BS4N
     assert found["off"][0] is Format.BS4
     assert np.array_equal(found["auto"][1], found["off"][1])
+
+
+def test_too_few_zeros_leave_them_by_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From what share on skipping pays was measured, or has a default; inspect says why not."""
+    from edgesparse.executors.native import choose_isa
+    from edgesparse.sparsity import Thresholds
+    from edgesparse.tuning import Answer, remember
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    isa, found = choose_isa(None), []
+    for least in (0.1, 0.41, 1.0):
+        remember([Answer("bs4n", isa, 2, least, {}, 2)])
+        thresholds = thresholds_for("llama-blocks.gguf", method="teal")
+        assert isinstance(thresholds, Thresholds)
+        with load_tiny(
+            "llama-blocks.gguf", sparsity=thresholds, weights="slices", executor="native", threads=2
+        ) as model:
+            weight = model.parameters.weights["blk.0.ffn_down.weight"]
+            found.append((weight.format, "skipping pays from" in weight.note))
+            said = [text for text in model.info.warnings if "save nothing" in text]
+            assert bool(said) == (least > 0.4)
+            assert not said or "stored as bs4" in said[0]
+    assert found == [(Format.BS4N, False), (Format.BS4, True), (Format.BS4, True)]

@@ -300,7 +300,10 @@ def test_calibrations_want_the_model_that_a_file_was_made_from(tmp_path: Path) -
         table = SparseInferTable(print_of, {"blk.0.gate_up": 10_000}, 0.9)
         qkv = Thresholds(print_of, "teal", 0.4, {"blk.0.qkv": 0.1}, {}, 16)
     table.save(tmp_path / "predict.json")
-    for options in ({"predict": tmp_path / "predict.json", "predict_force": True}, {"sparsity": qkv}):
+    for options in (
+        {"predict": tmp_path / "predict.json", "predict_force": True},
+        {"sparsity": qkv},
+    ):
         with pytest.raises(UsageError, match="other settings") as caught:
             edgesparse.load(path, threads=1, **options)  # type: ignore[arg-type]
         assert "want the model that the file was made from" in str(caught.value.advice)

@@ -102,8 +102,8 @@ ES_INLINE uint32_t live_bytes(const int8_t *q) {
     const uint8x16_t place = vld1q_u8(places);
     const int8x16_t low = vld1q_s8(q), high = vld1q_s8(q + 16);
     /* Each addition of neighbours halves the bytes: at last one for eight inputs. */
-    uint8x16_t sums = vpaddq_u8(vandq_u8(vtstq_s8(low, low), place),
-                                vandq_u8(vtstq_s8(high, high), place));
+    uint8x16_t sums =
+        vpaddq_u8(vandq_u8(vtstq_s8(low, low), place), vandq_u8(vtstq_s8(high, high), place));
     sums = vpaddq_u8(sums, sums);
     sums = vpaddq_u8(sums, sums);
     return vgetq_lane_u32(vreinterpretq_u32_u8(sums), 0);

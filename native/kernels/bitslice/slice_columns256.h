@@ -12,7 +12,8 @@ ES_INLINE void unpack_columns(uint8_t *panel, const uint8_t *codes, size_t colum
         for (size_t i = 0; i < 2; i++) {
             /* Two bits: 32 rows of each of two places in a byte; else: 32 bytes of the line. */
             const size_t at = planes == 2 ? 0 : 32 * i;
-            const __m128i shift = _mm_cvtsi32_si128((int)(planes == 2 ? 4 * half + 2 * i : 4 * half));
+            const __m128i shift =
+                _mm_cvtsi32_si128((int)(planes == 2 ? 4 * half + 2 * i : 4 * half));
             __m256i c[4];
             for (size_t n = 0; n < 4; n++) {
                 c[n] = _mm256_loadu_si256((const __m256i *)(codes + n * column + at));

@@ -29,7 +29,8 @@ ES_INLINE void collect256(float *f, size_t runs, __m256i sums, int32_t zero, __m
     const __m256 base = _mm256_set1_ps((float)(ES_FLOAT_BASE + BASE / times));
 #pragma GCC unroll 2
     for (int i = 0; i < 2; i++) {
-        const __m256i wide = i ? _mm256_unpackhi_epi16(sums, top) : _mm256_unpacklo_epi16(sums, top);
+        const __m256i wide =
+            i ? _mm256_unpackhi_epi16(sums, top) : _mm256_unpacklo_epi16(sums, top);
         const __m256 part = _mm256_mul_ps(_mm256_sub_ps(_mm256_castsi256_ps(wide), base), d);
         float *to = f + (i ? 4 * runs : 0);
         _mm256_storeu_ps(to, is_first ? part : _mm256_add_ps(_mm256_loadu_ps(to), part));

@@ -112,7 +112,7 @@ def load_weights(
     overrides : mapping of str to Format, optional
         Formats for single tensors, see `choose`.
     slices : bool, optional
-        See `choose`. By default what a product skips parts of stays in blocks, of which it can.
+        See `choose`. By default what a product skips outputs of stays in blocks, which can do so.
     in_place : container of str
         Tensors whose columns keep their order: rows that are looked up, experts.
     sparse : mapping of str to callable, optional
@@ -150,13 +150,14 @@ def load_weights(
         """Choose the format; of those with the same codes, the one that lets zeros be skipped."""
         name = info.name
         others = NEURON_MAJOR if name in neuron_major else ROW_BY_ROW if name in row_by_row else {}
-        skips = bool(others) and (info.packed is None or info.packed.is_ordered)
+        # Bit slices skip inputs of zero, and no outputs.
+        in_blocks = others is ROW_BY_ROW and (info.packed is None or info.packed.is_ordered)
         choice = choose(
             info,
             uniform=uniform,
             ternary=Format.T2N if name in neuron_major else ternary,
             override=overrides.get(name),
-            slices=False if skips and not slices else slices,
+            slices=False if in_blocks and not slices else slices,
             sort=name not in in_place,
         )
         if choice.is_sorted:

@@ -143,8 +143,10 @@ void es_linear_row_list(const es_linear_job *job, const es_weight *w, const es_i
 void es_linear_whole_rows(const es_linear_job *job, const es_output *out, const es_input *input,
                           es_scratch *scratch, int32_t first, int32_t n_rows);
 
-/* Rows of a work item of products with n_rows rows of length k: a multiple of `panel`. */
-int32_t es_linear_unit(int64_t n_rows, int32_t n_threads, int32_t k, int32_t panel);
+/* Rows of a work item of products with n_rows rows of length k: a multiple of `panel`, of which at least
+ * `together` are no work items of their own. */
+int32_t es_linear_unit(int64_t n_rows, int32_t n_threads, int32_t k, int32_t panel,
+                       int32_t together);
 
 /* Outputs [first, first + n_outputs), dense and row by row. */
 void es_linear_products(es_linear_job *job, int32_t first, int32_t n_outputs);

@@ -265,7 +265,7 @@ def load(
                 row_by_row=single_rows,
                 layers=weights,
                 cost=cost_of_zeros(native, isa, n_threads),
-                columns_from=shares_for_columns(native, isa, n_threads),
+                columns_from=shares_for_columns(native, isa, n_threads, checkpoint.n_bytes),
                 before=gate.check,
                 mapped=mmap,
             )

@@ -46,14 +46,16 @@ def cost_of_zeros(native: bool, isa: str | None, n_threads: int) -> SparseCost:
     return sparse_cost(choose_isa(isa), n_threads)
 
 
-def shares_for_columns(native: bool, isa: str | None, n_threads: int) -> dict[Format, float]:
+def shares_for_columns(
+    native: bool, isa: str | None, n_threads: int, model_bytes: int
+) -> dict[Format, float]:
     """Give the share of zeros from which bit slices lie by columns; empty: always."""
     if not native:
         return {}
     from edgesparse.column_share import column_shares
     from edgesparse.executors.native import choose_isa
 
-    return column_shares(choose_isa(isa), n_threads)
+    return column_shares(choose_isa(isa), n_threads, model_bytes)
 
 
 def prompt_chunk(native: bool, isa: str | None) -> int:

@@ -7,20 +7,21 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from edgesparse.benchmark.kernels import memory_bytes
 from edgesparse.benchmark.micro import Micro, linear_micro, time_ops
-from edgesparse.column_share import NEVER, format_of
+from edgesparse.column_share import NEVER, format_of, is_small
 from edgesparse.executors.native import NativeExecutor
 from edgesparse.formats.weight import NEURON_MAJOR, Slices
 from edgesparse.tuning import Value
 
 __all__ = ["least_share", "measure_columns"]
 
-_ROWS, _COLUMNS = 1536, 2048
+_ROWS, _COLUMNS = 576, 1536
+"""A small matrix whose last line is half empty: what pays here pays on larger ones."""
 _GROUP = 128
 _ZEROS = 0.5
 _ROUNDS = 5
-_WORKING_SET = 96 << 20
+_WORKING_SETS = {False: 96 << 20, True: 24 << 20}
+"""Bytes of the copies, of models that come from memory and of small ones."""
 
 
 def measure_columns(topic: str) -> Callable[[str, int, float], Mapping[str, float]]:
@@ -32,7 +33,7 @@ def measure_columns(topic: str) -> Callable[[str, int, float], Mapping[str, floa
         made: dict[str, tuple[Micro, NativeExecutor]] = {}
         micros = {}
         for fmt in (rows, NEURON_MAJOR[rows]):
-            n_copies = -(-min(memory_bytes(), _WORKING_SET) // (_ROWS * _COLUMNS * fmt.planes // 8))
+            n_copies = -(-_WORKING_SETS[is_small(topic)] // (_ROWS * _COLUMNS * fmt.planes // 8))
             micros[fmt] = linear_micro(
                 fmt, _ROWS, _COLUMNS, n_tokens=1, n_copies=n_copies, slices=Slices(_GROUP)
             )

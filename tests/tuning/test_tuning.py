@@ -224,8 +224,10 @@ def test_skipping_pays_from_some_zeros_on() -> None:
     assert least_share({"rows": 10.0, "columns": 30.0, "half": 25.0}, 0.3) == 1
     assert least_share({"rows": 10.0, "columns": 12.0, "half": 12.0}, 0.3) == 1
     remember([Answer("bs3n", "avx2", 1, 0.25, {}, 1), Answer("bs2n", "avx2", 1, 1.0, {}, 1)])
-    shares = column_shares("avx2", 1)
+    shares = column_shares("avx2", 1, 1 << 30)
     assert shares == {Format.BS2: 1.0, Format.BS3: 0.25, Format.BS4: COLUMN_TOPICS["bs4n"]}
+    small = column_shares("avx2", 1, 1 << 20)
+    assert small == {Format[f"BS{n}"]: COLUMN_TOPICS[f"bs{n}n small"] for n in (2, 3, 4)}
     words = [lookup(topic, "avx2", 1).choice for topic in ("bs2n", "bs3n")]
     assert words == ["by rows", "by columns from 25% zeros on"]
 
@@ -269,7 +271,8 @@ def test_verb(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("edgesparse.tuning_topics.memory_bytes", lambda: 1 << 17)
     monkeypatch.setattr("edgesparse.tuning_rates.memory_bytes", lambda: 1 << 17)
     monkeypatch.setattr("edgesparse.tuning_columns._ROWS", 128)
-    monkeypatch.setattr("edgesparse.tuning_columns._WORKING_SET", 1 << 15)
+    small = {False: 1 << 15, True: 1 << 14}
+    monkeypatch.setattr("edgesparse.tuning_columns._WORKING_SETS", small)
     monkeypatch.setattr("edgesparse.tuning_slices.SHAPES", {"": (64, 64), " long": (64, 96)})
     monkeypatch.setattr(
         "edgesparse.tuning_topics.TOPICS",

@@ -29,7 +29,13 @@ from edgesparse.loading import live_row_names, load_parameters, load_vectors, te
 from edgesparse.memory_gate import MemoryGate
 from edgesparse.model import Model
 from edgesparse.model_info import describe, with_quality
-from edgesparse.native_choices import cost_of_zeros, has_vectors, prompt_chunk, ternary_format
+from edgesparse.native_choices import (
+    cost_of_zeros,
+    has_vectors,
+    prompt_chunk,
+    shares_for_columns,
+    ternary_format,
+)
 from edgesparse.plan.cache_type import CacheType
 from edgesparse.plan.orders import split_by_order
 from edgesparse.plan.outliers import has_outliers
@@ -260,6 +266,7 @@ def load(
                 row_by_row=single_rows,
                 layers=weights,
                 cost=cost_of_zeros(native, isa, n_threads),
+                columns_from=shares_for_columns(native, isa, n_threads, checkpoint.n_bytes),
                 before=gate.check,
                 mapped=mmap,
             )

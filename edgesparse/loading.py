@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "embedding_names",
+    "expected_zeros",
     "fixed_columns",
     "head_name",
     "live_row_names",
@@ -44,6 +45,8 @@ __all__ = [
 ]
 
 _COMPARE_BYTES = 4 << 20
+_RELU_ZEROS = 0.6
+"""Share of zeros among inputs behind a ReLU whose text nobody has looked at."""
 
 
 def tensor_names(checkpoint: Checkpoint) -> set[str]:
@@ -94,6 +97,28 @@ def neuron_major_names(plan: Plan) -> set[str]:
     skipping = {out.weight for op in linears if op.skip_zeros for out in op.outputs}
     plain = {out.weight for op in linears if not op.skip_zeros for out in op.outputs}
     return skipping - plain - embedding_names(plan)
+
+
+def expected_zeros(plan: Plan) -> dict[str, float]:
+    """Give the least share of zeros that each matrix is expected to meet, of those that meet any.
+
+    It is what a calibration expects, or what gates with a ReLU usually make.
+    """
+    shares: dict[str, float] = {}
+    for linear in (each for op in plan.ops for each in linears_of(op) if each.skip_zeros):
+        for out in linear.outputs:
+            share = linear.dead_share or _RELU_ZEROS
+            shares[out.weight] = min(share, shares.get(out.weight, share))
+    return shares
+
+
+def _why_by_rows(
+    zeros: Mapping[str, float], least: Mapping[Format, float], name: str, fmt: Format
+) -> str:
+    needed = least.get(fmt, 0.0)
+    if zeros[name] >= needed:
+        return ""
+    return f"by rows: skipping pays from {needed:.0%} zeros on, {zeros[name]:.0%} are expected"
 
 
 def embedding_names(plan: Plan) -> set[str]:
@@ -159,6 +184,7 @@ def load_parameters(
     row_by_row: Container[str] = (),
     layers: str = "auto",
     cost: SparseCost | None = None,
+    columns_from: Mapping[Format, float] | None = None,
     before: Callable[[Mapping[str, Format], int, int], None] | None = None,
     mapped: bool = False,
 ) -> Parameters:
@@ -185,6 +211,8 @@ def load_parameters(
         How to store the other matrices of layers: one of `edgesparse.choices.WEIGHTS`.
     cost : SparseCost, optional
         Decides which matrices are stored without their zeros; none is when omitted.
+    columns_from : mapping of Format to float, optional
+        Shares of zeros from which bit slices by columns are faster; by default always.
     before : callable, optional
         See `load_weights`.
     mapped : bool
@@ -221,6 +249,7 @@ def load_parameters(
             threads=threads,
             ternary=ternary,
             neuron_major=neuron_major_names(plan) if by_neurons else (),
+            by_rows=partial(_why_by_rows, expected_zeros(plan), columns_from or {}),
             row_by_row=row_by_row,
             before=before,
             overrides=overrides,
@@ -256,7 +285,8 @@ def stored_formats(
         others = NEURON_MAJOR if name in by_inputs else ROW_BY_ROW if name in row_by_row else {}
         plain = found if found.is_sparse and not others else found.row_format
         wanted = others.get(plain, plain)
-        if found is not wanted:
+        # Bit slices by rows are the same numbers: at worst, zeros are read.
+        if found is not wanted and not (found.is_sliced and found is plain):
             raise _packed_otherwise(f"{name} is stored as {found.name}, not as {wanted.name}")
     name = head_name(plan)
     record = stored.records[name]
@@ -270,7 +300,8 @@ def stored_formats(
 def _packed_otherwise(detail: str) -> UsageError:
     return UsageError(
         f"the pre-packed file was made for other settings: {detail}.",
-        advice="Leave the flag out, or convert the model again with it.",
+        advice="Leave the flag out. --sparsity and --predict want the model that the file was made "
+        "from; for other flags, convert that again with them.",
     )
 
 

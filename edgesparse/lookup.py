@@ -89,7 +89,8 @@ def kernel_lines(weights: Iterable[Weight], isa: str, threads: int) -> dict[str,
     lines = {}
     for weight in weights:
         topic = topic_of(weight.format, weight.k)
-        if weight.format.is_sliced and topic not in lines:
+        is_planes = weight.format.is_sliced and not weight.format.is_column
+        if is_planes and topic not in lines:
             answer = lookup(topic, isa, threads)
             reason = answer.reason if forced_tokens() is None else FORCED
             lines[topic] = f"{shown(mad_tokens(weight.format, weight.k, isa, threads))}: {reason}"

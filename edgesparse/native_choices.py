@@ -7,7 +7,13 @@ from edgesparse.errors import UsageError
 from edgesparse.formats.sparse_cost import SparseCost, usual_cost
 from edgesparse.formats.weight import Format
 
-__all__ = ["cost_of_zeros", "has_vectors", "prompt_chunk", "ternary_format"]
+__all__ = [
+    "cost_of_zeros",
+    "has_vectors",
+    "prompt_chunk",
+    "shares_for_columns",
+    "ternary_format",
+]
 
 
 def ternary_format(wanted: str, native: bool, isa: str | None, n_threads: int) -> Format:
@@ -38,6 +44,18 @@ def cost_of_zeros(native: bool, isa: str | None, n_threads: int) -> SparseCost:
     from edgesparse.tuning import sparse_cost
 
     return sparse_cost(choose_isa(isa), n_threads)
+
+
+def shares_for_columns(
+    native: bool, isa: str | None, n_threads: int, model_bytes: int
+) -> dict[Format, float]:
+    """Give the share of zeros from which bit slices lie by columns; empty: always."""
+    if not native:
+        return {}
+    from edgesparse.column_share import column_shares
+    from edgesparse.executors.native import choose_isa
+
+    return column_shares(choose_isa(isa), n_threads, model_bytes)
 
 
 def prompt_chunk(native: bool, isa: str | None) -> int:

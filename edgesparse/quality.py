@@ -45,7 +45,7 @@ def describe_quality(
     groups: dict[str, int] = {}
     n_looked_up = 0
     for weight in weights:
-        n_looked_up += weight.slices is not None
+        n_looked_up += weight.slices is not None and not weight.format.is_column
         if weight.is_rounded:
             kind = "head" if weight.name == head else "others"
             key = f"{kind} {weight.source} rounded to {weight.format.name.lower()}"

@@ -30,6 +30,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from edgesparse import column_share
+from edgesparse.column_share import COLUMN_TOPICS
 from edgesparse.formats.sparse_cost import RATE_TOPICS, SparseCost, usual_cost
 from edgesparse.formats.weight import Format
 from edgesparse.lookup import SLICE_TOPICS, shown
@@ -54,7 +56,7 @@ MARGIN = 0.05
 
 Value = str | float
 
-DEFAULTS: dict[str, Value] = {"ternary": "t2", **SLICE_TOPICS, **RATE_TOPICS}
+DEFAULTS: dict[str, Value] = {"ternary": "t2", **SLICE_TOPICS, **COLUMN_TOPICS, **RATE_TOPICS}
 """What counts where nothing was measured, by topic."""
 
 PREDICTED: dict[tuple[str, str], dict[str, Value]] = {
@@ -98,6 +100,8 @@ class Answer:
         """The value in words."""
         if self.topic in RATE_TOPICS:
             return f"{self.value:.3g}"
+        if self.topic in COLUMN_TOPICS:
+            return column_share.shown(float(self.value))
         return shown(self.value) if isinstance(self.value, float) else self.value
 
     @property

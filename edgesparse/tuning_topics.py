@@ -13,11 +13,13 @@ from dataclasses import dataclass
 
 from edgesparse.benchmark.kernels import memory_bytes
 from edgesparse.benchmark.micro import Micro, products, random_weights, time_ops
+from edgesparse.column_share import COLUMN_TOPICS
 from edgesparse.executors.native import NativeExecutor
 from edgesparse.formats.sparse_cost import RATE_TOPICS
 from edgesparse.formats.weight import Format, storage_bytes
 from edgesparse.lookup import SLICE_TOPICS
 from edgesparse.tuning import MARGIN, Answer, Value, default_of
+from edgesparse.tuning_columns import least_share, measure_columns
 from edgesparse.tuning_rates import measure_rate, rate_of
 from edgesparse.tuning_slices import first_mad, measure_slices
 
@@ -101,6 +103,10 @@ TOPICS = (
     *(
         Topic(name, f"tokens from which on {name} is multiplied", measure_slices(name), first_mad)
         for name in SLICE_TOPICS
+    ),
+    *(
+        Topic(name, f"zeros from which on {name} skips", measure_columns(name), least_share)
+        for name in COLUMN_TOPICS
     ),
     *(
         Topic(

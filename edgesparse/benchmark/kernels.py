@@ -198,7 +198,7 @@ def _timed(executor: Executor, micro: Micro, budget_s: float) -> list[int]:
 def _variant(isa: str, kernel: str) -> str:
     lib, ffi = _native.lib(), _native.ffi()
     if kernel != "attention" and Format[kernel.upper()].is_sliced:
-        kernel = "lut"
+        kernel = "mad" if Format[kernel.upper()].is_column else "lut"
     name = lib.es_kernel_variant(isa_names()[isa], kernel.encode())
     return "" if name == ffi.NULL else str(ffi.string(name).decode())
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesparse.executors.base import Executor, KVCache, Parameters, Step
-from edgesparse.formats.bitslice import pack_bitslice, pack_ternary_slices
+from edgesparse.formats.bitslice import by_columns, pack_bitslice, pack_ternary_slices
 from edgesparse.formats.blocks import has_minimum, pack_blocks
 from edgesparse.formats.floats import pack_float
 from edgesparse.formats.memory import allocate, require_bytes
@@ -99,7 +99,8 @@ def random_weights(
         return _random_sparse(rng, fmt, n_rows, k, n_copies, zeros)
     if fmt.is_sliced and fmt is not Format.BST:
         slices = slices or Slices()
-    pattern = _pattern(rng, fmt, min(n_rows, _PATTERN_ROWS), k, slices)
+    n_made = n_rows if fmt.is_sliced and fmt.is_column else min(n_rows, _PATTERN_ROWS)
+    pattern = _pattern(rng, fmt, n_made, k, slices)
     n_bytes = storage_bytes(fmt, n_rows, k, slices)
     require_bytes(n_copies * n_bytes, "the weights of this measurement")
     scales = np.full(n_rows if fmt.has_row_scales else 0, 0.01, np.float32)
@@ -166,7 +167,8 @@ def _sliced_pattern(
     points = np.ones(steps.shape, np.uint8) if slices.zeros is Zeros.POINTS else None
     offsets = steps if slices.zeros is Zeros.OFFSETS else None
     group = slices.group or k
-    return pack_bitslice(codes, fmt.planes, group, steps, points, offsets=offsets).data
+    made = pack_bitslice(codes, fmt.planes, group, steps, points, offsets=offsets)
+    return (by_columns(made) if fmt.is_column else made).data
 
 
 def _plan(

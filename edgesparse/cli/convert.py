@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_model(parser)
     parser.add_argument("output", metavar="OUT", help="the file to write, for example model.esp")
     parser.add_argument("--force", action="store_true", help="replace OUT if it is there")
-    options.add_engine(parser, thresholds=False)
+    options.add_engine(parser, thresholds=False, predict=False)
 
 
 def run(args: argparse.Namespace) -> int:

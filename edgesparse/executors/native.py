@@ -212,7 +212,9 @@ class NativeExecutor:
         c_weight.data = self._pointer("uint8_t *", weight.data)
         c_weight.n_bytes = weight.data.nbytes
         c_weight.scales = self._pointer("float *", weight.scales)
-        if weight.format.is_sliced:
+        if weight.format.is_sliced and weight.format.is_column:
+            c_weight.mad_tokens = 1  # nothing is looked up
+        elif weight.format.is_sliced:
             c_weight.rounded = int(self._lossy and weight.format is not Format.BST)
             # Rounded sums for every number of tokens: results must not depend on it.
             c_weight.mad_tokens = NEVER if c_weight.rounded else self._mad_tokens(weight)

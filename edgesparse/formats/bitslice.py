@@ -6,13 +6,17 @@ layout of T-MAC (arXiv 2407.00088). The functions here define the bytes.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
 from edgesparse.errors import UsageError
 from edgesparse.formats.memory import allocate
+from edgesparse.formats.slice_columns import fill_slice_columns, read_slice_columns
 from edgesparse.formats.weight import (
     BLOCK,
+    NEURON_MAJOR,
     SLICE_TILE,
     Format,
     Slices,
@@ -23,6 +27,9 @@ from edgesparse.formats.weight import (
 
 __all__ = [
     "SliceParts",
+    "by_columns",
+    "fill_by_columns",
+    "fill_sliced",
     "fill_slices",
     "middle",
     "pack_bitslice",
@@ -139,6 +146,30 @@ def pack_ternary_slices(codes: npt.NDArray[np.int8], scales: F32, *, name: str =
     return Weight(name, Format.BST, n_rows, k, data, scales)
 
 
+def by_columns(weight: Weight) -> Weight:
+    """Store a matrix in bs2, bs3 or bs4 by columns: the same codes and steps in other bytes."""
+    fmt, slices = NEURON_MAJOR[weight.format], weight.slices
+    data = _allocate(fmt, weight.n_rows, weight.k, slices, weight.name)
+    fill_by_columns(data, weight)
+    return replace(weight, format=fmt, data=data)
+
+
+def fill_by_columns(data: U8, weight: Weight) -> None:
+    """Write the bytes of `by_columns`, a tile at a time so that what is in between stays small."""
+    fmt, slices = NEURON_MAJOR[weight.format], weight.slices
+    if slices is None:
+        raise ValueError(f"{weight.name} has no steps")
+    heads = [
+        part.transpose(0, 2, 1).reshape(-1, part.shape[1])[: weight.n_rows]
+        for part in unpack_heads(weight)
+    ]
+    for first in range(0, weight.n_rows, fmt.tile_rows):
+        rows = np.arange(first, min(first + fmt.tile_rows, weight.n_rows))
+        begin, end = (storage_bytes(fmt, int(n), weight.k, slices) for n in (first, rows[-1] + 1))
+        codes = unpack_bitslice(weight, rows)[0]
+        fill_slice_columns(data[begin:end], codes, fmt, slices, heads[0][rows], heads[1][rows])
+
+
 def unpack_bitslice(weight: Weight, rows: npt.NDArray[np.intp] | None = None) -> SliceParts:
     """Take a bit-slice weight, or some of its rows, apart: what `pack_bitslice` was given.
 
@@ -160,6 +191,9 @@ def unpack_bitslice(weight: Weight, rows: npt.NDArray[np.intp] | None = None) ->
     """
     if rows is None:
         rows = np.arange(weight.n_rows)
+    if weight.format.is_column:
+        codes, steps, beside = read_slice_columns(weight, rows)
+        return _as_given(weight, codes, steps, beside)
     bits, k = weight.format.planes, weight.k
     n_blocks, slices = -(-k // BLOCK), weight.slices
     tiles = weight.data.reshape(-(-weight.n_rows // SLICE_TILE), -1)
@@ -185,11 +219,16 @@ def unpack_bitslice(weight: Weight, rows: npt.NDArray[np.intp] | None = None) ->
         one = np.ones((len(rows), 1), np.float32)
         return codes, weight.scales[rows, None], one, None
     steps, beside = _read_heads(np.stack(heads, axis=1), slices)
-    scales = steps[tile, :, lane] * np.float32(2 if bits == 1 else 1)
-    if slices.zeros is Zeros.OFFSETS:
-        return codes, scales, None, beside[tile, :, lane]
-    relative = beside[tile, :, lane]
-    zeros = (relative + 1) * np.float32(0.5) if bits == 1 else relative + np.float32(middle(bits))
+    return _as_given(weight, codes, steps[tile, :, lane], beside[tile, :, lane])
+
+
+def _as_given(weight: Weight, codes: U8, steps: F32, beside: F32) -> SliceParts:
+    """Make what `pack_bitslice` was given of steps, and what stands beside them, as stored."""
+    bits = weight.format.planes
+    scales = steps * np.float32(2 if bits == 1 else 1)
+    if weight.slices is not None and weight.slices.zeros is Zeros.OFFSETS:
+        return codes, scales, None, beside
+    zeros = (beside + 1) * np.float32(0.5) if bits == 1 else beside + np.float32(middle(bits))
     return codes, scales, zeros, None
 
 
@@ -244,6 +283,16 @@ def _groups(n_blocks: int, slices: Slices | None) -> list[tuple[int, int]]:
     """First block and number of blocks of every group."""
     size = n_blocks if slices is None or slices.group == 0 else slices.group // BLOCK
     return [(first, min(size, n_blocks - first)) for first in range(0, n_blocks, size)]
+
+
+def fill_sliced(
+    data: U8, codes: U8, fmt: Format, slices: Slices, steps: Numbers, beside: Numbers | None
+) -> None:
+    """Write whole tiles in bs1 to bs4 or bs2n to bs4n; parameters as for `fill_slices`."""
+    if fmt.is_column:
+        fill_slice_columns(data, codes, fmt, slices, steps, beside)
+    else:
+        fill_slices(data, codes, fmt.planes, slices, steps, beside)
 
 
 def fill_slices(

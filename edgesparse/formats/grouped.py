@@ -15,7 +15,7 @@ from edgesparse.checkpoint import Checkpoint, TensorInfo
 from edgesparse.checkpoint.packed import GroupedRows, Packed, grouped_chunks, sorted_columns
 from edgesparse.checkpoint.source import shown
 from edgesparse.errors import ModelFormatError
-from edgesparse.formats.bitslice import fill_slices
+from edgesparse.formats.bitslice import fill_sliced
 from edgesparse.formats.blocks import pack_blocks, requantize
 from edgesparse.formats.choice import Choice
 from edgesparse.formats.weight import BLOCK, Format, Slices, Zeros, storage_bytes
@@ -112,7 +112,7 @@ def store_grouped(
             codes, groups = np.take(rows.codes, order, axis=1), rows.groups[order]
             rows = rows._replace(codes=codes, groups=groups)
         if choice.slices is not None:
-            _slice(rows, packed.bits, choice.slices, data[begin:end])
+            _slice(rows, packed.bits, choice, data[begin:end])
         elif packed.unit < 0 or not (packed.is_ordered or choice.is_sorted):
             data[begin:end] = _checked(_rounded(rows, choice.format), info)
         else:
@@ -127,12 +127,13 @@ def _checked(stored: npt.NDArray[np.uint8] | None, info: TensorInfo) -> npt.NDAr
     return stored
 
 
-def _slice(rows: GroupedRows, bits: int, slices: Slices, data: npt.NDArray[np.uint8]) -> None:
+def _slice(rows: GroupedRows, bits: int, choice: Choice, data: npt.NDArray[np.uint8]) -> None:
+    slices = choice.slices or Slices()
     groups = rows.groups[:: slices.group or len(rows.groups)]
     points = None
     if slices.zeros is Zeros.POINTS:
         points = (rows.zeros[:, groups] - (1 << (bits - 1))).astype(np.int8)
-    fill_slices(data, rows.codes, bits, slices, rows.scales[:, groups], points)
+    fill_sliced(data, rows.codes, choice.format, slices, rows.scales[:, groups], points)
 
 
 def _rounded(rows: GroupedRows, fmt: Format) -> npt.NDArray[np.uint8] | None:

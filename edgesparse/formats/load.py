@@ -77,6 +77,7 @@ def load_weights(
     threads: int | None = None,
     ternary: Format = Format.T2,
     neuron_major: Container[str] = (),
+    by_rows: Callable[[str, Format], str] | None = None,
     row_by_row: Container[str] = (),
     overrides: Mapping[str, Format] | None = None,
     slices: bool | None = None,
@@ -101,14 +102,17 @@ def load_weights(
         Format of ternary weights: `Format.T2`, `Format.T5` or `Format.BST`.
     neuron_major : container of str
         Tensors whose product skips inputs of zero: stored as t2n if they are ternary, as q8n, q4n,
-        q8mn or q4mn if they are blocks.
+        q8mn or q4mn if they are blocks, as bs2n to bs4n if they are bit slices of so many bits.
+    by_rows : callable, optional
+        Gives the reason why bit slices of `neuron_major` that would be stored in a format stay in
+        it, or an empty text.
     row_by_row : container of str
         Tensors whose product skips outputs: stored as q8r, q4r, q8mr or q4mr if they are blocks, as
         t2 where ternary ones become bst.
     overrides : mapping of str to Format, optional
         Formats for single tensors, see `choose`.
     slices : bool, optional
-        See `choose`. By default what a product skips parts of stays in blocks, of which it can.
+        See `choose`. By default what a product skips outputs of stays in blocks, which can do so.
     in_place : container of str
         Tensors whose columns keep their order: rows that are looked up, experts.
     sparse : mapping of str to callable, optional
@@ -146,17 +150,22 @@ def load_weights(
         """Choose the format; of those with the same codes, the one that lets zeros be skipped."""
         name = info.name
         others = NEURON_MAJOR if name in neuron_major else ROW_BY_ROW if name in row_by_row else {}
-        skips = bool(others) and (info.packed is None or info.packed.is_ordered)
+        # Bit slices skip inputs of zero, and no outputs.
+        in_blocks = others is ROW_BY_ROW and (info.packed is None or info.packed.is_ordered)
         choice = choose(
             info,
             uniform=uniform,
             ternary=_ternary_for(name, ternary, neuron_major, row_by_row),
             override=overrides.get(name),
-            slices=False if skips and not slices else slices,
+            slices=False if in_blocks and not slices else slices,
             sort=name not in in_place,
         )
         if choice.is_sorted:
             return choice
+        if choice.slices is not None and choice.format in others and by_rows is not None:
+            why = by_rows(name, choice.format)
+            if why:
+                return replace(choice, note=", ".join(filter(None, (choice.note, why))))
         return replace(choice, format=others.get(choice.format, choice.format))
 
     choices: dict[str, Choice] = {}
@@ -342,7 +351,8 @@ class _Loader:
                             self._orders[name] = order
                         continue
                     if piece.target.info.slices is not None:
-                        read_slices(self._checkpoint, piece.target.info, piece.target.data)
+                        target = piece.target
+                        read_slices(self._checkpoint, target.info, target.format, target.data)
                         continue
                     if piece.target.info.has_outliers:
                         read_outliers(self._checkpoint, piece.target.info, piece.target.data)

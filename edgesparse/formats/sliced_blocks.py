@@ -13,7 +13,7 @@ import numpy.typing as npt
 from edgesparse.checkpoint import affine_blocks, check_scales
 from edgesparse.checkpoint.source import shown
 from edgesparse.errors import ModelFormatError
-from edgesparse.formats.bitslice import fill_slices
+from edgesparse.formats.bitslice import fill_sliced
 from edgesparse.formats.convert import Convert, Target
 from edgesparse.formats.weight import BLOCK, Slices, storage_bytes
 
@@ -58,4 +58,5 @@ def _convert(
         detail = "a scale or an offset is not finite"
         raise ModelFormatError("value", shown(info.name), detail, advice="The file is damaged.")
     first, last = (storage_bytes(target.format, n, info.n_cols, slices) for n in (begin, end))
-    fill_slices(target.data[first:last], codes.view(np.uint8), bits, slices, steps, beside)
+    stored = codes.view(np.uint8)
+    fill_sliced(target.data[first:last], stored, target.format, slices, steps, beside)

@@ -85,6 +85,9 @@ class Format(IntEnum):
     NM8 = 27
     NM4 = 28
     COO = 29
+    BS2N = 41
+    BS3N = 42
+    BS4N = 43
 
     @property
     def is_ternary(self) -> bool:
@@ -98,8 +101,8 @@ class Format(IntEnum):
 
     @property
     def is_column(self) -> bool:
-        """Whether blocks are stored by columns over a tile of rows."""
-        return Format.Q8N <= self <= Format.Q8MN
+        """Whether codes are stored by columns over a tile of rows."""
+        return Format.Q8N <= self <= Format.Q8MN or self >= Format.BS2N
 
     @property
     def is_row(self) -> bool:
@@ -116,21 +119,27 @@ class Format(IntEnum):
         """Rows that share stored bytes, in formats of tiles."""
         if self is Format.T2N:
             return NEURON_TILE
+        if self.is_column:
+            return COLUMN_WIDTH * self.line_rows
         if self.is_sliced:
             return SLICE_TILE
-        if self.is_sparse:
-            return BITMAP_TILE
-        return COLUMN_WIDTH * self.line_rows if self.is_column else TILE
+        return BITMAP_TILE if self.is_sparse else TILE
 
     @property
     def line_rows(self) -> int:
-        """Rows in a line, 64 bytes of a column: of nibbles twice as many."""
-        return 128 if self in (Format.Q4N, Format.Q4MN) else 64
+        """Rows in a line of a column: of bytes 64, of less than a byte 128."""
+        return 64 if self in (Format.Q8N, Format.Q8MN) else 128
+
+    @property
+    def line_bytes(self) -> int:
+        """Bytes of a line of a column."""
+        return 32 if self is Format.BS2N else 64
 
     @property
     def is_block(self) -> bool:
         """Whether activations are quantised to int16 per block of 32."""
-        return Format.Q8 <= self <= Format.Q6 or self.is_column or self.is_row or self.is_sparse
+        by_columns = self.is_column and not self.is_sliced
+        return Format.Q8 <= self <= Format.Q6 or by_columns or self.is_row or self.is_sparse
 
     @property
     def is_sparse(self) -> bool:
@@ -154,8 +163,11 @@ class Format(IntEnum):
 
     @property
     def is_sliced(self) -> bool:
-        """Whether codes are stored as bit planes (`edgesparse.formats.bitslice`)."""
-        return Format.BS1 <= self <= Format.BST
+        """Whether codes of 1 to 4 bits have steps for groups of columns, and bst.
+
+        Bit planes (`edgesparse.formats.bitslice`), or by columns (`.slice_columns`).
+        """
+        return Format.BS1 <= self <= Format.BST or self >= Format.BS2N
 
     @property
     def has_row_scales(self) -> bool:
@@ -164,9 +176,11 @@ class Format(IntEnum):
 
     @property
     def planes(self) -> int:
-        """Bit planes of a bit-slice format; 0 for the others."""
+        """Bits of a code of a bit-slice format; 0 for the others."""
         if not self.is_sliced:
             return 0
+        if self.is_column:
+            return self - Format.BS2N + 2
         return 2 if self is Format.BST else self - Format.BS1 + 1
 
 
@@ -183,7 +197,7 @@ class Zeros(IntEnum):
 
 @dataclass(frozen=True)
 class Slices:
-    """How the steps of a bit-slice matrix (bs1 to bs4) are stored.
+    """How the steps of a bit-slice matrix (bs1 to bs4, bs2n to bs4n) are stored.
 
     Attributes
     ----------
@@ -201,7 +215,7 @@ class Slices:
 
     @property
     def head_bytes(self) -> int:
-        """Bytes of steps and zeros in front of a group of one tile."""
+        """Bytes of steps and zeros in front of a group, of 64 rows."""
         element = 4 if self.wide else 2
         beside = {Zeros.NONE: 0, Zeros.POINTS: 1, Zeros.OFFSETS: element}[self.zeros]
         return SLICE_TILE * (element + beside)
@@ -217,6 +231,9 @@ _ROW_FORMATS = {
     Format.Q4N: Format.Q4,
     Format.Q8MN: Format.Q8M,
     Format.Q4MN: Format.Q4M,
+    Format.BS2N: Format.BS2,
+    Format.BS3N: Format.BS3,
+    Format.BS4N: Format.BS4,
 }
 NEURON_MAJOR: Final = {row: column for column, row in _ROW_FORMATS.items()}
 """The format by columns (inputs) of row-major formats that have one."""
@@ -279,6 +296,9 @@ def storage_bytes(fmt: Format, n_rows: int, k: int, slices: Slices | None = None
         if fmt is not Format.BST:
             slices = slices or Slices()
             head = slices.n_groups(k) * slices.head_bytes
+        if fmt.is_column:
+            heads = -(-n_rows // fmt.line_rows) * fmt.line_rows // SLICE_TILE * head
+            return heads + storage_codes(fmt, n_rows, k)
         return -(-n_rows // SLICE_TILE) * (head + -(-k // BLOCK) * fmt.planes * 8 * BLOCK)
     if fmt.is_two_of_four:
         return -(-n_rows // BITMAP_TILE) * -(-k // BLOCK) * _BLOCK_BYTES[fmt]
@@ -297,7 +317,7 @@ def storage_bytes(fmt: Format, n_rows: int, k: int, slices: Slices | None = None
 
 def storage_codes(fmt: Format, n_rows: int, k: int) -> int:
     """Bytes of the codes alone in a format by columns: one line for every column."""
-    return -(-n_rows // fmt.line_rows) * -(-k // BLOCK) * BLOCK * 64
+    return -(-n_rows // fmt.line_rows) * -(-k // BLOCK) * BLOCK * fmt.line_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -323,7 +343,7 @@ class Weight:
     is_rounded : bool
         Whether the stored values differ from the file's; for reports.
     slices : Slices, optional
-        How steps are stored: bs1 to bs4 only.
+        How steps are stored: bit slices but bst only.
     order : ndarray of int32, shape (k,), optional
         Input that each stored column belongs to; by default they stand as they come.
     """

@@ -81,15 +81,15 @@ def read_in_vain(plan: Plan, weights: Mapping[str, Weight]) -> str:
         One sentence; empty where every such matrix lies by its inputs.
     """
     linears = (op for op in plan.ops if isinstance(op, Linear) and op.threshold > 0)
-    found = [weights[out.weight].format for op in linears for out in op.outputs]
-    found = [fmt for fmt in found if not fmt.is_neuron_major]
+    formats = [weights[out.weight].format for op in linears for out in op.outputs]
+    found = [fmt for fmt in formats if not fmt.is_neuron_major]
     if not found:
         return ""
     names = ", ".join(sorted({fmt.name.lower() for fmt in found}))
-    advice = "; --weights blocks may help" if any(fmt.is_sliced for fmt in found) else ""
+    why = ": skipping takes longer than looking up" if any(fmt.is_sliced for fmt in found) else ""
     return (
         f"thresholds save nothing on {len(found)} matrices stored as {names}, which are read as a "
-        f"whole{advice}"
+        f"whole{why}"
     )
 
 

@@ -1,7 +1,7 @@
 """The product of each storage format, bound to a weight: all but the call's range filled in.
 
-The products themselves are in `ternary.py`, `blocks.py`, `floats.py`, `slices.py` and
-`without_zeros.py`.
+The products themselves are in `ternary.py`, `blocks.py`, `floats.py`, `slices.py`,
+`slice_columns.py` and `without_zeros.py`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from edgesparse.formats.weight import BLOCK, Format, Weight
 from edgesparse.portable.bind import Bindings, Float32
 from edgesparse.portable.blocks import block_product, tiles_of
 from edgesparse.portable.floats import float_product, float_tiles_of
+from edgesparse.portable.slice_columns import bytes_per_line, sliced_column_product
 from edgesparse.portable.slices import (
     slice_layout,
     slice_tiles_of,
@@ -101,11 +102,17 @@ def _sparse_product(weight: Weight, add: bool, bias: Float32, bindings: Bindings
 def _sliced_product(weight: Weight, add: bool, bias: Float32, bindings: Bindings) -> Product:
     """Return the product with bit slices."""
     workspace, k, is_bst = bindings.workspace, weight.k, weight.format is Format.BST
-    tiles, scales, layout = slice_tiles_of(weight), weight.scales, slice_layout(weight)
+    scales, layout = weight.scales, slice_layout(weight)
     x8, x8_blocks = workspace.int8(k, 1), workspace.int8_blocks(k)
     tables = workspace.tables(k, per_token=is_bst)
     width = 32 * layout[1]
     codes = [workspace.unpacked(w).view(np.int8)[:width] for w in range(bindings.pool.n_threads)]
+    if weight.format.is_column:
+        data, line = weight.data, bytes_per_line(weight)
+        return lambda dst, n_tokens, begin, end, worker: sliced_column_product(
+            dst, add, bias, data, line, layout, *x8_blocks, n_tokens, begin, end, codes[worker]
+        )
+    tiles = slice_tiles_of(weight)
 
     def run(dst: Float32, n_tokens: int, begin: int, end: int, worker: int) -> None:
         own, row = tables if n_tokens <= LOOK_UP_TOKENS else tables[:0], codes[worker]

@@ -80,11 +80,11 @@ def element(tile: Bytes, at: int, lane: int, wide: bool) -> np.float32:
 
 
 @njit
-def head_bytes(layout: Layout) -> int:
-    """Return the bytes of steps and zeros in front of a group."""
+def head_bytes(layout: Layout, height: int) -> int:
+    """Return the bytes of steps and zeros in front of a group of a tile of `height` rows."""
     step = 4 if layout[4] else 2
     beside = 1 if layout[3] == POINTS else (step if layout[3] == OFFSETS else 0)
-    return 64 * (step + beside)
+    return height * (step + beside)
 
 
 @njit
@@ -94,7 +94,7 @@ def block_offsets(offsets: Int32, layout: Layout, has_heads: bool) -> None:
     at = 0
     for block in range(n_blocks):
         if has_heads and block % group == 0:
-            at += head_bytes(layout)
+            at += head_bytes(layout, SLICE_TILE)
         offsets[block] = at
         at += 256 * planes
 
@@ -139,12 +139,16 @@ def finish(
     tile: Bytes,
     offsets: Int32,
     lane: int,
+    height: int,
     layout: Layout,
     d: Float32,
     q_sum: Int32,
     x_sum: Float32,
 ) -> np.float32:
-    """Return the output of one row and token, from Σ stored code q of every block."""
+    """Return the output of one row and token, from Σ stored code q of every block.
+
+    `lane` is the row's place in its tile of `height` rows, `offsets` where codes of blocks start.
+    """
     planes, n_blocks, group, zeros, wide = layout
     factor = np.int32(2 if planes == 1 else 1)
     middle = np.int32(1 if planes == 1 else 1 << (planes - 1))
@@ -163,8 +167,8 @@ def finish(
             xs = xs + x_sum[block]
         if (block + 1) % group != 0 and block + 1 != n_blocks:
             continue
-        head = offsets[block - block % group] - head_bytes(layout)
-        beside = head + 64 * step_bytes
+        head = offsets[block - block % group] - head_bytes(layout, height)
+        beside = head + height * step_bytes
         step = element(tile, head, lane, wide)
         if zeros == POINTS:
             part = part - np.float32(np.int8(tile[beside + lane])) * xs
@@ -243,7 +247,7 @@ def sliced_product(
         for t in range(n_tokens):
             own = tables[t] if looks_up else none
             sum_blocks(sums, tile, offsets, byte, planes, codes, q[t], own)
-            y = finish(sums, tile, offsets, lane, layout, d[t], q_sum[t], x_sum[t])
+            y = finish(sums, tile, offsets, lane, SLICE_TILE, layout, d[t], q_sum[t], x_sum[t])
             if has_bias:
                 y = y + bias[r]
             dst[t, r] = dst[t, r] + y if add else y
@@ -310,7 +314,7 @@ def sliced_row(out: Float32, tiles: Bytes, scales: Float32, layout: Layout, row:
             out[i] = np.float32(code - middle) * scales[row]
             continue
         block = i // 32
-        head = offsets[block - block % group] - head_bytes(layout)
+        head = offsets[block - block % group] - head_bytes(layout, SLICE_TILE)
         step = element(tile, head, lane, wide)
         if zeros == OFFSETS:
             out[i] = step * np.float32(code) + element(tile, head + beside, lane, wide)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from edgesparse.executors.base import Step
 from edgesparse.formats.weight import TILE
-from edgesparse.ops.numerics import quantize_i8
+from edgesparse.ops.numerics import quantize_i8, quantize_i8_blocks
 from edgesparse.plan.op import LOGITS, Experts, Linear
 from edgesparse.sparsity.histogram import Histogram
 from edgesparse.sparsity.observed import Hook, Observed
@@ -37,15 +37,23 @@ class InputStatistics:
         Of |x|.
     n_zero : int
         Elements that are 0 after quantisation to int8, the way ternary weights are fed.
+    n_block_zero : int
+        The same in blocks of 32, the way bit slices are fed.
     """
 
     magnitudes: Histogram = field(default_factory=Histogram)
     n_zero: int = 0
+    n_block_zero: int = 0
 
     @property
     def zero_share(self) -> float:
         """Share of elements that are 0 after quantisation."""
         return self.n_zero / max(1, self.magnitudes.n)
+
+    @property
+    def block_zero_share(self) -> float:
+        """Share of elements that are 0 after quantisation in blocks."""
+        return self.n_block_zero / max(1, self.magnitudes.n)
 
 
 @dataclass(eq=False)
@@ -121,6 +129,8 @@ def _counting(into: InputStatistics) -> Hook:
     def hook(step: Step, rows: Float32) -> None:
         into.magnitudes.add(rows)
         into.n_zero += int((quantize_i8(rows)[0] == 0).sum())
+        blocks = quantize_i8_blocks(rows)[0].reshape(len(rows), -1)
+        into.n_block_zero += int((blocks[:, : rows.shape[1]] == 0).sum())
 
     return hook
 

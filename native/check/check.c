@@ -88,10 +88,10 @@ int main(int argc, char **argv) {
         return 2;
     }
     static int (*const families[])(void) = {
-        check_pool,    check_ternary,  check_lookup,   check_sparse,
-        check_predict, check_dense,    check_columns,  check_rows,
-        check_bitmap,  check_bitslice, check_vector,   check_attention,
-        check_repack,  check_storing,  check_proposal, check_kvsparse,
+        check_pool,          check_ternary,  check_lookup,    check_sparse, check_predict,
+        check_dense,         check_columns,  check_rows,      check_bitmap, check_bitslice,
+        check_slice_columns, check_vector,   check_attention, check_repack, check_storing,
+        check_proposal,      check_kvsparse,
     };
     int failed = print_cpu(expected);
     if (kernels) {

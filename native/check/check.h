@@ -12,17 +12,18 @@
 #include <stddef.h>
 #include <stdint.h>
 
-int check_pool(void);     /* every chunk of every job runs once */
-int check_ternary(void);  /* t2 and t5 products */
-int check_lookup(void);   /* ternary products that are looked up */
-int check_sparse(void);   /* lists of live neurons and their products */
-int check_predict(void);  /* signs and their votes */
-int check_dense(void);    /* block and float formats */
-int check_columns(void);  /* block formats by columns */
-int check_rows(void);     /* block formats by rows */
-int check_bitmap(void);   /* block formats without zeros */
-int check_bitslice(void); /* bit slices, looked up and multiplied */
-int check_vector(void);   /* norms, quantisers, activations, rotations, halfs */
+int check_pool(void);          /* every chunk of every job runs once */
+int check_ternary(void);       /* t2 and t5 products */
+int check_lookup(void);        /* ternary products that are looked up */
+int check_sparse(void);        /* lists of live neurons and their products */
+int check_predict(void);       /* signs and their votes */
+int check_dense(void);         /* block and float formats */
+int check_columns(void);       /* block formats by columns */
+int check_rows(void);          /* block formats by rows */
+int check_bitmap(void);        /* block formats without zeros */
+int check_bitslice(void);      /* bit slices, looked up and multiplied, */
+int check_slice_columns(void); /* and by columns */
+int check_vector(void);        /* norms, quantisers, activations, rotations, halfs */
 int check_attention(void);
 int check_kvsparse(void); /* pruned rows of the cache */
 int check_storing(void);  /* what loading rounds, weaves and turns */

@@ -68,7 +68,11 @@ enum {
     ES_FORMAT_Q8R = 36, /* blocks row by row, so that a row can be left out */
     ES_FORMAT_Q4R = 37,
     ES_FORMAT_Q4MR = 38,
-    ES_FORMAT_Q8MR = 39
+    ES_FORMAT_Q8MR = 39,
+    ES_FORMAT_BS2N =
+        41, /* codes and steps of bit slices, columns side by side over a tile of rows */
+    ES_FORMAT_BS3N = 42,
+    ES_FORMAT_BS4N = 43
 };
 /* What a group of bit slices has beside its steps. */
 enum { ES_ZEROS_NONE = 0, ES_ZEROS_POINTS = 1, ES_ZEROS_OFFSETS = 2 };
@@ -260,7 +264,7 @@ const char *es_isa_name(int32_t isa);
 /* Name of the kernel variant ("scalar", "avx2", …) that `isa` uses for an activation-weight family
  * ("t2", "t2n", "t5", "signs", "q8", "q4", "q8m", "q4m", "q6", "q8n", "q4n", "q8mn", "q4mn", "q8r",
  * "q4r", "q8mr", "q4mr", "bmp8", "bmp4", "f16", "bf16", "f32", "lut", "mad", "vector", "attention",
- * "kvsparse"); NULL if unknown. */
+ * "kvsparse"); NULL if unknown. Bit slices by columns are of the family "mad". */
 const char *es_kernel_variant(int32_t isa, const char *family);
 
 /* Sequential read bandwidth in GB/s of `n_threads` threads over `n_bytes` each, best of `repeats`. */

@@ -14,8 +14,8 @@ static int is_ternary(const es_weight *w) {
 }
 
 static int is_block(const es_weight *w) {
-    return (w->format >= ES_FORMAT_Q8 && w->format <= ES_FORMAT_Q6) || es_is_column(w->format) ||
-           es_is_row(w->format) || es_is_sparse(w->format);
+    return (w->format >= ES_FORMAT_Q8 && w->format <= ES_FORMAT_Q6) ||
+           es_is_block_column(w->format) || es_is_row(w->format) || es_is_sparse(w->format);
 }
 
 /* Small inputs become zeros, where the op has a threshold and the token is far enough behind the first. */
@@ -317,8 +317,10 @@ static void product_chunk(void *context, int32_t chunk, int32_t thread) {
 
 /* Chunks big enough to amortise taking one, small enough that threads finish together, and whole panels:
  * of the ternary kernels (32 rows at most), which are tiles of the block formats too, lines of the
- * column formats or whole tiles of bit slices. Of those, the size that deals out most evenly. */
-int32_t es_linear_unit(int64_t n_rows, int32_t n_threads, int32_t k, int32_t panel) {
+ * column formats or whole tiles of bit slices. Of those, the size that deals out most evenly. At least so
+ * many panels stay together, if there are enough of them for all threads. */
+int32_t es_linear_unit(int64_t n_rows, int32_t n_threads, int32_t k, int32_t panel,
+                       int32_t together) {
     enum { MIN_WORK = 65536, CHUNKS_PER_THREAD = 16 };
     const int64_t n_panels = (n_rows + panel - 1) / panel;
     if (n_threads == 1) {
@@ -326,7 +328,9 @@ int32_t es_linear_unit(int64_t n_rows, int32_t n_threads, int32_t k, int32_t pan
     }
     const int64_t fair = n_panels / ((int64_t)n_threads * CHUNKS_PER_THREAD);
     const int64_t enough = (MIN_WORK / k + panel - 1) / panel;
-    const int64_t least = es_max(1, (int32_t)(fair > enough ? fair : enough));
+    const int64_t share_of_one = (n_panels + n_threads - 1) / n_threads;
+    const int64_t several = together < share_of_one ? together : share_of_one;
+    const int64_t least = es_max((int32_t)several, (int32_t)(fair > enough ? fair : enough));
     int64_t best = least, best_share = INT64_MAX;
     for (int64_t unit = least; unit <= 2 * least; unit++) {
         const int64_t n_chunks = (n_panels + unit - 1) / unit;
@@ -349,6 +353,8 @@ void es_linear_products(es_linear_job *job, int32_t first, int32_t n_outputs) {
         }
         return;
     }
+    enum { LINES = 4 }; /* of bit slices by columns: side by side, and of little work each */
+    int32_t together = 1;
     job->panel = 32;
     for (int32_t i = first; i < first + n_outputs; i++) {
         const es_weight *w = es_linear_weight(job, &job->op->outputs[i]);
@@ -357,6 +363,7 @@ void es_linear_products(es_linear_job *job, int32_t first, int32_t n_outputs) {
         }
         if (es_is_column(w->format)) {
             job->panel = es_max(job->panel, (int32_t)es_line_rows(w->format));
+            together = es_is_slice_column(w->format) ? LINES : together;
         } else {
             job->panel = es_is_sliced(w) ? es_max(job->panel, 64) : job->panel; /* rows of a tile */
             job->engine->moved += w->n_bytes + es_linear_scale_bytes(w);
@@ -369,7 +376,7 @@ void es_linear_products(es_linear_job *job, int32_t first, int32_t n_outputs) {
     job->first = first;
     job->n_outputs = n_outputs;
     job->unit_rows =
-        es_linear_unit(all_rows, es_pool_threads(job->engine->pool), job->k, job->panel);
+        es_linear_unit(all_rows, es_pool_threads(job->engine->pool), job->k, job->panel, together);
     es_pool_run(job->engine->pool, product_chunk, job,
                 (int32_t)((all_rows + job->unit_rows - 1) / job->unit_rows));
     for (int32_t i = first; i < first + n_outputs; i++) {

@@ -143,8 +143,10 @@ void es_linear_row_list(const es_linear_job *job, const es_weight *w, const es_i
 void es_linear_whole_rows(const es_linear_job *job, const es_output *out, const es_input *input,
                           es_scratch *scratch, int32_t first, int32_t n_rows);
 
-/* Rows of a work item of products with n_rows rows of length k: a multiple of `panel`. */
-int32_t es_linear_unit(int64_t n_rows, int32_t n_threads, int32_t k, int32_t panel);
+/* Rows of a work item of products with n_rows rows of length k: a multiple of `panel`, of which at least
+ * `together` are no work items of their own. */
+int32_t es_linear_unit(int64_t n_rows, int32_t n_threads, int32_t k, int32_t panel,
+                       int32_t together);
 
 /* Outputs [first, first + n_outputs), dense and row by row. */
 void es_linear_products(es_linear_job *job, int32_t first, int32_t n_outputs);
@@ -155,7 +157,8 @@ void es_linear_rows(const es_linear_job *job, const es_output *out, const es_inp
                     es_scratch *scratch, int32_t begin, int32_t end);
 
 static inline int es_is_sliced(const es_weight *w) {
-    return w->format >= ES_FORMAT_BS1 && w->format <= ES_FORMAT_BST;
+    return (w->format >= ES_FORMAT_BS1 && w->format <= ES_FORMAT_BST) ||
+           es_is_slice_column(w->format);
 }
 
 /* Whether rows are stored in tiles of 8, of which one can be left out. */
@@ -167,6 +170,10 @@ static inline int es_has_tiles(const es_weight *w) {
 int32_t es_slice_forms(const es_linear_job *job, const es_weight *w);
 /* ... made for row `slot` of `input`, whose h and, for ternary planes, q8 are there, ... */
 void es_slice_prepare(const es_linear_job *job, es_input *input, size_t slot);
+/* ... how their codes and steps lie (not of ternary planes), ... */
+es_slices es_slice_layout(const es_weight *w);
+/* ... `slot` of an input and the tokens behind it, without tables, ... */
+es_q8 es_slice_tokens(const es_input *input, size_t slot);
 /* ... and rows [first, first + n_rows) of a product, one tile at most. */
 void es_slice_rows(const es_linear_job *job, const es_output *out, const es_weight *w,
                    const es_input *input, es_scratch *scratch, int32_t first, int32_t n_rows);

@@ -131,32 +131,43 @@ static void ternary_tile(const es_linear_job *job, const es_output *out, const e
     }
 }
 
-static void group_tile(const es_linear_job *job, const es_output *out, const es_weight *w,
-                       const es_input *input, es_scratch *scratch, int32_t first, int32_t n_rows) {
-    const es_kernels *kernels = &job->engine->k;
-    const es_slice_input *slices = &input->slices;
+es_slices es_slice_layout(const es_weight *w) {
     const int32_t n_blocks = (w->k + 31) / 32;
-    const es_slices layout = {
-        .planes = w->format - ES_FORMAT_BS1 + 1,
+    return (es_slices){
+        .planes = es_is_slice_column(w->format) ? w->format - ES_FORMAT_BS2N + 2
+                                                : w->format - ES_FORMAT_BS1 + 1,
         .n_blocks = n_blocks,
         .group_blocks = w->group == 0 ? n_blocks : w->group / 32,
         .zeros = w->zeros,
         .wide = w->wide,
     };
+}
+
+es_q8 es_slice_tokens(const es_input *input, size_t slot) {
+    const es_slice_input *slices = &input->slices;
+    const size_t at = slot * input->n_blocks;
+    return (es_q8){
+        .q = slices->q + slot * slices->q_stride,
+        .d = slices->d + at,
+        .sum = slices->sum + at,
+        .xsum = slices->xsum + at,
+        .q_stride = slices->q_stride,
+        .stride_blocks = input->n_blocks,
+    };
+}
+
+static void group_tile(const es_linear_job *job, const es_output *out, const es_weight *w,
+                       const es_input *input, es_scratch *scratch, int32_t first, int32_t n_rows) {
+    const es_kernels *kernels = &job->engine->k;
+    const es_slice_input *slices = &input->slices;
+    const es_slices layout = es_slice_layout(w);
     const size_t n_tiles = ((size_t)w->n_rows + 63) / 64;
     const uint8_t *data = w->data + (size_t)(first / 64) * (w->n_bytes / n_tiles);
     float *y = scratch->sums;
     for (int32_t t0 = 0; t0 < job->n_tokens; t0 += ES_TOKEN_BLOCK) {
         const int32_t n_tokens = es_min(ES_TOKEN_BLOCK, job->n_tokens - t0);
         const size_t at = (size_t)t0 * input->n_blocks;
-        es_q8 x = {
-            .q = slices->q + (size_t)t0 * slices->q_stride,
-            .d = slices->d + at,
-            .sum = slices->sum + at,
-            .xsum = slices->xsum + at,
-            .q_stride = slices->q_stride,
-            .stride_blocks = input->n_blocks,
-        };
+        es_q8 x = es_slice_tokens(input, (size_t)t0);
         if (looks_up(job, w) && w->rounded) {
             x.tables = slices->rounded + at * ES_ROUNDED_BYTES;
             x.d = slices->rounded_d + at;

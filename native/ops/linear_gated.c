@@ -87,7 +87,7 @@ void es_linear_gated(es_linear_job *linear, int32_t output) {
     const es_weight *w = es_linear_weight(linear, job.out);
     job.n_rows = w->n_rows;
     const int32_t panel = es_is_sliced(gate) ? 64 : 32; /* a tile's rows; what kernels take */
-    job.unit_rows = es_linear_unit(job.n_rows, n_threads, linear->k, panel);
+    job.unit_rows = es_linear_unit(job.n_rows, n_threads, linear->k, panel, 1);
     es_pool_run(engine->pool, gated_chunk, &job, es_ratio_up(job.n_rows, job.unit_rows));
     engine->moved += gate->n_bytes + es_linear_scale_bytes(gate);
     for (int32_t i = 0; i < n_threads; i++) {

@@ -114,9 +114,21 @@ static int gathers(const es_plan *plan) {
     return 0;
 }
 
+static int column_scratch_create(es_column_scratch *scratch, const es_plan *plan,
+                                 int (*is_of_family)(int32_t format)) {
+    const size_t n_blocks = es_max_blocks(plan, is_of_family);
+    scratch->pairs = es_aligned(16 * n_blocks * sizeof *scratch->pairs);
+    scratch->begin = es_aligned((n_blocks + 1) * sizeof(int32_t));
+    return scratch->pairs != NULL && scratch->begin != NULL;
+}
+
+static void column_scratch_destroy(es_column_scratch *scratch) {
+    free(scratch->pairs);
+    free(scratch->begin);
+}
+
 static int create_scratch(es_engine *engine, int32_t n_threads) {
-    const size_t k = (size_t)max_k(&engine->plan),
-                 n_blocks = es_max_blocks(&engine->plan, es_is_column);
+    const size_t k = (size_t)max_k(&engine->plan);
     const attention_size attention = largest_attention(&engine->plan);
     const size_t head_dim = (size_t)attention.head_dim;
     const size_t part_floats = es_attention_part_floats(head_dim);
@@ -139,8 +151,6 @@ static int create_scratch(es_engine *engine, int32_t n_threads) {
         scratch->list = es_aligned((k + ES_LIST_SLACK) * sizeof(int32_t));
         scratch->bits = es_aligned(es_round_up(k, 256) / 8);
         scratch->neurons = es_aligned(max_neuron_rows(&engine->plan) * sizeof(int32_t));
-        scratch->pairs = es_aligned(16 * n_blocks * sizeof *scratch->pairs);
-        scratch->begin = es_aligned((n_blocks + 1) * sizeof(int32_t));
         if (engine->k.t2_lookup != NULL) {
             const size_t n_sums = ES_LOOKUP_ROWS * ES_LOOKUP_TOKENS;
             scratch->index = es_aligned(ES_LOOKUP_INDEX_BYTES);
@@ -152,11 +162,12 @@ static int create_scratch(es_engine *engine, int32_t n_threads) {
         }
         if (!es_input_create(&scratch->input, 1, k) ||
             !es_slice_input_create(&scratch->input, &engine->plan, 1) ||
-            !es_bitmap_scratch_create(&scratch->bitmap, &engine->plan) || scratch->pairs == NULL ||
-            scratch->begin == NULL || scratch->attention == NULL || scratch->parts == NULL ||
-            scratch->bits == NULL || scratch->sums == NULL || scratch->list == NULL ||
-            scratch->neurons == NULL || scratch->tile == NULL ||
-            (engine->plan.kv_kept > 0 && scratch->whole == NULL) ||
+            !es_bitmap_scratch_create(&scratch->bitmap, &engine->plan) ||
+            !column_scratch_create(&scratch->int16, &engine->plan, es_is_block_column) ||
+            !column_scratch_create(&scratch->int8, &engine->plan, es_is_slice_column) ||
+            scratch->attention == NULL || scratch->parts == NULL || scratch->bits == NULL ||
+            scratch->sums == NULL || scratch->list == NULL || scratch->neurons == NULL ||
+            scratch->tile == NULL || (engine->plan.kv_kept > 0 && scratch->whole == NULL) ||
             (gathers(&engine->plan) && scratch->unordered == NULL)) {
             return 0;
         }
@@ -244,8 +255,8 @@ void es_engine_destroy(es_engine *engine) {
             free(engine->scratch[i].neurons);
             free(engine->scratch[i].tile);
             free(engine->scratch[i].unordered);
-            free(engine->scratch[i].pairs);
-            free(engine->scratch[i].begin);
+            column_scratch_destroy(&engine->scratch[i].int16);
+            column_scratch_destroy(&engine->scratch[i].int8);
             free(engine->scratch[i].bits);
             free(engine->scratch[i].sums);
             free(engine->scratch[i].index);

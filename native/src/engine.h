@@ -51,6 +51,14 @@ typedef struct es_bitmap_scratch {
     uint8_t *tiles; /* an expanded tile */
 } es_bitmap_scratch;
 
+/* Live columns of one token. */
+typedef struct es_column_scratch {
+    es_live_pair *pairs;
+    int32_t *begin;
+    int32_t n_columns;
+    uint64_t job; /* the linear whose columns they are */
+} es_column_scratch;
+
 /* What one thread alone uses. */
 typedef struct es_scratch {
     es_input input;     /* one token: every thread prepares its own, no barrier needed */
@@ -60,19 +68,16 @@ typedef struct es_scratch {
     uint16_t *whole; /* a chunk of keys and one of values, expanded; NULL where nothing is pruned */
     int32_t *list;   /* live inputs of one token */
     int32_t n_listed;
-    int32_t n_live;      /* rows that its part of a gated product has read */
-    int32_t *neurons;    /* its share of a neuron-major product: one sum per stored output */
-    uint64_t list_job;   /* the product that list and neurons belong to */
-    uint8_t *bits;       /* signs of one input: max_k bits, in whole runs of 32 bytes */
-    es_live_pair *pairs; /* live columns of one token */
-    int32_t *begin;
-    int32_t n_columns;
-    uint64_t columns_job; /* the linear whose columns they are */
-    float *sums;          /* a block of sums, float or int32 */
-    uint8_t *tile;        /* eight rows of a row format in a tile */
-    float *unordered;     /* max_k floats of an input that is gathered; NULL where none is */
-    uint8_t *index; /* ES_LOOKUP_INDEX_BYTES, and sums of ES_LOOKUP_ROWS rows, for looking up; */
-    int32_t *wide;  /* NULL where no kernel does */
+    int32_t n_live;    /* rows that its part of a gated product has read */
+    int32_t *neurons;  /* its share of a neuron-major product: one sum per stored output */
+    uint64_t list_job; /* the product that list and neurons belong to */
+    uint8_t *bits;     /* signs of one input: max_k bits, in whole runs of 32 bytes */
+    es_column_scratch int16, int8; /* of weights that want either */
+    float *sums;                   /* a block of sums, float or int32 */
+    uint8_t *tile;                 /* eight rows of a row format in a tile */
+    float *unordered; /* max_k floats of an input that is gathered; NULL where none is */
+    uint8_t *index;   /* ES_LOOKUP_INDEX_BYTES, and sums of ES_LOOKUP_ROWS rows, for looking up; */
+    int32_t *wide;    /* NULL where no kernel does */
     int16_t *narrow;
     es_bitmap_scratch bitmap;
 } es_scratch;

@@ -12,6 +12,7 @@
 #include "families/blocks.h"
 #include "families/columns.h"
 #include "families/rows.h"
+#include "families/slice_columns.h"
 #include "families/slices.h"
 #include "families/ternary.h"
 #include "families/without_zeros.h"
@@ -81,6 +82,10 @@ typedef struct es_kernels {
     es_slice_dot *slice_mad;
     es_slice_sums *bst_lut;
     es_slice_sums *bst_mad;
+    /* Bit slices by columns, and list_columns for their inputs. */
+    es_slice_list *slice_list;
+    es_slice_column_dot *slice_column_dot;
+    int32_t (*list_bytes)(es_live_pair *pairs, int32_t *begin, const int8_t *q, int32_t n_blocks);
 
     /* y = x * r * w with r = 1 / sqrt(mean(x^2) + eps); y may be x. */
     void (*rmsnorm)(float *y, const float *x, const float *w, int32_t n, float eps);

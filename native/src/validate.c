@@ -9,10 +9,12 @@ static int has_width(const es_plan *plan, int32_t id, int64_t width) {
     return id >= 0 && id < plan->n_buffers && width > 0 && plan->widths[id] >= width;
 }
 
-/* Bytes of bit slices: heads of groups and blocks of 32 columns, tiles of 64 rows. */
+/* Bytes of bit slices: heads of groups and blocks of 32 columns, tiles of 64 rows or lines of 128. */
 static int slices_are_valid(const es_weight *w, size_t rows, size_t blocks) {
-    const size_t tiles = (rows + 63) / 64;
-    if (w->mad_tokens < 1 || w->rounded < 0 || w->rounded > 1) {
+    const int by_columns = es_is_slice_column(w->format);
+    const size_t tile_rows = by_columns ? ES_SLICE_LINE_ROWS : 64;
+    const size_t tiles = (rows + tile_rows - 1) / tile_rows;
+    if (w->mad_tokens < 1 || w->rounded < 0 || w->rounded > !by_columns) {
         return 0;
     }
     if (w->format == ES_FORMAT_BST) {
@@ -27,8 +29,9 @@ static int slices_are_valid(const es_weight *w, size_t rows, size_t blocks) {
     const size_t groups = (blocks + per_group - 1) / per_group;
     const size_t step = w->wide ? 4 : 2;
     const size_t beside = w->zeros == ES_ZEROS_NONE ? 0 : w->zeros == ES_ZEROS_POINTS ? 1 : step;
-    const size_t planes = (size_t)(w->format - ES_FORMAT_BS1 + 1);
-    return w->n_bytes == tiles * (groups * 64 * (step + beside) + blocks * planes * 256);
+    const size_t block = by_columns ? 32 * es_slice_line_bytes(w->format - ES_FORMAT_BS2N + 2)
+                                    : (size_t)(w->format - ES_FORMAT_BS1 + 1) * 256;
+    return w->n_bytes == tiles * (groups * tile_rows * (step + beside) + blocks * block);
 }
 
 int32_t es_weight_is_valid(const es_weight *w) {
@@ -77,6 +80,9 @@ int32_t es_weight_is_valid(const es_weight *w) {
     case ES_FORMAT_BS3:
     case ES_FORMAT_BS4:
     case ES_FORMAT_BST:
+    case ES_FORMAT_BS2N:
+    case ES_FORMAT_BS3N:
+    case ES_FORMAT_BS4N:
         return slices_are_valid(w, rows, blocks);
     case ES_FORMAT_BMP8:
     case ES_FORMAT_BMP4:

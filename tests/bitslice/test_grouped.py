@@ -358,7 +358,7 @@ def test_blocks_that_skip_come_in_whole_tiles(
             weight = load_weights(checkpoint, [name], **options)[name]
             np.testing.assert_array_equal(dequantize(weight), m.values())
             formats.add(weight.format)
-    assert formats == {Format.BS4, Format.Q4N, Format.Q4R, Format.Q4}
+    assert formats == {Format.BS4, Format.BS4N, Format.Q4R, Format.Q4}
 
 
 def test_the_engine_refuses_orders_that_name_no_input(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from tests.portable.packing import random_weight
 from tests.portable.running import plan_of
 
 F32 = np.float32
-COLUMNS = [fmt for fmt in Format if fmt.is_column]
+COLUMNS = [fmt for fmt in Format if fmt.is_column and fmt.is_block]
 SHAPES = ((1, 1), (64, 32), (65, 40), (130, 200), (600, 97), (1100, 160))
 """Less than a line, exactly one, several tiles with a narrower last one."""
 

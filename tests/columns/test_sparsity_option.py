@@ -245,15 +245,11 @@ def test_a_relu_needs_no_threshold_on_its_gate() -> None:
 
 
 def test_what_is_read_in_vain_is_said() -> None:
-    """Bit slices and floats do not lie by their inputs: thresholds cost quality there, no more."""
+    """Single bits and floats do not lie by their inputs: thresholds cost quality there, no more."""
     n_cases = 0
     for name, weights, words in (
         ("llama-blocks.gguf", "auto", ""),
-        (
-            "llama-blocks.gguf",
-            "slices",
-            "stored as bs4, which are read as a whole; --weights blocks",
-        ),
+        ("llama-blocks.gguf", "slices", ""),
         ("llama-floats.gguf", "auto", "stored as bf16, f16, f32, which are read as a whole"),
         ("bitnet-tq2_0.gguf", "auto", ""),
     ):

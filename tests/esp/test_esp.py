@@ -289,6 +289,30 @@ def test_flags_that_contradict_the_file(packed: Path) -> None:
             edgesparse.load(packed, threads=1, **options)  # type: ignore[arg-type]
 
 
+def test_calibrations_want_the_model_that_a_file_was_made_from(tmp_path: Path) -> None:
+    """No flag of convert packs for them, so none is advised."""
+    from edgesparse.sparsity import Thresholds, fingerprint
+    from edgesparse.sparsity.alphas import SparseInferTable
+
+    path = pack(tiny.FOLDER / "llama-relu.gguf", tmp_path / "model.esp")
+    with edgesparse.load(path, threads=1) as model:
+        print_of = fingerprint(model.config, model.parameters.vectors)
+        table = SparseInferTable(print_of, {"blk.0.gate_up": 10_000}, 0.9)
+        qkv = Thresholds(print_of, "teal", 0.4, {"blk.0.qkv": 0.1}, {}, 16)
+    table.save(tmp_path / "predict.json")
+    for options in (
+        {"predict": tmp_path / "predict.json", "predict_force": True},
+        {"sparsity": qkv},
+    ):
+        with pytest.raises(UsageError, match="other settings") as caught:
+            edgesparse.load(path, threads=1, **options)  # type: ignore[arg-type]
+        assert "want the model that the file was made from" in str(caught.value.advice)
+        edgesparse.load(tiny.FOLDER / "llama-relu.gguf", threads=1, **options).close()
+    source, target = str(tiny.FOLDER / "llama-relu.gguf"), tmp_path / "x.esp"
+    assert main(["convert", source, str(target), "--predict", str(tmp_path / "predict.json")]) == 2
+    assert not target.exists()
+
+
 def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, target = tiny.FOLDER / "llama-k.gguf", tmp_path / "model.esp"
     assert main(["convert", str(source), str(target), "-t", "2"]) == 0

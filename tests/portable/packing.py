@@ -111,7 +111,10 @@ def random_slices(
         heads.append(points if slices.zeros is Zeros.POINTS else offsets)
     points *= slices.zeros is Zeros.POINTS
     offsets *= slices.zeros is Zeros.OFFSETS
-    data = _pack_slices(codes, fmt.planes, heads, group // 32 or n_blocks)
+    if fmt.is_column:
+        data = _pack_slice_columns(codes, fmt.planes, heads, group // 32 or n_blocks)
+    else:
+        data = _pack_slices(codes, fmt.planes, heads, group // 32 or n_blocks)
     assert data.nbytes == storage_bytes(fmt, n_rows, k, slices)
     own = 2 * codes - 1 if fmt is Format.BS1 else codes - (1 << (fmt.planes - 1))
     weight = Weight(name, fmt, n_rows, k, data, np.zeros(0, F32), slices=slices)
@@ -233,6 +236,38 @@ def _pack_slices(codes: Array, planes: int, heads: list[Array], group_blocks: in
                         for a in range(4)
                         for v in range(4)
                         for j in range(4)
+                    )
+    return np.frombuffer(bytes(out), np.uint8).copy()
+
+
+def _pack_slice_columns(codes: Array, planes: int, heads: list[Array], group_blocks: int) -> Array:
+    n_rows, n_columns = codes.shape
+    bits, runs = (2, 2) if planes == 2 else (4, 4)
+    n_lines = -(-n_rows // 128)
+    rows = np.zeros((n_lines * 128, n_columns), np.int64)
+    rows[:n_rows] = codes
+    out = bytearray()
+    for line in range(0, n_lines, 8):
+        top, bottom = 128 * line, 128 * min(line + 8, n_lines)
+        for b in range(n_columns // 32):
+            for head in heads if b % group_blocks == 0 else ():
+                column = np.zeros(bottom - top, head.dtype)
+                own = head[top:bottom, b // group_blocks]
+                column[: len(own)] = own
+                out += column.tobytes()
+            for column in range(32 * b, 32 * b + 32):
+                for first in range(top, bottom, 128):
+                    # Byte 16 a + 4 b + c: row 4 runs b + 4 a + c, and others `apart` behind it.
+                    apart = 16 * runs
+                    out += bytes(
+                        sum(
+                            int(rows[first + apart * n + 4 * runs * m + 4 * a + c, column])
+                            << bits * n
+                            for n in range(8 // bits)
+                        )
+                        for a in range(runs)
+                        for m in range(4)
+                        for c in range(4)
                     )
     return np.frombuffer(bytes(out), np.uint8).copy()
 

@@ -7,7 +7,7 @@ import pytest
 
 import edgesparse
 from edgesparse.errors import UsageError
-from edgesparse.ops.numerics import quantize_i8
+from edgesparse.ops.numerics import quantize_i8, quantize_i8_blocks
 from edgesparse.sparsity import Thresholds
 from edgesparse.sparsity.apply import hooks, is_small, thresholded
 from edgesparse.sparsity.calibrate import calibrate_thresholds, teal_thresholds
@@ -208,6 +208,8 @@ def test_statistics_are_what_the_reference_computes():
                 here = layer.inputs[op.name.split(".")[2]]
                 if rows is not None:
                     assert here.n_zero == int((quantize_i8(rows)[0] == 0).sum())
+                    in_blocks = quantize_i8_blocks(rows)[0].reshape(len(rows), -1)
+                    assert here.n_block_zero == int((in_blocks[:, : rows.shape[1]] == 0).sum())
                     assert here.magnitudes.n == rows.size
                     n_cases += 1
             executor.run(step, i, i + 1)

@@ -15,6 +15,7 @@ import edgesparse
 from edgesparse import tuning
 from edgesparse.benchmark.micro import Micro
 from edgesparse.cli import main
+from edgesparse.column_share import COLUMN_TOPICS, column_shares
 from edgesparse.errors import UsageError
 from edgesparse.executors.native import choose_isa
 from edgesparse.formats.sparse_cost import RATE_TOPICS, usual_cost
@@ -28,6 +29,7 @@ from edgesparse.tuning import (
     remember,
     sparse_cost,
 )
+from edgesparse.tuning_columns import least_share
 from edgesparse.tuning_slices import first_mad, measure_slices
 from edgesparse.tuning_topics import TOPICS, fastest
 
@@ -242,6 +244,20 @@ def test_multiplying_pays_from_some_tokens_on() -> None:
     assert first_mad(times | {"mad 1": 0.5, "mad 4": 1.0}, 8.0) == 1
 
 
+def test_skipping_pays_from_some_zeros_on() -> None:
+    assert least_share({"rows": 10.0, "columns": 9.0, "half": 5.0}, 0.3) == 0
+    assert least_share({"rows": 10.0, "columns": 12.0, "half": 8.0}, 0.3) == 0.25
+    assert least_share({"rows": 10.0, "columns": 30.0, "half": 25.0}, 0.3) == 1
+    assert least_share({"rows": 10.0, "columns": 12.0, "half": 12.0}, 0.3) == 1
+    remember([Answer("bs3n", "avx2", 1, 0.25, {}, 1), Answer("bs2n", "avx2", 1, 1.0, {}, 1)])
+    shares = column_shares("avx2", 1, 1 << 30)
+    assert shares == {Format.BS2: 1.0, Format.BS3: 0.25, Format.BS4: COLUMN_TOPICS["bs4n"]}
+    small = column_shares("avx2", 1, 1 << 20)
+    assert small == {Format[f"BS{n}"]: COLUMN_TOPICS[f"bs{n}n small"] for n in (2, 3, 4)}
+    words = [lookup(topic, "avx2", 1).choice for topic in ("bs2n", "bs3n")]
+    assert words == ["by rows", "by columns from 25% zeros on"]
+
+
 def test_kernels_obey(monkeypatch: pytest.MonkeyPatch) -> None:
     assert mad_tokens(Format.BS1, 4096, "avx2", 1) == NEVER
     remember([Answer("bs1", "avx2", 1, 4.0, {}, 1), Answer("bs1 long", "avx2", 1, 1.0, {}, 1)])
@@ -283,6 +299,9 @@ def test_verb(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("edgesparse.tuning_topics._TERNARY_SHAPES", ((64, 256),))
     monkeypatch.setattr("edgesparse.tuning_topics.memory_bytes", lambda: 1 << 17)
     monkeypatch.setattr("edgesparse.tuning_rates.memory_bytes", lambda: 1 << 17)
+    monkeypatch.setattr("edgesparse.tuning_columns._ROWS", 128)
+    small = {False: 1 << 15, True: 1 << 14}
+    monkeypatch.setattr("edgesparse.tuning_columns._WORKING_SETS", small)
     monkeypatch.setattr("edgesparse.tuning_slices.SHAPES", {"": (64, 64), " long": (64, 96)})
     monkeypatch.setattr(
         "edgesparse.tuning_topics.TOPICS",
@@ -302,6 +321,10 @@ def test_verb(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
         (topic, n) for topic in SLICE_TOPICS for n in (1, 2)
     }
     assert all(len(a["seconds"]) == 8 and a["value"] in (1, 4, 16, 64, NEVER) for a in slices)
+    columns = [a for a in data["answers"] if a["topic"] in COLUMN_TOPICS]
+    assert len(columns) == 2 * len(COLUMN_TOPICS)
+    assert all(set(a["seconds"]) == {"rows", "columns", "half"} for a in columns)
+    assert all(0 <= a["value"] <= 1 for a in columns)
     rates = {(a["topic"], a["threads"]): a["value"] for a in data["answers"]}
     assert all(rates[topic, n] > 0 for topic in RATE_TOPICS for n in (1, 2))
     cost = sparse_cost(data["answers"][0]["isa"], 2)

@@ -3,6 +3,7 @@
  * A pair of products is at most 15 * 127 * 2 = 3810 (bst: 2 * 128 * 2 = 512), so that int16 lanes hold
  * the 8 quads of a block: 30480. */
 #include "kernels/bitslice/slice_256.h"
+#include "kernels/bitslice/slice_pairs256.h"
 
 typedef __m256i mad_acc;
 

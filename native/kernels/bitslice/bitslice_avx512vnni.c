@@ -1,7 +1,10 @@
 /* Bit slices for AVX-512: vpshufb tables, products with the 512-bit vpdpbusd.
  *
  * vpermw would look int16 sums up whole, but takes two shuffles of its own for half as many rows. */
-#include "kernels/bitslice/slice_256.h"
+#include "kernels/bitslice/slice_columns256.h"
+
+#define dot256(acc, codes, q) _mm256_dpbusd_epi32(acc, codes, q)
+#include "kernels/bitslice/slice_fours512.h"
 
 typedef __m512 es_vf;
 enum { ES_VF = 16, ES_MAD_TOKENS = 4 };

@@ -1,6 +1,16 @@
 /* Bit slices for AVX-VNNI: look-up as with AVX2, products with the 256-bit vpdpbusd. */
 #include "kernels/bitslice/slice_256.h"
 
+#define dot256(acc, codes, q) _mm256_dpbusd_avx_epi32(acc, codes, q)
+#include "kernels/bitslice/slice_fours256.h"
+
+ES_INLINE size_t list_line(float *f, const es_line_columns *l, size_t n_lines, float step,
+                           int32_t zero, const int is_first, const int planes) {
+    (void)n_lines;
+    list_line256(f, l, step, zero, is_first, planes);
+    return 1;
+}
+
 typedef __m256i mad_acc;
 
 ES_INLINE mad_acc mad_zero(void) {

@@ -2,12 +2,12 @@
 #include "kernels/half.h"
 #include "kernels/vector/vector.h"
 
-#include "kernels/bitslice/bitslice.h"
+#include "kernels/bitslice/slice_line.h"
 
 #include <stdlib.h>
 
 typedef float es_vf;
-enum { ES_VF = 1, ES_MAD_TOKENS = 1 };
+enum { ES_VF = 1, ES_MAD_TOKENS = 1, ES_COLUMNS_AT_ONCE = 2 };
 
 ES_INLINE es_vf vf_load(const float *p) {
     return *p;
@@ -178,6 +178,50 @@ ES_INLINE void mad_sums(int32_t *sums, size_t sums_stride, const uint8_t *panel,
     for (size_t row = 0; row < ES_SLICE_ROWS; row++) {
         sums[row] += multiply(panel + row * ES_SLICE_BLOCK, q);
     }
+}
+
+/* The code of row `row` of a line in one of its columns. */
+ES_INLINE int32_t code_in_line(const uint8_t *column, size_t row, const int planes) {
+    const size_t share = es_line_share(planes), runs = 8 / share, part = 128 / share;
+    const size_t r = row % part, byte = r / 4 % runs * 16 + r / (4 * runs) * 4 + r % 4;
+    return column[byte] >> row / part * (8 / share) & ((1 << 8 / share) - 1);
+}
+
+ES_INLINE size_t list_line(float *f, const es_line_columns *l, size_t n_lines, float d,
+                           int32_t zero, const int is_first, const int planes) {
+    (void)n_lines;
+    for (size_t row = 0; row < ES_SLICE_LINE_ROWS; row++) {
+        int32_t sum = 0;
+        for (int32_t p = 0; p < l->n; p++) {
+            const es_live_pair *pair = &l->pairs[p];
+            sum += code_in_line(l->codes + pair->a * l->column, row, planes) * (int8_t)pair->q;
+            sum += code_in_line(l->codes + pair->b * l->column, row, planes) *
+                   (int8_t)(pair->q >> 8 & 0xff);
+        }
+        es_slice_collect(f, row, (float)(sum - zero), d, is_first);
+    }
+    return 1;
+}
+
+/* panel[row][column] */
+ES_INLINE void unpack_columns(uint8_t *panel, const uint8_t *codes, size_t column, size_t half,
+                              const int planes) {
+    for (size_t row = 0; row < ES_SLICE_ROWS; row++) {
+        for (size_t i = 0; i < ES_SLICE_BLOCK; i++) {
+            const int32_t code =
+                code_in_line(codes + i * column, half * ES_SLICE_ROWS + row, planes);
+            *panel++ = (uint8_t)code;
+        }
+    }
+}
+
+/* Bit i of the result: q[i] != 0, for 32 inputs. */
+ES_INLINE uint32_t live_bytes(const int8_t *q) {
+    uint32_t live = 0;
+    for (size_t i = 0; i < ES_SLICE_BLOCK; i++) {
+        live |= (uint32_t)(q[i] != 0) << i;
+    }
+    return live;
 }
 
 #include "kernels/bitslice/slice_driver.h"

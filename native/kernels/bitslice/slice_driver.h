@@ -189,8 +189,13 @@ ES_SLICE_DOT(slice_lut, es_lut_tiles)
 ES_SLICE_DOT(slice_rounded, es_rounded_tiles)
 ES_SLICE_DOT(slice_mad, es_mad_tiles)
 
+#include "kernels/bitslice/slice_columns.h"
+
 #define ES_SLICE_SET(table, name)                             \
     do {                                                      \
+        (table)->slice_list = slice_list;                     \
+        (table)->slice_column_dot = slice_column_dot;         \
+        (table)->list_bytes = list_bytes;                     \
         (table)->slice_tables = slice_tables;                 \
         (table)->slice_lut = slice_lut;                       \
         (table)->rounded_tables = rounded_tables;             \

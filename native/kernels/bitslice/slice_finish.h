@@ -25,12 +25,12 @@ ES_INLINE es_vf vf_steps(const uint8_t *p, size_t row, const int wide) {
     return wide ? vf_load((const float *)(const void *)p + row) : vf_halfs(p + 2 * row);
 }
 
-ES_INLINE void es_slice_close_as(float *y, const float *f, const uint8_t *head, float xsum,
-                                 int planes, const int zeros, const int wide) {
+ES_INLINE void es_slice_close_as(float *y, const float *f, const uint8_t *steps,
+                                 const uint8_t *beside, float xsum, int planes, const int zeros,
+                                 const int wide) {
     const es_vf xs = vf_set1(xsum), middle = vf_set1((float)es_slice_middle(planes));
-    const uint8_t *beside = head + ES_SLICE_ROWS * (wide ? sizeof(float) : sizeof(uint16_t));
     for (size_t row = 0; row < ES_SLICE_ROWS; row += ES_VF) {
-        const es_vf step = vf_steps(head, row, wide);
+        const es_vf step = vf_steps(steps, row, wide);
         es_vf part = vf_load(f + row);
         if (zeros == ES_ZEROS_POINTS) {
             part = vf_sub(part, vf_mul(vf_bytes(beside + row), xs));
@@ -45,29 +45,36 @@ ES_INLINE void es_slice_close_as(float *y, const float *f, const uint8_t *head, 
     }
 }
 
-/* A group's sum `f` joins the result `y`. */
-static void es_slice_close(float *y, const float *f, const uint8_t *head, float xsum,
-                           const es_slices *s) {
+/* A group's sum `f` of 64 rows joins the result `y`. */
+static void es_slice_close_rows(float *y, const float *f, const uint8_t *steps,
+                                const uint8_t *beside, float xsum, const es_slices *s) {
     switch (2 * s->zeros + s->wide) {
     case 2 * ES_ZEROS_NONE:
-        es_slice_close_as(y, f, head, xsum, s->planes, ES_ZEROS_NONE, 0);
+        es_slice_close_as(y, f, steps, beside, xsum, s->planes, ES_ZEROS_NONE, 0);
         break;
     case 2 * ES_ZEROS_NONE + 1:
-        es_slice_close_as(y, f, head, xsum, s->planes, ES_ZEROS_NONE, 1);
+        es_slice_close_as(y, f, steps, beside, xsum, s->planes, ES_ZEROS_NONE, 1);
         break;
     case 2 * ES_ZEROS_POINTS:
-        es_slice_close_as(y, f, head, xsum, s->planes, ES_ZEROS_POINTS, 0);
+        es_slice_close_as(y, f, steps, beside, xsum, s->planes, ES_ZEROS_POINTS, 0);
         break;
     case 2 * ES_ZEROS_POINTS + 1:
-        es_slice_close_as(y, f, head, xsum, s->planes, ES_ZEROS_POINTS, 1);
+        es_slice_close_as(y, f, steps, beside, xsum, s->planes, ES_ZEROS_POINTS, 1);
         break;
     case 2 * ES_ZEROS_OFFSETS:
-        es_slice_close_as(y, f, head, xsum, s->planes, ES_ZEROS_OFFSETS, 0);
+        es_slice_close_as(y, f, steps, beside, xsum, s->planes, ES_ZEROS_OFFSETS, 0);
         break;
     default:
-        es_slice_close_as(y, f, head, xsum, s->planes, ES_ZEROS_OFFSETS, 1);
+        es_slice_close_as(y, f, steps, beside, xsum, s->planes, ES_ZEROS_OFFSETS, 1);
         break;
     }
+}
+
+/* The same for a tile of bit planes. */
+static inline void es_slice_close(float *y, const float *f, const uint8_t *head, float xsum,
+                                  const es_slices *s) {
+    const size_t step = s->wide ? sizeof(float) : sizeof(uint16_t);
+    es_slice_close_rows(y, f, head, head + ES_SLICE_ROWS * step, xsum, s);
 }
 
 #endif

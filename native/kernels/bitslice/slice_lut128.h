@@ -5,7 +5,7 @@
 #ifndef ES_SLICE_LUT128_H
 #define ES_SLICE_LUT128_H
 
-#include "kernels/bitslice/slice_128.h"
+#include "kernels/bitslice/slice_columns128.h"
 
 #include "kernels/bitslice/slice_finish.h"
 

@@ -3,7 +3,7 @@
 #ifndef ES_SLICE_LUT256_H
 #define ES_SLICE_LUT256_H
 
-#include "kernels/bitslice/slice_256.h"
+#include "kernels/bitslice/slice_columns256.h"
 
 typedef __m256 es_vf;
 enum { ES_VF = 8, ES_MAD_TOKENS = 2 };

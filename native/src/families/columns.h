@@ -11,8 +11,16 @@
  * their minima, as halfs. */
 enum { ES_LINE_BYTES = 64, ES_COLUMN_WIDTH = 8 };
 
-static inline int es_is_column(int32_t format) {
+static inline int es_is_slice_column(int32_t format) {
+    return format >= ES_FORMAT_BS2N && format <= ES_FORMAT_BS4N;
+}
+
+static inline int es_is_block_column(int32_t format) {
     return format >= ES_FORMAT_Q8N && format <= ES_FORMAT_Q8MN;
+}
+
+static inline int es_is_column(int32_t format) {
+    return es_is_block_column(format) || es_is_slice_column(format);
 }
 
 static inline int es_column_is_nibble(int32_t format) {
@@ -24,7 +32,7 @@ static inline int es_column_has_minimum(int32_t format) {
 }
 
 static inline size_t es_line_rows(int32_t format) {
-    return es_column_is_nibble(format) ? 128 : 64;
+    return es_column_is_nibble(format) || es_is_slice_column(format) ? 128 : 64;
 }
 
 /* Bytes that one line takes in a block: 32 columns, and the steps and minima of its rows. */
@@ -43,7 +51,7 @@ typedef struct es_column_lines {
 /* Two columns whose inputs are not 0, and their inputs side by side. */
 typedef struct es_live_pair {
     uint16_t a, b; /* columns of the block */
-    uint32_t q;    /* int16 of a in the low half, of b in the high one */
+    uint32_t q;    /* int16 of a in the low half, of b in the high one; or int8 of a, b, a, b */
 } es_live_pair;
 
 /* The live columns of one token, block by block. */

@@ -222,7 +222,6 @@ void es_vector_avx2(es_kernels *table);
 void es_vector_neon(es_kernels *table);
 void es_kvsparse_scalar(es_kernels *table);
 void es_kvsparse_avx2(es_kernels *table);
-void es_kvsparse_avx512vnni(es_kernels *table);
 void es_kvsparse_neon(es_kernels *table);
 void es_attention_scalar(es_kernels *table);
 void es_attention_avx2(es_kernels *table);

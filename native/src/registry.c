@@ -62,7 +62,6 @@ void es_kernels_fill(es_kernels *table, int32_t isa) {
         es_nm_avx512vnni(table);
         es_bitslice_avx512vnni(table);
         es_attention_avx512vnni(table);
-        es_kvsparse_avx512vnni(table);
         es_proposal_avx512vnni(table);
     }
     if (isa >= ES_ISA_AMX) {

@@ -1,8 +1,7 @@
-/* Rows of a pruned cache for AVX2: eight halfs at a time through a table of byte shuffles, indexed by
- * eight bits of the bitmap. Attention for AVX2 reads such rows itself; others have them expanded. */
+/* Rows of a pruned cache for AVX2: what is kept, and the table of byte shuffles, indexed by eight bits of the
+ * bitmap, by which attention reads such rows itself. */
 #include "kernels/kvsparse/kvsparse_avx2.h"
 #include "kernels/kvsparse/prune_row.h"
-#include "kernels/prefetch.h"
 
 #include <immintrin.h>
 #include <string.h>
@@ -18,21 +17,6 @@ static void __attribute__((constructor)) fill_places(void) {
             es_half_places[b][2 * i + 1] = set ? (uint8_t)(next + 1) : 0x80;
             next = (uint8_t)(next + 2 * set);
         }
-    }
-}
-
-static void expand_rows(uint16_t *to, const uint8_t *rows, size_t row_bytes, int32_t n_rows,
-                        int32_t n) {
-    const size_t bitmap = es_sparse_bitmap_bytes(n);
-    const uint8_t *end = rows + (size_t)n_rows * row_bytes;
-    for (int32_t r = 0; r < n_rows; r++, rows += row_bytes, to += n) {
-        es_prefetch_ahead(rows, row_bytes);
-        const uint8_t *kept = rows + bitmap;
-        size_t i = 0;
-        for (; i + 8 <= (size_t)n && kept + 16 <= end; i += 8) {
-            _mm_storeu_si128((__m128i *)(void *)(to + i), es_next_halfs(&kept, rows[i / 8]));
-        }
-        expand_end(to, rows, kept, (int32_t)i, n);
     }
 }
 
@@ -61,6 +45,5 @@ static void prune_row(uint8_t *row, const uint16_t *halfs, int32_t n, int32_t n_
 
 void es_kvsparse_avx2(es_kernels *table) {
     table->prune_row = prune_row;
-    table->expand_rows = expand_rows;
     table->kvsparse_variant = "avx2";
 }

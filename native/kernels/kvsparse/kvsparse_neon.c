@@ -14,6 +14,18 @@ ES_INLINE void expand_eight(uint16_t *to, const uint8_t *kept, uint64_t bits) {
     vst1q_u16(to, vreinterpretq_u16_u8(vqtbl1q_u8(vld1q_u8(kept), order)));
 }
 
+/* Elements from i on of a row, one by one: a load of eight may not pass the end of what is there. */
+static void expand_end(uint16_t *to, const uint8_t *row, const uint8_t *kept, int32_t i,
+                       int32_t n) {
+    for (; i < n; i++) {
+        to[i] = 0;
+        if (row[i / 8] >> i % 8 & 1) {
+            memcpy(&to[i], kept, sizeof to[i]);
+            kept += sizeof to[i];
+        }
+    }
+}
+
 static void expand_rows(uint16_t *to, const uint8_t *rows, size_t row_bytes, int32_t n_rows,
                         int32_t n) {
     const size_t bitmap = es_sparse_bitmap_bytes(n);

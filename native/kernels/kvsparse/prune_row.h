@@ -38,16 +38,4 @@ static void keep_end(uint8_t *row, uint8_t *kept, const uint8_t *last, const uin
     }
 }
 
-/* Elements from i on of a row, one by one: a load of eight may not pass the end of what is there. */
-static void expand_end(uint16_t *to, const uint8_t *row, const uint8_t *kept, int32_t i,
-                       int32_t n) {
-    for (; i < n; i++) {
-        to[i] = 0;
-        if (row[i / 8] >> i % 8 & 1) {
-            memcpy(&to[i], kept, sizeof to[i]);
-            kept += sizeof to[i];
-        }
-    }
-}
-
 #endif

@@ -10,6 +10,7 @@ import pytest
 
 import edgesparse
 from edgesparse.cli import main
+from edgesparse.errors import UsageError
 from edgesparse.executors.base import Parameters
 from edgesparse.executors.native import NativeExecutor, isa_names
 from edgesparse.executors.portable import PortableExecutor
@@ -223,6 +224,17 @@ def test_a_relu_reads_the_live_columns_of_down(tmp_path: Path) -> None:
     assert found["auto"][0] is Format.BS4N
     assert found["off"][0] is Format.BS4
     assert np.array_equal(found["auto"][1], found["off"][1])
+    packed = tmp_path / "out.esp"
+    assert main(["convert", str(file), str(packed)]) == 0
+    with edgesparse.load(packed) as model:
+        assert model.parameters.weights[name].format is Format.BS4N
+        assert np.array_equal(bits(model.logits([5, 9, 2, 7])), found["auto"][1])
+    with pytest.raises(UsageError, match="other settings"):
+        edgesparse.load(packed, sparse="off")
+    assert main(["convert", str(file), str(packed), "--force", "--sparse", "off"]) == 0
+    with edgesparse.load(packed) as model:  # by rows: nothing is skipped, the bits are the same
+        assert model.parameters.weights[name].format is Format.BS4
+        assert np.array_equal(bits(model.logits([5, 9, 2, 7])), found["auto"][1])
 
 
 def test_too_few_zeros_leave_them_by_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

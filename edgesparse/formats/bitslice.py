@@ -13,7 +13,11 @@ import numpy.typing as npt
 
 from edgesparse.errors import UsageError
 from edgesparse.formats.memory import allocate
-from edgesparse.formats.slice_columns import fill_slice_columns, read_slice_columns
+from edgesparse.formats.slice_columns import (
+    fill_slice_columns,
+    fill_tile_from_planes,
+    read_slice_columns,
+)
 from edgesparse.formats.weight import (
     BLOCK,
     NEURON_MAJOR,
@@ -163,11 +167,33 @@ def fill_by_columns(data: U8, weight: Weight) -> None:
         part.transpose(0, 2, 1).reshape(-1, part.shape[1])[: weight.n_rows]
         for part in unpack_heads(weight)
     ]
-    for first in range(0, weight.n_rows, fmt.tile_rows):
-        rows = np.arange(first, min(first + fmt.tile_rows, weight.n_rows))
-        begin, end = (storage_bytes(fmt, int(n), weight.k, slices) for n in (first, rows[-1] + 1))
-        codes = unpack_bitslice(weight, rows)[0]
-        fill_slice_columns(data[begin:end], codes, fmt, slices, heads[0][rows], heads[1][rows])
+    n_rows, k = weight.n_rows, weight.k
+    for first in range(0, n_rows, fmt.tile_rows):
+        last = min(first + fmt.tile_rows, n_rows)
+        n_lines = -(-(last - first) // fmt.line_rows)
+        codes = np.zeros((2 * n_lines, -(-k // BLOCK) * BLOCK, SLICE_TILE), np.uint8)
+        _read_planes(codes, weight, first // SLICE_TILE)
+        begin, end = (storage_bytes(fmt, n, k, slices) for n in (first, last))
+        steps, beside = (head[first:last] for head in heads)
+        fill_tile_from_planes(data[begin:end], codes, fmt, k, slices, steps, beside)
+
+
+def _read_planes(codes: U8, weight: Weight, first: int) -> None:
+    """Write the codes of some tiles, (n, padded k, 64), in the order of their bytes."""
+    bits, slices = weight.format.planes, weight.slices
+    tiles = weight.data.reshape(-(-weight.n_rows // SLICE_TILE), -1)[first : first + len(codes)]
+    eights = codes[: len(tiles)].reshape(len(tiles), -1, 8, SLICE_TILE)
+    at = 0
+    for block, n_blocks in _groups(-(-weight.k // BLOCK), slices):
+        at += 0 if slices is None else slices.head_bytes
+        n_bytes = n_blocks * bits * 256
+        stored = tiles[:, at : at + n_bytes].reshape(len(tiles), -1, bits, SLICE_TILE)
+        at += n_bytes
+        to = eights[:, 4 * block : 4 * (block + n_blocks)]
+        for column in range(8):
+            for plane in range(bits):
+                bit = stored[:, :, plane] >> np.uint8(column) & np.uint8(1)
+                to[:, :, column] |= bit << np.uint8(plane)
 
 
 def unpack_bitslice(weight: Weight, rows: npt.NDArray[np.intp] | None = None) -> SliceParts:

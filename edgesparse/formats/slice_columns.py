@@ -88,7 +88,8 @@ def fill_tile_from_planes(
     """
     width, padded = len(planes) // 2, planes.shape[1]
     if fmt is Format.BS2N:
-        # Row 64 t + 32 g + 16 h + 8 m + 4 l + i stands at bits 4 t + 2 g of byte 16 l + 8 h + 4 m + i.
+        # Row 64 t + 32 g + 16 h + 8 m + 4 l + i stands in byte 16 l + 8 h + 4 m + i, there at
+        # bits 4 t + 2 g.
         split = planes.reshape(width, 2, padded, 2, 2, 2, 2, 4)
         lines = np.zeros((width, padded, 2, 2, 2, 4), np.uint8)
         for t in range(2):
@@ -111,7 +112,7 @@ def _fill_tile(
     steps: Numbers | None,
     beside: Numbers | None,
 ) -> None:
-    """Write the heads and the lines (padded k, bytes) of a tile of so many rows, padding included."""
+    """Write the heads and the lines (padded k, bytes) of a tile of `n_rows`, padding included."""
     at, element = 0, "<f4" if slices.wide else "<f2"
     kinds = {Zeros.NONE: [element], Zeros.POINTS: [element, "i1"]}.get(
         slices.zeros, [element, element]

@@ -6,21 +6,14 @@ layout of T-MAC (arXiv 2407.00088). The functions here define the bytes.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import numpy.typing as npt
 
 from edgesparse.errors import UsageError
 from edgesparse.formats.memory import allocate
-from edgesparse.formats.slice_columns import (
-    fill_slice_columns,
-    fill_tile_from_planes,
-    read_slice_columns,
-)
+from edgesparse.formats.slice_columns import fill_slice_columns, read_slice_columns
 from edgesparse.formats.weight import (
     BLOCK,
-    NEURON_MAJOR,
     SLICE_TILE,
     Format,
     Slices,
@@ -31,8 +24,7 @@ from edgesparse.formats.weight import (
 
 __all__ = [
     "SliceParts",
-    "by_columns",
-    "fill_by_columns",
+    "blocks_of_groups",
     "fill_sliced",
     "fill_slices",
     "middle",
@@ -150,52 +142,6 @@ def pack_ternary_slices(codes: npt.NDArray[np.int8], scales: F32, *, name: str =
     return Weight(name, Format.BST, n_rows, k, data, scales)
 
 
-def by_columns(weight: Weight) -> Weight:
-    """Store a matrix in bs2, bs3 or bs4 by columns: the same codes and steps in other bytes."""
-    fmt, slices = NEURON_MAJOR[weight.format], weight.slices
-    data = _allocate(fmt, weight.n_rows, weight.k, slices, weight.name)
-    fill_by_columns(data, weight)
-    return replace(weight, format=fmt, data=data)
-
-
-def fill_by_columns(data: U8, weight: Weight) -> None:
-    """Write the bytes of `by_columns`, a tile at a time so that what is in between stays small."""
-    fmt, slices = NEURON_MAJOR[weight.format], weight.slices
-    if slices is None:
-        raise ValueError(f"{weight.name} has no steps")
-    heads = [
-        part.transpose(0, 2, 1).reshape(-1, part.shape[1])[: weight.n_rows]
-        for part in unpack_heads(weight)
-    ]
-    n_rows, k = weight.n_rows, weight.k
-    for first in range(0, n_rows, fmt.tile_rows):
-        last = min(first + fmt.tile_rows, n_rows)
-        n_lines = -(-(last - first) // fmt.line_rows)
-        codes = np.zeros((2 * n_lines, -(-k // BLOCK) * BLOCK, SLICE_TILE), np.uint8)
-        _read_planes(codes, weight, first // SLICE_TILE)
-        begin, end = (storage_bytes(fmt, n, k, slices) for n in (first, last))
-        steps, beside = (head[first:last] for head in heads)
-        fill_tile_from_planes(data[begin:end], codes, fmt, k, slices, steps, beside)
-
-
-def _read_planes(codes: U8, weight: Weight, first: int) -> None:
-    """Write the codes of some tiles, (n, padded k, 64), in the order of their bytes."""
-    bits, slices = weight.format.planes, weight.slices
-    tiles = weight.data.reshape(-(-weight.n_rows // SLICE_TILE), -1)[first : first + len(codes)]
-    eights = codes[: len(tiles)].reshape(len(tiles), -1, 8, SLICE_TILE)
-    at = 0
-    for block, n_blocks in _groups(-(-weight.k // BLOCK), slices):
-        at += 0 if slices is None else slices.head_bytes
-        n_bytes = n_blocks * bits * 256
-        stored = tiles[:, at : at + n_bytes].reshape(len(tiles), -1, bits, SLICE_TILE)
-        at += n_bytes
-        to = eights[:, 4 * block : 4 * (block + n_blocks)]
-        for column in range(8):
-            for plane in range(bits):
-                bit = stored[:, :, plane] >> np.uint8(column) & np.uint8(1)
-                to[:, :, column] |= bit << np.uint8(plane)
-
-
 def unpack_bitslice(weight: Weight, rows: npt.NDArray[np.intp] | None = None) -> SliceParts:
     """Take a bit-slice weight, or some of its rows, apart: what `pack_bitslice` was given.
 
@@ -228,7 +174,7 @@ def unpack_bitslice(weight: Weight, rows: npt.NDArray[np.intp] | None = None) ->
     planes = np.empty((len(rows), n_blocks, _QUADS // 2, bits), np.uint8)
     heads = []
     at = 0
-    for first, blocks in _groups(n_blocks, slices):
+    for first, blocks in blocks_of_groups(n_blocks, slices):
         head = 0 if slices is None else slices.head_bytes
         heads.append(tiles[:, at : at + head])
         at += head
@@ -271,7 +217,7 @@ def unpack_heads(weight: Weight) -> tuple[F32, F32]:
         raise UsageError(f"{weight.name} has no heads.")
     tiles = weight.data.reshape(-(-weight.n_rows // SLICE_TILE), -1)
     heads, at = [], 0
-    for _, blocks in _groups(-(-weight.k // BLOCK), slices):
+    for _, blocks in blocks_of_groups(-(-weight.k // BLOCK), slices):
         heads.append(tiles[:, at : at + slices.head_bytes])
         at += slices.head_bytes + blocks * weight.format.planes * 256
     return _read_heads(np.stack(heads, axis=1), slices)
@@ -305,7 +251,7 @@ def _allocate(fmt: Format, n_rows: int, k: int, slices: Slices | None, name: str
     return allocate([storage_bytes(fmt, n_rows, k, slices)], name or "a weight")[0]
 
 
-def _groups(n_blocks: int, slices: Slices | None) -> list[tuple[int, int]]:
+def blocks_of_groups(n_blocks: int, slices: Slices | None) -> list[tuple[int, int]]:
     """First block and number of blocks of every group."""
     size = n_blocks if slices is None or slices.group == 0 else slices.group // BLOCK
     return [(first, min(size, n_blocks - first)) for first in range(0, n_blocks, size)]
@@ -374,7 +320,7 @@ def _fill_tiles(
         woven = packed.reshape(n_tiles, 4, 4, 4, n_blocks, -1).transpose(0, 4, 5, 2, 1, 3)
         planes[..., plane, :] = woven.reshape(n_tiles, n_blocks, -1, SLICE_TILE)
     at = 0
-    for group, (first, blocks) in enumerate(_groups(n_blocks, slices)):
+    for group, (first, blocks) in enumerate(blocks_of_groups(n_blocks, slices)):
         if slices is not None and steps is not None:
             element = "<f4" if slices.wide else "<f2"
             at = _write_head(tiles, at, steps[:, group], element)

@@ -15,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesparse.executors.base import Executor, KVCache, Parameters, Step
-from edgesparse.formats.bitslice import by_columns, pack_bitslice, pack_ternary_slices
+from edgesparse.formats.bitslice import pack_bitslice, pack_ternary_slices
 from edgesparse.formats.blocks import has_minimum, pack_blocks
 from edgesparse.formats.floats import pack_float
 from edgesparse.formats.memory import allocate, require_bytes
 from edgesparse.formats.sparse import as_sparse
 from edgesparse.formats.ternary import pack_ternary
+from edgesparse.formats.turned_slices import by_columns
 from edgesparse.formats.weight import BLOCK, Format, Slices, Weight, Zeros, storage_bytes
 from edgesparse.ops.rope_kv import rope_table
 from edgesparse.plan.op import Attention, Linear, Op, Output, RopeKV, RopeStyle

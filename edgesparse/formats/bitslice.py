@@ -6,8 +6,6 @@ layout of T-MAC (arXiv 2407.00088). The functions here define the bytes.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import numpy.typing as npt
 
@@ -16,7 +14,6 @@ from edgesparse.formats.memory import allocate
 from edgesparse.formats.slice_columns import fill_slice_columns, read_slice_columns
 from edgesparse.formats.weight import (
     BLOCK,
-    NEURON_MAJOR,
     SLICE_TILE,
     Format,
     Slices,
@@ -27,8 +24,7 @@ from edgesparse.formats.weight import (
 
 __all__ = [
     "SliceParts",
-    "by_columns",
-    "fill_by_columns",
+    "blocks_of_groups",
     "fill_sliced",
     "fill_slices",
     "middle",
@@ -146,30 +142,6 @@ def pack_ternary_slices(codes: npt.NDArray[np.int8], scales: F32, *, name: str =
     return Weight(name, Format.BST, n_rows, k, data, scales)
 
 
-def by_columns(weight: Weight) -> Weight:
-    """Store a matrix in bs2, bs3 or bs4 by columns: the same codes and steps in other bytes."""
-    fmt, slices = NEURON_MAJOR[weight.format], weight.slices
-    data = _allocate(fmt, weight.n_rows, weight.k, slices, weight.name)
-    fill_by_columns(data, weight)
-    return replace(weight, format=fmt, data=data)
-
-
-def fill_by_columns(data: U8, weight: Weight) -> None:
-    """Write the bytes of `by_columns`, a tile at a time so that what is in between stays small."""
-    fmt, slices = NEURON_MAJOR[weight.format], weight.slices
-    if slices is None:
-        raise ValueError(f"{weight.name} has no steps")
-    heads = [
-        part.transpose(0, 2, 1).reshape(-1, part.shape[1])[: weight.n_rows]
-        for part in unpack_heads(weight)
-    ]
-    for first in range(0, weight.n_rows, fmt.tile_rows):
-        rows = np.arange(first, min(first + fmt.tile_rows, weight.n_rows))
-        begin, end = (storage_bytes(fmt, int(n), weight.k, slices) for n in (first, rows[-1] + 1))
-        codes = unpack_bitslice(weight, rows)[0]
-        fill_slice_columns(data[begin:end], codes, fmt, slices, heads[0][rows], heads[1][rows])
-
-
 def unpack_bitslice(weight: Weight, rows: npt.NDArray[np.intp] | None = None) -> SliceParts:
     """Take a bit-slice weight, or some of its rows, apart: what `pack_bitslice` was given.
 
@@ -202,7 +174,7 @@ def unpack_bitslice(weight: Weight, rows: npt.NDArray[np.intp] | None = None) ->
     planes = np.empty((len(rows), n_blocks, _QUADS // 2, bits), np.uint8)
     heads = []
     at = 0
-    for first, blocks in _groups(n_blocks, slices):
+    for first, blocks in blocks_of_groups(n_blocks, slices):
         head = 0 if slices is None else slices.head_bytes
         heads.append(tiles[:, at : at + head])
         at += head
@@ -245,7 +217,7 @@ def unpack_heads(weight: Weight) -> tuple[F32, F32]:
         raise UsageError(f"{weight.name} has no heads.")
     tiles = weight.data.reshape(-(-weight.n_rows // SLICE_TILE), -1)
     heads, at = [], 0
-    for _, blocks in _groups(-(-weight.k // BLOCK), slices):
+    for _, blocks in blocks_of_groups(-(-weight.k // BLOCK), slices):
         heads.append(tiles[:, at : at + slices.head_bytes])
         at += slices.head_bytes + blocks * weight.format.planes * 256
     return _read_heads(np.stack(heads, axis=1), slices)
@@ -279,7 +251,7 @@ def _allocate(fmt: Format, n_rows: int, k: int, slices: Slices | None, name: str
     return allocate([storage_bytes(fmt, n_rows, k, slices)], name or "a weight")[0]
 
 
-def _groups(n_blocks: int, slices: Slices | None) -> list[tuple[int, int]]:
+def blocks_of_groups(n_blocks: int, slices: Slices | None) -> list[tuple[int, int]]:
     """First block and number of blocks of every group."""
     size = n_blocks if slices is None or slices.group == 0 else slices.group // BLOCK
     return [(first, min(size, n_blocks - first)) for first in range(0, n_blocks, size)]
@@ -348,7 +320,7 @@ def _fill_tiles(
         woven = packed.reshape(n_tiles, 4, 4, 4, n_blocks, -1).transpose(0, 4, 5, 2, 1, 3)
         planes[..., plane, :] = woven.reshape(n_tiles, n_blocks, -1, SLICE_TILE)
     at = 0
-    for group, (first, blocks) in enumerate(_groups(n_blocks, slices)):
+    for group, (first, blocks) in enumerate(blocks_of_groups(n_blocks, slices)):
         if slices is not None and steps is not None:
             element = "<f4" if slices.wide else "<f2"
             at = _write_head(tiles, at, steps[:, group], element)

@@ -21,7 +21,7 @@ from edgesparse.formats.weight import (
     storage_bytes,
 )
 
-__all__ = ["fill_slice_columns", "read_slice_columns"]
+__all__ = ["fill_slice_columns", "fill_tile_from_planes", "read_slice_columns"]
 
 U8 = npt.NDArray[np.uint8]
 Numbers = npt.NDArray[np.generic]
@@ -64,21 +64,66 @@ def fill_slice_columns(
         As for `bitslice.fill_slices`.
     """
     n_rows, k = codes.shape
-    at = 0
     for first, width in _tiles(fmt, n_rows):
         rows = slice(first, first + width * fmt.line_rows)
+        begin, end = (storage_bytes(fmt, n, k, slices) for n in (rows.start, rows.stop))
         woven = _weave(codes[rows], fmt, width)
-        for group, (begin, end) in enumerate(_groups(k, slices)):
-            numbers = [(steps[rows, group], "<f4" if slices.wide else "<f2")]
-            if slices.zeros is Zeros.POINTS and beside is not None:
-                numbers.append((beside[rows, group], "i1"))
-            elif slices.zeros is Zeros.OFFSETS and beside is not None:
-                numbers.append((beside[rows, group], numbers[0][1]))
-            for values, kind in numbers:
-                full = np.zeros(width * fmt.line_rows, kind)
-                full[: len(values)] = values
-                at = _put(data, at, full)
-            at = _put(data, at, woven[begin:end])
+        some = [None if part is None else part[rows] for part in (steps, beside)]
+        _fill_tile(data[begin:end], woven, k, slices, width * fmt.line_rows, *some)
+
+
+def fill_tile_from_planes(
+    data: U8, planes: U8, fmt: Format, k: int, slices: Slices, steps: Numbers, beside: Numbers
+) -> None:
+    """Write one tile from the codes of bit planes, whose rows lie in a kindred order.
+
+    Parameters
+    ----------
+    data : (bytes of the tile,) uint8
+        Filled.
+    planes : (2 * lines, padded k, 64) uint8
+        Codes of tiles of 64 rows, in the order of their bytes (`bitslice`).
+    fmt, k, slices, steps, beside
+        As for `fill_slice_columns`.
+    """
+    width, padded = len(planes) // 2, planes.shape[1]
+    if fmt is Format.BS2N:
+        # Row 64 t + 32 g + 16 h + 8 m + 4 l + i stands in byte 16 l + 8 h + 4 m + i, there at
+        # bits 4 t + 2 g.
+        split = planes.reshape(width, 2, padded, 2, 2, 2, 2, 4)
+        lines = np.zeros((width, padded, 2, 2, 2, 4), np.uint8)
+        for t in range(2):
+            for g in range(2):
+                lines |= split[:, t, :, :, :, g] << np.uint8(4 * t + 2 * g)
+        woven = lines.transpose(1, 0, 3, 4, 2, 5)
+    else:
+        pairs = planes.reshape(width, 2, padded, 64)
+        woven = (pairs[:, 0] | pairs[:, 1] << np.uint8(4)).transpose(1, 0, 2)
+    flat = np.ascontiguousarray(woven).reshape(padded, -1)
+    _fill_tile(data, flat, k, slices, width * fmt.line_rows, steps, beside)
+
+
+def _fill_tile(
+    data: U8,
+    woven: U8,
+    k: int,
+    slices: Slices,
+    n_rows: int,
+    steps: Numbers | None,
+    beside: Numbers | None,
+) -> None:
+    """Write the heads and the lines (padded k, bytes) of a tile of `n_rows`, padding included."""
+    at, element = 0, "<f4" if slices.wide else "<f2"
+    kinds = {Zeros.NONE: [element], Zeros.POINTS: [element, "i1"]}.get(
+        slices.zeros, [element, element]
+    )
+    for group, (begin, end) in enumerate(_groups(k, slices)):
+        for kind, values in zip(kinds, (steps, beside), strict=False):
+            full = np.zeros(n_rows, kind)
+            if values is not None:
+                full[: len(values)] = values[:, group]
+            at = _put(data, at, full)
+        at = _put(data, at, woven[begin:end])
 
 
 def _put(data: U8, at: int, values: Numbers) -> int:

@@ -8,7 +8,8 @@ import numpy.typing as npt
 from edgesparse.checkpoint import Checkpoint, TensorInfo
 from edgesparse.checkpoint.source import shown
 from edgesparse.errors import ModelFormatError
-from edgesparse.formats.bitslice import fill_by_columns, unpack_heads
+from edgesparse.formats.bitslice import unpack_heads
+from edgesparse.formats.turned_slices import fill_by_columns
 from edgesparse.formats.weight import Format, Slices, Weight, Zeros
 
 __all__ = ["read_slices", "slices_of"]

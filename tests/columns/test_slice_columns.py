@@ -16,7 +16,8 @@ from edgesparse.executors.native import NativeExecutor, isa_names
 from edgesparse.executors.portable import PortableExecutor
 from edgesparse.executors.reference import ReferenceExecutor
 from edgesparse.formats import Format, Weight, load_weights, storage_bytes
-from edgesparse.formats.bitslice import by_columns, unpack_bitslice
+from edgesparse.formats.bitslice import unpack_bitslice
+from edgesparse.formats.turned_slices import by_columns
 from edgesparse.formats.weight import NEURON_MAJOR
 from edgesparse.plan.op import Linear, Output
 from edgesparse.sparsity import fingerprint

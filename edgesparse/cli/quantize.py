@@ -9,8 +9,6 @@ from edgesparse.cli import options
 from edgesparse.cli.own_text import OWN_WINDOWS
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import numpy as np
     import numpy.typing as npt
 

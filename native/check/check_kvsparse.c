@@ -92,9 +92,9 @@ static void kvsparse_cases(check_count *count, const es_kernels *table, const es
     m.rows = check_buffer_new(MAX_ROWS * es_sparse_row_bytes(MAX_DIM, MAX_DIM));
     m.narrow = check_buffer_new(es_sparse_row_bytes(MAX_DIM, MAX_DIM));
     check_case(count,
-               isa == ES_ISA_SCALAR || (table->prune_row != scalar->prune_row &&
-                                        (table->attention_reads_pruned ||
-                                         table->expand_rows != scalar->expand_rows)),
+               isa == ES_ISA_SCALAR ||
+                   (table->prune_row != scalar->prune_row &&
+                    (table->attention_reads_pruned || table->expand_rows != scalar->expand_rows)),
                "level has kernels of its own", isa, 0, 0);
     for (int pattern = 0; pattern < N_PATTERNS; pattern++) {
         for (size_t d = 0; d < sizeof dims / sizeof dims[0]; d++) {

@@ -44,8 +44,7 @@ ES_INLINE_512 void widen_q8_row(float *to, const uint8_t *row, int32_t n) {
 ES_INLINE_512 __m512 next_sixteen(const uint8_t **kept, const uint8_t *bitmap) {
     uint16_t bits;
     memcpy(&bits, bitmap, sizeof bits);
-    const __m512 packed =
-        _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)*kept));
+    const __m512 packed = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)*kept));
     *kept += 2 * (size_t)(unsigned)__builtin_popcount(bits);
     return _mm512_maskz_expand_ps(bits, packed);
 }
@@ -119,9 +118,8 @@ ES_INLINE_512 void score_block(float *s, size_t stride, const float *q, const si
             prefetch_far(row[k], rows->row_bytes);
             es_prefetch_lines(row[k] + ES_NEAR_BYTES, rows->row_bytes);
         }
-        const __m512 element = rows->kind == ES_SOURCE_PRUNED
-                                   ? next_sixteen(&kept[k], row[k])
-                                   : load_sixteen(row[k], 0, rows->kind);
+        const __m512 element = rows->kind == ES_SOURCE_PRUNED ? next_sixteen(&kept[k], row[k])
+                                                              : load_sixteen(row[k], 0, rows->kind);
         for (size_t h = 0; h < n_queries; h++) {
             lane[h * n_rows + k] = _mm512_mul_ps(_mm512_load_ps(q + h * width), element);
         }

@@ -29,7 +29,6 @@ def measure_columns(topic: str) -> Callable[[str, int, float], Mapping[str, floa
     rows = format_of(topic)
 
     def measure(isa: str, threads: int, budget_s: float) -> Mapping[str, float]:
-        seconds: dict[str, float] = {}
         made: dict[str, tuple[Micro, NativeExecutor]] = {}
         micros = {}
         for fmt in (rows, NEURON_MAJOR[rows]):
@@ -54,11 +53,10 @@ def measure_columns(topic: str) -> Callable[[str, int, float], Mapping[str, floa
                 for name, (micro, executor) in made.items():
                     found = time_ops(executor, micro, budget_s / (_ROUNDS * len(made)))
                     samples[name].append(statistics.median(found))
-            seconds = {name: 1e-9 * min(medians) for name, medians in samples.items()}
+            return {name: 1e-9 * min(medians) for name, medians in samples.items()}
         finally:
             for _, executor in made.values():
                 executor.close()
-        return seconds
 
     return measure
 

@@ -19,12 +19,12 @@ from edgesparse.formats.weight import (
     Slices,
     Weight,
     Zeros,
+    blocks_of_groups,
     storage_bytes,
 )
 
 __all__ = [
     "SliceParts",
-    "blocks_of_groups",
     "fill_sliced",
     "fill_slices",
     "middle",
@@ -249,12 +249,6 @@ def _fit_half(numbers: F32) -> bool:
 
 def _allocate(fmt: Format, n_rows: int, k: int, slices: Slices | None, name: str) -> U8:
     return allocate([storage_bytes(fmt, n_rows, k, slices)], name or "a weight")[0]
-
-
-def blocks_of_groups(n_blocks: int, slices: Slices | None) -> list[tuple[int, int]]:
-    """First block and number of blocks of every group."""
-    size = n_blocks if slices is None or slices.group == 0 else slices.group // BLOCK
-    return [(first, min(size, n_blocks - first)) for first in range(0, n_blocks, size)]
 
 
 def fill_sliced(

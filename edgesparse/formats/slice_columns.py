@@ -18,6 +18,7 @@ from edgesparse.formats.weight import (
     Slices,
     Weight,
     Zeros,
+    blocks_of_groups,
     storage_bytes,
 )
 
@@ -36,9 +37,15 @@ def _tiles(fmt: Format, n_rows: int) -> Iterator[tuple[int, int]]:
 
 def _groups(k: int, slices: Slices) -> Iterator[tuple[int, int]]:
     """Give the first column of every group, and the one behind it, padding included."""
-    padded = -(-k // BLOCK) * BLOCK
-    for first in range(0, padded, slices.group or padded):
-        yield first, min(first + (slices.group or padded), padded)
+    for first, n_blocks in blocks_of_groups(-(-k // BLOCK), slices):
+        yield first * BLOCK, (first + n_blocks) * BLOCK
+
+
+def _kinds(slices: Slices) -> list[str]:
+    """Give the dtypes of a group's heads: steps, and what stands beside them."""
+    element = "<f4" if slices.wide else "<f2"
+    beside = {Zeros.NONE: [], Zeros.POINTS: ["i1"], Zeros.OFFSETS: [element]}
+    return [element, *beside[slices.zeros]]
 
 
 def _parts(fmt: Format) -> tuple[int, int]:
@@ -113,10 +120,7 @@ def _fill_tile(
     beside: Numbers | None,
 ) -> None:
     """Write the heads and the lines (padded k, bytes) of a tile of `n_rows`, padding included."""
-    at, element = 0, "<f4" if slices.wide else "<f2"
-    kinds = {Zeros.NONE: [element], Zeros.POINTS: [element, "i1"]}.get(
-        slices.zeros, [element, element]
-    )
+    at, kinds = 0, _kinds(slices)
     for group, (begin, end) in enumerate(_groups(k, slices)):
         for kind, values in zip(kinds, (steps, beside), strict=False):
             full = np.zeros(n_rows, kind)
@@ -166,10 +170,7 @@ def read_slice_columns(
     codes = np.empty((len(rows), groups[-1][1]), np.uint8)
     steps = np.empty((len(rows), len(groups)), np.float32)
     beside = np.zeros_like(steps)
-    element = "<f4" if slices.wide else "<f2"
-    kinds = {Zeros.NONE: [element], Zeros.POINTS: [element, "i1"]}.get(
-        slices.zeros, [element, element]
-    )
+    kinds = _kinds(slices)
     for first, width in _tiles(fmt, weight.n_rows):
         n_rows = width * fmt.line_rows
         mine = np.flatnonzero((rows >= first) & (rows < first + n_rows))

@@ -7,10 +7,17 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from edgesparse.formats.bitslice import blocks_of_groups, unpack_heads
+from edgesparse.formats.bitslice import unpack_heads
 from edgesparse.formats.memory import allocate
 from edgesparse.formats.slice_columns import fill_tile_from_planes
-from edgesparse.formats.weight import BLOCK, NEURON_MAJOR, SLICE_TILE, Weight, storage_bytes
+from edgesparse.formats.weight import (
+    BLOCK,
+    NEURON_MAJOR,
+    SLICE_TILE,
+    Weight,
+    blocks_of_groups,
+    storage_bytes,
+)
 
 __all__ = ["by_columns", "fill_by_columns"]
 

@@ -26,6 +26,7 @@ __all__ = [
     "Slices",
     "Weight",
     "Zeros",
+    "blocks_of_groups",
     "row_bytes",
     "row_tiles",
     "storage_bytes",
@@ -223,6 +224,12 @@ class Slices:
     def n_groups(self, k: int) -> int:
         """Count the groups along a row of `k` columns."""
         return -(-k // self.group) if self.group else 1
+
+
+def blocks_of_groups(n_blocks: int, slices: Slices | None) -> list[tuple[int, int]]:
+    """First block and number of blocks of every group."""
+    size = n_blocks if slices is None or slices.group == 0 else slices.group // BLOCK
+    return [(first, min(size, n_blocks - first)) for first in range(0, n_blocks, size)]
 
 
 _ROW_FORMATS = {

@@ -31,11 +31,9 @@ void es_slice_embed(const es_kernels *kernels, float *dst, const es_weight *w, i
     /* A single bit counts as -1 or 1, times half of the step, which is what is stored. */
     const int32_t factor = planes == 1 ? 2 : 1;
     const int32_t middle = ternary || planes == 1 ? 1 : 1 << (planes - 1);
-    const size_t step_bytes = w->wide ? 4 : 2, lane = (size_t)row % 64;
-    const size_t beside = w->zeros == ES_ZEROS_POINTS ? 1
-                          : w->zeros == ES_ZEROS_NONE ? 0
-                                                      : step_bytes;
-    const size_t head_bytes = ternary ? 0 : 64 * (step_bytes + beside);
+    const es_slices layout = {.zeros = w->zeros, .wide = w->wide};
+    const size_t step_bytes = es_slice_step_bytes(&layout), lane = (size_t)row % 64;
+    const size_t head_bytes = ternary ? 0 : 64 * (step_bytes + es_slice_beside_bytes(&layout));
     const uint8_t *at =
         w->data + (size_t)(row / 64) * (w->n_bytes / (((size_t)w->n_rows + 63) / 64));
     float step = ternary ? w->scales[row] : 0.0f, offset = 0.0f;

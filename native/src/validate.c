@@ -27,11 +27,11 @@ static int slices_are_valid(const es_weight *w, size_t rows, size_t blocks) {
     }
     const size_t per_group = w->group == 0 ? blocks : (size_t)w->group / 32;
     const size_t groups = (blocks + per_group - 1) / per_group;
-    const size_t step = w->wide ? 4 : 2;
-    const size_t beside = w->zeros == ES_ZEROS_NONE ? 0 : w->zeros == ES_ZEROS_POINTS ? 1 : step;
+    const es_slices layout = {.zeros = w->zeros, .wide = w->wide};
+    const size_t head = tile_rows * (es_slice_step_bytes(&layout) + es_slice_beside_bytes(&layout));
     const size_t block = by_columns ? 32 * es_slice_line_bytes(w->format - ES_FORMAT_BS2N + 2)
                                     : (size_t)(w->format - ES_FORMAT_BS1 + 1) * 256;
-    return w->n_bytes == tiles * (groups * tile_rows * (step + beside) + blocks * block);
+    return w->n_bytes == tiles * (groups * head + blocks * block);
 }
 
 int32_t es_weight_is_valid(const es_weight *w) {

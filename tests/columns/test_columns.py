@@ -15,7 +15,7 @@ from edgesparse.formats import Format, load_weights, unpack_blocks
 from edgesparse.formats.blocks import has_minimum
 from edgesparse.formats.weight import NEURON_MAJOR
 from edgesparse.plan.op import Linear, Output
-from tests.executors.running import bits, step_of
+from tests.executors.running import bits, bits_of_each, every_executor, step_of
 from tests.formats.sources import ENGINES, F, Memory, T, random_bytes
 from tests.formats.twins import check_picture, random_blocks
 from tests.portable.packing import random_weight
@@ -51,22 +51,12 @@ def test_same_bits_as_by_rows(fmt: Format) -> None:
         plan = plan_of(op, buffers={"x": shape[1], "y": shape[0]}, max_tokens=8)
         made = [ReferenceExecutor(plan, Parameters({"w": rows}, {"b": bias}, {}))]
         by_columns = Parameters({"w": columns}, {"b": bias}, {})
-        made += [ReferenceExecutor(plan, by_columns), PortableExecutor(plan, by_columns, threads=2)]
-        made += [
-            NativeExecutor(plan, by_columns, threads=threads, isa=isa)
-            for isa in isa_names()
-            for threads in (1, 3)
-        ]
+        made += every_executor(plan, by_columns)
         for share in (0.0, 0.1, 0.6, 1.0):
             x = rng.normal(size=(n_tokens, shape[1])).astype(F32)
             x[rng.random(x.shape) >= share] = 0
             residual = rng.normal(size=(n_tokens, shape[0])).astype(F32)
-            results = []
-            for executor in made:
-                executor.buffer("x", n_tokens)[:] = x
-                executor.buffer("y", n_tokens)[:] = residual
-                executor.run(step_of(executor, [0] * n_tokens, outputs=[]))
-                results.append(bits(executor.buffer("y", n_tokens).copy()))
+            results = bits_of_each(made, n_tokens, {"x": x, "y": residual})
             assert all(np.array_equal(results[0], other) for other in results[1:])
             n_cases += len(results) - 1
         for executor in made:

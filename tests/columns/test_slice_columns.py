@@ -13,7 +13,6 @@ from edgesparse.cli import main
 from edgesparse.errors import UsageError
 from edgesparse.executors.base import Parameters
 from edgesparse.executors.native import NativeExecutor, isa_names
-from edgesparse.executors.portable import PortableExecutor
 from edgesparse.executors.reference import ReferenceExecutor
 from edgesparse.formats import Format, Weight, load_weights, storage_bytes
 from edgesparse.formats.bitslice import unpack_bitslice
@@ -22,7 +21,14 @@ from edgesparse.formats.weight import NEURON_MAJOR
 from edgesparse.plan.op import Linear, Output
 from edgesparse.sparsity import fingerprint
 from tests.columns.test_sparsity_option import thresholds_for
-from tests.executors.running import EXECUTORS, bits, load_tiny, step_of
+from tests.executors.running import (
+    EXECUTORS,
+    bits,
+    bits_of_each,
+    every_executor,
+    load_tiny,
+    step_of,
+)
 from tests.formats.sources import ENGINES, Memory, T, random_bytes
 from tests.models import tiny
 from tests.portable.packing import random_slices
@@ -78,22 +84,12 @@ def test_same_bits_as_by_rows(fmt: Format) -> None:
         plan = plan_of(op, buffers=buffers, max_tokens=70, n_ctx=70)
         made = [NativeExecutor(plan, Parameters({"w": rows}, {"b": bias}, {}), threads=1)]
         columns = Parameters({"w": by_columns(rows)}, {"b": bias}, {})
-        made += [ReferenceExecutor(plan, columns), PortableExecutor(plan, columns, threads=2)]
-        made += [
-            NativeExecutor(plan, columns, threads=threads, isa=isa)
-            for isa in isa_names()
-            for threads in (1, 3)
-        ]
+        made += every_executor(plan, columns)
         for share in (0.0, 0.02, 0.6, 1.0):
             x = rng.normal(size=(n_tokens, shape[1])).astype(F32)
             x[rng.random(x.shape) >= share] = 0
             residual = rng.normal(size=(n_tokens, shape[0])).astype(F32)
-            results = []
-            for executor in made:
-                executor.buffer("x", n_tokens)[:] = x
-                executor.buffer("y", n_tokens)[:] = residual
-                executor.run(step_of(executor, [0] * n_tokens, outputs=[]))
-                results.append(bits(executor.buffer("y", n_tokens).copy()))
+            results = bits_of_each(made, n_tokens, {"x": x, "y": residual})
             assert all(np.array_equal(results[0], other) for other in results[1:])
             n_cases += len(results) - 1
         for executor in made:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,7 +10,11 @@ import numpy as np
 
 import edgesparse
 from edgesparse.executors import make_executor
-from edgesparse.executors.base import Executor, KVCache, Step
+from edgesparse.executors.base import Executor, KVCache, Parameters, Step
+from edgesparse.executors.native import NativeExecutor, isa_names
+from edgesparse.executors.portable import PortableExecutor
+from edgesparse.executors.reference import ReferenceExecutor
+from edgesparse.plan.plan import Plan
 from tests.models import tiny
 
 EXECUTORS = ("native", "portable", "reference")
@@ -35,6 +39,32 @@ def executor_of(model: edgesparse.Model, name: str, **options: Any) -> Iterator[
         yield made
     finally:
         made.close()
+
+
+def every_executor(plan: Plan, parameters: Parameters) -> list[Executor]:
+    """Make all three executors, the native one on every instruction set with 1 and 3 threads."""
+    return [
+        ReferenceExecutor(plan, parameters),
+        PortableExecutor(plan, parameters, threads=2),
+        *(
+            NativeExecutor(plan, parameters, threads=threads, isa=isa)
+            for isa in isa_names()
+            for threads in (1, 3)
+        ),
+    ]
+
+
+def bits_of_each(
+    made: Sequence[Executor], n_tokens: int, buffers: Mapping[str, Any], **more: Any
+) -> list[np.ndarray]:
+    """Run one step with these buffers on each executor; return the bits of its buffer y."""
+    results = []
+    for executor in made:
+        for name, values in buffers.items():
+            executor.buffer(name, n_tokens)[:] = values
+        executor.run(step_of(executor, [0] * n_tokens, outputs=[], **more))
+        results.append(bits(executor.buffer("y", n_tokens).copy()))
+    return results
 
 
 def step_of(

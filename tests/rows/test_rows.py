@@ -9,13 +9,12 @@ import pytest
 
 from edgesparse.executors.base import Parameters
 from edgesparse.executors.native import NativeExecutor, isa_names
-from edgesparse.executors.portable import PortableExecutor
 from edgesparse.executors.reference import ReferenceExecutor
 from edgesparse.formats import Format, load_weights, unpack_blocks
 from edgesparse.formats.weight import ROW_BY_ROW
 from edgesparse.loading import live_row_names
 from edgesparse.plan.op import Embed, Linear, Output
-from tests.executors.running import bits, step_of
+from tests.executors.running import bits_of_each, every_executor, step_of
 from tests.formats.sources import ENGINES, Memory, T, random_bytes
 from tests.formats.twins import check_picture, random_blocks
 from tests.portable.running import plan_of
@@ -52,22 +51,12 @@ def test_same_bits_as_in_tiles(fmt: Format, threshold: float) -> None:
         plan = plan_of(op, buffers={"x": shape[1], "y": shape[0], "gate": shape[0]}, max_tokens=8)
         made = [ReferenceExecutor(plan, Parameters({"w": tiles}, {"b": bias}, {}))]
         by_rows = Parameters({"w": rows}, {"b": bias}, {})
-        made += [ReferenceExecutor(plan, by_rows), PortableExecutor(plan, by_rows, threads=2)]
-        made += [
-            NativeExecutor(plan, by_rows, threads=threads, isa=isa)
-            for isa in isa_names()
-            for threads in (1, 3)
-        ]
+        made += every_executor(plan, by_rows)
         for share in (0.0, 0.1, 0.6, 1.0):
             x = rng.normal(size=(n_tokens, shape[1])).astype(F32)
             gate = np.where(rng.random((n_tokens, shape[0])) < share, 1, 0.1 if threshold else -1)
-            results = []
-            for executor in made:
-                executor.buffer("x", n_tokens)[:] = x
-                executor.buffer("gate", n_tokens)[:] = gate
-                executor.buffer("y", n_tokens)[:] = np.nan
-                executor.run(step_of(executor, [0] * n_tokens, outputs=[], sparse_from=0))
-                results.append(bits(executor.buffer("y", n_tokens).copy()))
+            buffers = {"x": x, "gate": gate, "y": np.nan}
+            results = bits_of_each(made, n_tokens, buffers, sparse_from=0)
             assert all(np.array_equal(results[0], other) for other in results[1:])
             assert (results[0].view(F32) != 0).mean() == pytest.approx((gate == 1).mean())
             n_cases += len(results) - 1

@@ -50,10 +50,7 @@ ES_INLINE size_t es_slice_block_bytes(int planes) {
 
 /* Bytes of the steps and zeros in front of a group of a tile. */
 ES_INLINE size_t es_slice_head_bytes(const es_slices *s) {
-    const size_t steps = ES_SLICE_ROWS * (s->wide ? sizeof(float) : sizeof(uint16_t));
-    return s->zeros == ES_ZEROS_NONE     ? steps
-           : s->zeros == ES_ZEROS_POINTS ? steps + ES_SLICE_ROWS
-                                         : 2 * steps;
+    return ES_SLICE_ROWS * (es_slice_step_bytes(s) + es_slice_beside_bytes(s));
 }
 
 /* Rounded tables (not exact; T-MAC's with fast aggregation). An entry is 128 + round(sum of +-q * 127 /

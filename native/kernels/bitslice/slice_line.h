@@ -3,6 +3,7 @@
 #define ES_SLICE_LINE_H
 
 #include "kernels/bitslice/bitslice.h"
+#include "kernels/live_pairs.h"
 
 /* A block's live columns, and what to ask the memory for meanwhile. */
 typedef struct es_line_columns {
@@ -23,20 +24,13 @@ ES_INLINE size_t es_line_share(const int planes) {
     return planes == 2 ? 4 : 2;
 }
 
-/* Writes the pairs of one block; returns their number. An odd column pairs with itself, the second time
- * with an input of zero. */
+/* Writes the pairs of one block; returns their number. */
 ES_INLINE int32_t es_byte_pairs(es_live_pair *pairs, uint32_t live, const int8_t *q) {
     int32_t n = 0;
     while (live != 0) {
-        const int a = __builtin_ctz(live);
-        live &= live - 1;
-        const int b = live != 0 ? __builtin_ctz(live) : a;
-        const uint32_t second = live != 0 ? (uint8_t)q[b] : 0;
-        live &= live - 1; /* 0 stays 0 */
-        pairs[n].a = (uint16_t)a;
-        pairs[n].b = (uint16_t)b;
-        pairs[n].q = ((uint8_t)q[a] | second << 8) * 0x10001u;
-        n++;
+        es_live_pair *pair = &pairs[n++];
+        const uint32_t second = es_take_pair(pair, &live) ? (uint8_t)q[pair->b] : 0;
+        pair->q = ((uint8_t)q[pair->a] | second << 8) * 0x10001u;
     }
     return n;
 }

@@ -13,15 +13,6 @@ static inline size_t es_slice_line_bytes(int32_t planes) {
     return planes == 2 ? 32 : 64;
 }
 
-/* Bytes of a step, and of what stands beside one. */
-static inline size_t es_slice_step_bytes(const es_slices *s) {
-    return s->wide ? 4 : 2;
-}
-
-static inline size_t es_slice_beside_bytes(const es_slices *s) {
-    return s->zeros == ES_ZEROS_NONE ? 0 : s->zeros == ES_ZEROS_POINTS ? 1 : es_slice_step_bytes(s);
-}
-
 /* Bytes that one line takes of a group's head. */
 static inline size_t es_slice_line_head(const es_slices *s) {
     return ES_SLICE_LINE_ROWS * (es_slice_step_bytes(s) + es_slice_beside_bytes(s));

@@ -13,6 +13,15 @@ typedef struct es_slices {
     int32_t wide;
 } es_slices;
 
+/* Bytes of a step, and of what stands beside one. */
+static inline size_t es_slice_step_bytes(const es_slices *s) {
+    return s->wide ? 4 : 2;
+}
+
+static inline size_t es_slice_beside_bytes(const es_slices *s) {
+    return s->zeros == ES_ZEROS_NONE ? 0 : s->zeros == ES_ZEROS_POINTS ? 1 : es_slice_step_bytes(s);
+}
+
 /* Bytes of a token's table for one block: 16 sums of 16 bits for each of 8 quads. How they lie is the
  * business of an instruction set. */
 enum { ES_TABLE_BYTES = 256, ES_ROUNDED_BYTES = 128 };

@@ -43,7 +43,7 @@ from edgesparse.formats.convert import (
 from edgesparse.formats.coo import as_coo
 from edgesparse.formats.grouped import store_grouped
 from edgesparse.formats.masters import master_scale
-from edgesparse.formats.memory import allocate, require_bytes
+from edgesparse.formats.memory import Arena, allocate, require_bytes
 from edgesparse.formats.sliced_blocks import in_slices
 from edgesparse.formats.sparse import SPARSE_OF
 from edgesparse.formats.stored_outliers import about_bytes, read_outliers
@@ -190,10 +190,12 @@ def load_weights(
     if sides:
         found, _ = loader.run(sides, choices)
         weights |= {name: as_coo(weight, native=native) for name, weight in found.items()}
+    arena = Arena()
     for name in alone:
         found, again = loader.run({name: infos[name]}, choices)
         failed |= again
-        weights[name] = (sparse or {})[name](found[name])
+        stored = (sparse or {})[name](found[name])
+        weights[name] = replace(stored, data=arena.keep(stored.data))
     if failed:
         retried = {name: infos[name] for name in infos if name in failed}
         for name, info in retried.items():

@@ -21,6 +21,9 @@ typedef struct sparse_job {
 
 /* ---- live rows ------------------------------------------------------------------------------- */
 
+/* Rows that a kernel gets at once: each call begins by waiting for its first ones. */
+enum { LISTED_ROWS = 512 };
+
 /* y[i] of row rows[i], before the bias. */
 static void list_sums(const es_linear_job *linear, const es_weight *w, const es_input *input,
                       int32_t row, const int32_t *rows, int32_t n, float *y) {
@@ -30,7 +33,7 @@ static void list_sums(const es_linear_job *linear, const es_weight *w, const es_
         es_linear_row_list(linear, w, input, at, rows, n, y);
         return;
     }
-    int32_t sums[ES_ROW_BLOCK];
+    int32_t sums[LISTED_ROWS];
     es_ternary_list *dot = w->format == ES_FORMAT_T2 ? kernels->t2_list : kernels->t5_list;
     dot(sums, w->data, w->n_bytes / (size_t)w->n_rows, rows, n, input->q8 + at * input->q8_stride,
         w->k);
@@ -46,9 +49,9 @@ void es_linear_list_products(const es_linear_job *linear, const es_output *out,
                              int32_t n_rows) {
     const es_weight *w = es_linear_weight(linear, out);
     float *dst = es_linear_target(linear, out, out->dst, row);
-    for (int32_t i = 0; i < n_rows; i += ES_ROW_BLOCK) {
-        const int32_t n = es_min(ES_ROW_BLOCK, n_rows - i);
-        float y[ES_ROW_BLOCK];
+    for (int32_t i = 0; i < n_rows; i += LISTED_ROWS) {
+        const int32_t n = es_min(LISTED_ROWS, n_rows - i);
+        float y[LISTED_ROWS];
         list_sums(linear, w, input, row, rows + i, n, y);
         for (int32_t j = 0; j < n; j++) {
             const int32_t r = rows[i + j];

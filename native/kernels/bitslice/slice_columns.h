@@ -15,6 +15,7 @@
 #define ES_SLICE_COLUMNS_H
 
 #include "kernels/bitslice/slice_line.h"
+#include "kernels/far_columns.h"
 
 /* Where the numbers of a line and its columns lie in a group of a tile. */
 typedef struct es_slice_place {
@@ -53,12 +54,30 @@ ES_INLINE void prefetch_head(const uint8_t *head, const es_column_lines *lines,
     }
 }
 
+/* The block `ahead` of block b. Behind the last one lies the first of the next tile. */
+ES_INLINE es_far_columns far_block(const es_column_lines *lines, const es_slice_place *at,
+                                   const es_slices *s, const es_columns *live, size_t b,
+                                   size_t ahead) {
+    const size_t n_blocks = (size_t)s->n_blocks, per_group = (size_t)s->group_blocks;
+    const size_t n_groups = (n_blocks + per_group - 1) / per_group, far = b + ahead;
+    const size_t heads = far / n_blocks * n_groups + far % n_blocks / per_group + 1;
+    const int32_t *begin = live->begin + far % n_blocks;
+    return (es_far_columns){.lines = lines->tile + heads * at->head_bytes +
+                                     far * ES_SLICE_BLOCK * at->column +
+                                     lines->first * at->line_bytes,
+                            .pairs = live->pairs + begin[0],
+                            .n = ahead > 0 ? begin[1] - begin[0] : 0,
+                            .column = at->column,
+                            .bytes = lines->n * at->line_bytes};
+}
+
 ES_INLINE void list_lines(float *y, const es_column_lines *lines, const es_slices *s,
                           const es_columns *live, const es_q8 *x, const int planes) {
     _Alignas(64) float f[ES_COLUMN_WIDTH * ES_SLICE_LINE_ROWS];
     const es_slice_place at = es_place_of(lines, s, planes);
     const size_t n_blocks = (size_t)s->n_blocks, per_group = (size_t)s->group_blocks;
     const uint8_t *w = lines->tile;
+    const size_t ahead = es_far_blocks();
     memset(y, 0, lines->n * ES_SLICE_LINE_ROWS * sizeof *y);
     for (size_t first = 0; first < n_blocks; first += per_group) {
         const size_t end = n_blocks - first < per_group ? n_blocks : first + per_group;
@@ -77,8 +96,10 @@ ES_INLINE void list_lines(float *y, const es_column_lines *lines, const es_slice
                                  .next_pairs = live->pairs + next[0],
                                  .n_next = next[1] - next[0],
                                  .column = at.column};
+            es_far_columns far = far_block(lines, &at, s, live, b, ahead);
             for (size_t i = 0, n_done; i < lines->n; i += n_done) {
                 n_done = 1;
+                es_far_share(&far, lines->n - i);
                 l.codes = w + (lines->first + i) * at.line_bytes;
                 l.next = l.codes + ES_SLICE_BLOCK * at.column + (b + 1 < end ? 0 : at.head_bytes);
                 if (l.n > 0) {

@@ -10,6 +10,7 @@
 #define ES_COLUMNS_SIMD_H
 
 #include "kernels/columns/columns_list.h"
+#include "kernels/far_columns.h"
 
 #include <string.h>
 
@@ -127,13 +128,28 @@ ES_INLINE void list_line(float *y, const line_block *l, const es_q16 *x, size_t 
     }
 }
 
+/* The block `ahead` of block b. Behind the last one lies the first of the next tile. */
+ES_INLINE es_far_columns far_block(const es_column_lines *lines, const es_columns *live, size_t b,
+                                   size_t ahead, size_t n_blocks, size_t block_bytes) {
+    const size_t far = b + ahead;
+    const int32_t *begin = live->begin + far % n_blocks;
+    return (es_far_columns){
+        .lines = lines->tile + far * block_bytes + lines->first * ES_LINE_BYTES,
+        .pairs = live->pairs + begin[0],
+        .n = ahead > 0 ? begin[1] - begin[0] : 0,
+        .column = lines->width * ES_LINE_BYTES,
+        .bytes = lines->n * ES_LINE_BYTES};
+}
+
 ES_INLINE void column_list(float *y, const es_column_lines *lines, const es_columns *live,
                            const es_q16 *x, size_t n_blocks, const int format) {
     const size_t n_rows = es_line_rows(format), width = lines->width;
     const size_t block_bytes = width * es_line_block_bytes(format);
+    const size_t ahead = es_far_blocks();
     memset(y, 0, lines->n * n_rows * sizeof *y);
     for (size_t b = 0; b < n_blocks; b++) {
         const uint8_t *block = lines->tile + b * block_bytes;
+        es_far_columns far = far_block(lines, live, b, ahead, n_blocks, block_bytes);
         /* Behind the last block lies the first one of the next tile. */
         const int32_t *next = live->begin + (b + 1 < n_blocks ? b + 1 : 0);
         line_block l = {.next_pairs = live->pairs + next[0],
@@ -146,6 +162,7 @@ ES_INLINE void column_list(float *y, const es_column_lines *lines, const es_colu
             l.codes = block + (lines->first + i) * ES_LINE_BYTES;
             l.next = l.codes + block_bytes;
             l.steps = es_line_steps(block, width, lines->first + i, format);
+            es_far_share(&far, lines->n - i);
             list_line(y + i * n_rows, &l, x, b, block_bytes, format);
         }
     }

@@ -6,6 +6,7 @@
 #include "edgesparse.h"
 #include "kernels.h"
 #include "kernels/half.h"
+#include "src/cpu.h"
 
 #define ES_INLINE static inline __attribute__((always_inline))
 
@@ -14,6 +15,26 @@ enum { ES_GROUP = 8 /* rows that go together */ };
 /* From a row's first byte to the step of a block; its minimum lies 2 * n_blocks further on. */
 ES_INLINE size_t es_row_step(size_t n_blocks, size_t block, int format) {
     return n_blocks * es_row_code_bytes(format) + 2 * block;
+}
+
+/* The rows asked for while a group is multiplied: the next group, into the first-level cache, and where that
+ * waits for too few lines at once, as on Zen processors, one further on before, into the second level. With
+ * 22 and 70 % of 1536 rows of 612 bytes q8r then reads 10.6 and 13.5 GB/s instead of 7.6 and 8.1, q4r 7.6 and
+ * 8.7 instead of 6.0 and 6.8 (Zen 4, one thread). */
+typedef struct es_asked_rows {
+    const uint8_t *near[ES_GROUP], *far[ES_GROUP];
+    int twice;
+} es_asked_rows;
+
+enum { ES_FAR_GROUPS = 3 };
+
+ES_INLINE void es_ask_rows(const es_asked_rows *asked, size_t offset) {
+    for (int r = 0; r < ES_GROUP; r++) {
+        __builtin_prefetch(asked->near[r] + offset, 0, 3);
+    }
+    for (int r = 0; asked->twice && r < ES_GROUP; r++) {
+        __builtin_prefetch(asked->far[r] + offset, 0, 2);
+    }
 }
 
 /* One function of each kind per format from row_list() and row_tile(), which the including file defines

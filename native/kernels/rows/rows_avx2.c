@@ -41,10 +41,9 @@ ES_INLINE __m256 halfs_at(const uint8_t *const rows[ES_GROUP], size_t offset) {
                                           (short)bits[6], (short)bits[7]));
 }
 
-/* Eight rows; meanwhile the next eight are asked for. */
+/* Eight rows; meanwhile others are asked for. */
 ES_INLINE void row_group(float *y, const uint8_t *const rows[ES_GROUP],
-                         const uint8_t *const next[ES_GROUP], const es_q16 *x, size_t n_blocks,
-                         int format) {
+                         const es_asked_rows *asked, const es_q16 *x, size_t n_blocks, int format) {
     const size_t code_bytes = es_row_code_bytes(format);
     __m256 total = _mm256_setzero_ps();
     for (size_t b = 0; b < n_blocks; b++) {
@@ -52,9 +51,7 @@ ES_INLINE void row_group(float *y, const uint8_t *const rows[ES_GROUP],
         const __m256i x1 = _mm256_loadu_si256((const __m256i *)(x->q + 32 * b + 16));
         __m256i sums[ES_GROUP];
         if (b * code_bytes % 64 == 0) {
-            for (int r = 0; r < ES_GROUP; r++) {
-                _mm_prefetch((const char *)next[r] + b * code_bytes, _MM_HINT_T0);
-            }
+            es_ask_rows(asked, b * code_bytes);
         }
         for (int r = 0; r < ES_GROUP; r++) {
             sums[r] = block_sum(rows[r] + b * code_bytes, x0, x1, format);

@@ -1,5 +1,5 @@
 /* What lists and tiles of rows have in common, whatever the registers. The including file defines
- *   row_group(y, rows, next, x, n_blocks, format)               y of eight rows, asking for the next
+ *   row_group(y, rows, asked, x, n_blocks, format)              y of eight rows, asking for others
  *   turn_at(to, stride, w, row_bytes, n_rows, offset)           eight words of eight rows as columns
  * and gets row_list() and row_tile(). */
 #ifndef ES_ROWS_DRIVER_H
@@ -20,15 +20,14 @@ ES_INLINE void find_rows(const uint8_t *found[ES_GROUP], const uint8_t *w, size_
 
 ES_INLINE void row_list(float *y, const uint8_t *w, size_t row_bytes, const int32_t *rows,
                         int32_t n_rows, const es_q16 *x, size_t n_blocks, int format) {
-    const uint8_t *found[ES_GROUP], *next[ES_GROUP];
-    if (n_rows > 0) {
-        find_rows(next, w, row_bytes, rows, n_rows, 0);
-    }
+    es_asked_rows asked = {.twice = es_cpu_is_amd()};
     for (int32_t i = 0; i < n_rows; i += ES_GROUP) {
+        const uint8_t *found[ES_GROUP];
         float totals[ES_GROUP];
-        memcpy(found, next, sizeof found);
-        find_rows(next, w, row_bytes, rows, n_rows, i + ES_GROUP);
-        row_group(totals, found, next, x, n_blocks, format);
+        find_rows(found, w, row_bytes, rows, n_rows, i);
+        find_rows(asked.near, w, row_bytes, rows, n_rows, i + ES_GROUP);
+        find_rows(asked.far, w, row_bytes, rows, n_rows, i + ES_FAR_GROUPS * ES_GROUP);
+        row_group(totals, found, &asked, x, n_blocks, format);
         const int32_t n = n_rows - i < ES_GROUP ? n_rows - i : ES_GROUP;
         memcpy(y + i, totals, (size_t)n * sizeof *y);
     }

@@ -39,18 +39,15 @@ ES_INLINE float32x4x2_t halfs_at(const uint8_t *const rows[ES_GROUP], size_t off
     return es_widen_halfs(bits);
 }
 
-/* Eight rows; meanwhile the next eight are asked for. */
+/* Eight rows; meanwhile others are asked for. */
 ES_INLINE void row_group(float *y, const uint8_t *const rows[ES_GROUP],
-                         const uint8_t *const next[ES_GROUP], const es_q16 *x, size_t n_blocks,
-                         int format) {
+                         const es_asked_rows *asked, const es_q16 *x, size_t n_blocks, int format) {
     const size_t code_bytes = es_row_code_bytes(format);
     float32x4_t total[2] = {vdupq_n_f32(0.0f), vdupq_n_f32(0.0f)};
     for (size_t b = 0; b < n_blocks; b++) {
         int32x4_t sums[ES_GROUP];
         if (b * code_bytes % ES_CACHE_LINE == 0) {
-            for (int r = 0; r < ES_GROUP; r++) {
-                __builtin_prefetch(next[r] + b * code_bytes, 0, 3);
-            }
+            es_ask_rows(asked, b * code_bytes);
         }
         for (int r = 0; r < ES_GROUP; r++) {
             sums[r] = block_sum(rows[r] + b * code_bytes, x->q + 32 * b, format);

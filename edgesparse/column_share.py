@@ -1,8 +1,9 @@
-"""From which share of zeros on bit slices lie by columns: the same bits either way.
+"""From which share of zeros on bit slices and blocks lie by columns: the same bits either way.
 
-By columns an input of zero saves reading its column; by rows sums are looked up, which takes less
-time for the fewer bits. A choice is the share of zeros from which skipping is faster: earlier where
-weights come from memory than for a small model, which caches hold.
+By columns an input of zero saves reading its column. By rows sums of bit slices are looked up,
+which takes less time for the fewer bits, and blocks come from memory in order, which is faster. A
+choice is the share of zeros from which skipping is faster: another where weights come from memory than for
+a small model, which caches hold.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ SMALL_BYTES = 128 << 20
 """Models of smaller files are small."""
 
 COLUMN_TOPICS = {
+    **dict.fromkeys(("q8n", "q4n", "q8n small", "q4n small"), 0.0),
     **{"bs2n": 0.45, "bs3n": 0.35, "bs4n": 0.1},
     **{"bs2n small": 0.55, "bs3n small": 0.55, "bs4n small": 0.3},
 }
@@ -40,11 +42,13 @@ def column_shares(isa: str, threads: int, model_bytes: int) -> dict[Format, floa
     """Say for every format by rows from which share of zeros on its columns are skipped."""
     from edgesparse.tuning import lookup
 
-    return {
+    shares = {
         format_of(topic): float(lookup(topic, isa, threads).value)
         for topic in COLUMN_TOPICS
         if is_small(topic) == (model_bytes < SMALL_BYTES)
     }
+    # Minima beside the steps are read alike by rows and by columns.
+    return shares | {Format.Q8M: shares[Format.Q8], Format.Q4M: shares[Format.Q4]}
 
 
 def shown(share: float) -> str:

@@ -1,4 +1,4 @@
-"""What ``edgesparse tune`` measures for bit slices by columns: the share of zeros that pays."""
+"""What ``edgesparse tune`` measures for formats by columns: the share of zeros that pays."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from edgesparse.benchmark.micro import Micro, linear_micro, time_ops
 from edgesparse.column_share import NEVER, format_of, is_small
 from edgesparse.executors.native import NativeExecutor
-from edgesparse.formats.weight import NEURON_MAJOR, Slices
+from edgesparse.formats.weight import NEURON_MAJOR, Slices, storage_bytes
 from edgesparse.tuning import Value
 
 __all__ = ["least_share", "measure_columns"]
@@ -32,9 +32,11 @@ def measure_columns(topic: str) -> Callable[[str, int, float], Mapping[str, floa
         made: dict[str, tuple[Micro, NativeExecutor]] = {}
         micros = {}
         for fmt in (rows, NEURON_MAJOR[rows]):
-            n_copies = -(-_WORKING_SETS[is_small(topic)] // (_ROWS * _COLUMNS * fmt.planes // 8))
+            slices = Slices(_GROUP) if fmt.is_sliced else None
+            n_bytes = storage_bytes(fmt, _ROWS, _COLUMNS, slices)
+            n_copies = -(-_WORKING_SETS[is_small(topic)] // n_bytes)
             micros[fmt] = linear_micro(
-                fmt, _ROWS, _COLUMNS, n_tokens=1, n_copies=n_copies, slices=Slices(_GROUP)
+                fmt, _ROWS, _COLUMNS, n_tokens=1, n_copies=n_copies, slices=slices
             )
         try:
             for name, fmt, zeros in (

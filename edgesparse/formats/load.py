@@ -104,8 +104,8 @@ def load_weights(
         Tensors whose product skips inputs of zero: stored as t2n if they are ternary, as q8n, q4n,
         q8mn or q4mn if they are blocks, as bs2n to bs4n if they are bit slices of so many bits.
     by_rows : callable, optional
-        Gives the reason why bit slices of `neuron_major` that would be stored in a format stay in
-        it, or an empty text.
+        Gives the reason why bit slices or blocks of `neuron_major` that would be stored in a format
+        stay in it, or an empty text.
     row_by_row : container of str
         Tensors whose product skips outputs: stored as q8r, q4r, q8mr or q4mr if they are blocks, as
         t2 where ternary ones become bst.
@@ -162,7 +162,7 @@ def load_weights(
         )
         if choice.is_sorted:
             return choice
-        if choice.slices is not None and choice.format in others and by_rows is not None:
+        if others is NEURON_MAJOR and choice.format in others and by_rows is not None:
             why = by_rows(name, choice.format)
             if why:
                 return replace(choice, note=", ".join(filter(None, (choice.note, why))))

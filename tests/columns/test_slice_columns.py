@@ -234,24 +234,41 @@ def test_a_relu_reads_the_live_columns_of_down(tmp_path: Path) -> None:
         assert np.array_equal(bits(model.logits([5, 9, 2, 7])), found["auto"][1])
 
 
-def test_too_few_zeros_leave_them_by_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("weights", "topic", "rows", "columns"),
+    [
+        ("slices", "bs4n small", Format.BS4, Format.BS4N),
+        ("auto", "q4n small", Format.Q4M, Format.Q4MN),
+    ],
+)
+def test_too_few_zeros_leave_them_by_rows(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    weights: str,
+    topic: str,
+    rows: Format,
+    columns: Format,
+) -> None:
     """From what share on skipping pays was measured, or has a default; inspect says why not."""
+    from edgesparse import tuning
     from edgesparse.executors.native import choose_isa
     from edgesparse.sparsity import Thresholds
     from edgesparse.tuning import Answer, remember
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    request.addfinalizer(tuning._choices.cache_clear)
     isa, found = choose_isa(None), []
     for least in (0.1, 0.41, 1.0):
-        remember([Answer("bs4n small", isa, 2, least, {}, 2)])
+        remember([Answer(topic, isa, 2, least, {}, 2)])
         thresholds = thresholds_for("llama-blocks.gguf", method="teal")
         assert isinstance(thresholds, Thresholds)
         with load_tiny(
-            "llama-blocks.gguf", sparsity=thresholds, weights="slices", executor="native", threads=2
+            "llama-blocks.gguf", sparsity=thresholds, weights=weights, executor="native", threads=2
         ) as model:
             weight = model.parameters.weights["blk.0.ffn_down.weight"]
             found.append((weight.format, "skipping pays from" in weight.note))
             said = [text for text in model.info.warnings if "save nothing" in text]
             assert bool(said) == (least > 0.4)
-            assert not said or "stored as bs4" in said[0]
-    assert found == [(Format.BS4N, False), (Format.BS4, True), (Format.BS4, True)]
+            assert not said or rows.name.lower() in said[0]
+    assert found == [(columns, False), (rows, True), (rows, True)]

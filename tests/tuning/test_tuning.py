@@ -250,10 +250,14 @@ def test_skipping_pays_from_some_zeros_on() -> None:
     assert least_share({"rows": 10.0, "columns": 30.0, "half": 25.0}, 0.3) == 1
     assert least_share({"rows": 10.0, "columns": 12.0, "half": 12.0}, 0.3) == 1
     remember([Answer("bs3n", "avx2", 1, 0.25, {}, 1), Answer("bs2n", "avx2", 1, 1.0, {}, 1)])
+    remember([Answer("q8n", "avx2", 1, 0.5, {}, 1)])
     shares = column_shares("avx2", 1, 1 << 30)
-    assert shares == {Format.BS2: 1.0, Format.BS3: 0.25, Format.BS4: COLUMN_TOPICS["bs4n"]}
+    blocks = {Format.Q8: 0.5, Format.Q8M: 0.5, Format.Q4: 0.0, Format.Q4M: 0.0}
+    slices = {Format.BS2: 1.0, Format.BS3: 0.25, Format.BS4: COLUMN_TOPICS["bs4n"]}
+    assert shares == blocks | slices
     small = column_shares("avx2", 1, 1 << 20)
-    assert small == {Format[f"BS{n}"]: COLUMN_TOPICS[f"bs{n}n small"] for n in (2, 3, 4)}
+    slices = {Format[f"BS{n}"]: COLUMN_TOPICS[f"bs{n}n small"] for n in (2, 3, 4)}
+    assert small == dict.fromkeys(blocks, 0.0) | slices
     words = [lookup(topic, "avx2", 1).choice for topic in ("bs2n", "bs3n")]
     assert words == ["by rows", "by columns from 25% zeros on"]
 

@@ -2,8 +2,8 @@
 
 By columns an input of zero saves reading its column. By rows sums of bit slices are looked up,
 which takes less time for the fewer bits, and blocks come from memory in order, which is faster. A
-choice is the share of zeros from which skipping is faster: another where weights come from memory than for
-a small model, which caches hold.
+choice is the share of zeros from which skipping is faster: another where weights come from memory
+than for a small model, which caches hold.
 """
 
 from __future__ import annotations

@@ -133,12 +133,11 @@ ES_INLINE es_far_columns far_block(const es_column_lines *lines, const es_column
                                    size_t ahead, size_t n_blocks, size_t block_bytes) {
     const size_t far = b + ahead;
     const int32_t *begin = live->begin + far % n_blocks;
-    return (es_far_columns){
-        .lines = lines->tile + far * block_bytes + lines->first * ES_LINE_BYTES,
-        .pairs = live->pairs + begin[0],
-        .n = ahead > 0 ? begin[1] - begin[0] : 0,
-        .column = lines->width * ES_LINE_BYTES,
-        .bytes = lines->n * ES_LINE_BYTES};
+    return (es_far_columns){.lines = lines->tile + far * block_bytes + lines->first * ES_LINE_BYTES,
+                            .pairs = live->pairs + begin[0],
+                            .n = ahead > 0 ? begin[1] - begin[0] : 0,
+                            .column = lines->width * ES_LINE_BYTES,
+                            .bytes = lines->n * ES_LINE_BYTES};
 }
 
 ES_INLINE void column_list(float *y, const es_column_lines *lines, const es_columns *live,

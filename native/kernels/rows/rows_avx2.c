@@ -42,8 +42,8 @@ ES_INLINE __m256 halfs_at(const uint8_t *const rows[ES_GROUP], size_t offset) {
 }
 
 /* Eight rows; meanwhile others are asked for. */
-ES_INLINE void row_group(float *y, const uint8_t *const rows[ES_GROUP],
-                         const es_asked_rows *asked, const es_q16 *x, size_t n_blocks, int format) {
+ES_INLINE void row_group(float *y, const uint8_t *const rows[ES_GROUP], const es_asked_rows *asked,
+                         const es_q16 *x, size_t n_blocks, int format) {
     const size_t code_bytes = es_row_code_bytes(format);
     __m256 total = _mm256_setzero_ps();
     for (size_t b = 0; b < n_blocks; b++) {

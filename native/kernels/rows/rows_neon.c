@@ -40,8 +40,8 @@ ES_INLINE float32x4x2_t halfs_at(const uint8_t *const rows[ES_GROUP], size_t off
 }
 
 /* Eight rows; meanwhile others are asked for. */
-ES_INLINE void row_group(float *y, const uint8_t *const rows[ES_GROUP],
-                         const es_asked_rows *asked, const es_q16 *x, size_t n_blocks, int format) {
+ES_INLINE void row_group(float *y, const uint8_t *const rows[ES_GROUP], const es_asked_rows *asked,
+                         const es_q16 *x, size_t n_blocks, int format) {
     const size_t code_bytes = es_row_code_bytes(format);
     float32x4_t total[2] = {vdupq_n_f32(0.0f), vdupq_n_f32(0.0f)};
     for (size_t b = 0; b < n_blocks; b++) {

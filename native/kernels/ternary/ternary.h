@@ -27,7 +27,7 @@ enum {
     ES_TERNARY_MAX_DOT_ROWS = 8,
     ES_LIST_AHEAD = 8, /* rows of a list between the one multiplied and the one requested */
     ES_LIST_NEAR_BYTES = 24 * ES_CACHE_LINE, /* the lines that a first level waits for at once */
-    ES_TERNARY_SCRATCH_BYTES = 16384 /* on the stack: a panel, or rearranged activations */
+    ES_TERNARY_SCRATCH_BYTES = 16384         /* on the stack: a panel, or rearranged activations */
 };
 
 #if defined(__GNUC__) && !defined(__clang__)

@@ -90,7 +90,6 @@ def test_a_plot_without_matplotlib_names_the_extra(text, monkeypatch, capsys, tm
 
 
 def test_a_plot(tmp_path):
-    pytest.importorskip("matplotlib")
     rows = [{"layer": i, "gate_zero": 0.5, "down_int8_zero": 0.7} for i in range(3)]
     save_plot(rows, tmp_path / "p.png", "title")
     plain = (tmp_path / "p.png").read_bytes()

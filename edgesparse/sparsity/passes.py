@@ -77,9 +77,17 @@ def windows_of(
     Raises
     ------
     UsageError
-        The text is shorter than `least`.
+        The text, the context or a step of the engine is shorter than `least`.
     """
     size = min(WINDOW, model.engine.n_ctx, model.engine.max_tokens)
+    if size < least:
+        why = "a step of the engine takes no more"
+        advice = "Let fewer tokens stay dense."
+        if size == model.engine.n_ctx < WINDOW:
+            why, advice = "the context is no longer", "Choose a larger context."
+        raise UsageError(
+            f"a window has {size} tokens, as {why}; at least {least} are needed.", advice=advice
+        )
     tokens = np.asarray(ids[:max_tokens], np.int32)
     pieces = [tokens[i : i + size] for i in range(0, len(tokens), size)]
     found = [Window(piece) for piece in pieces if len(piece) >= least]

@@ -297,8 +297,8 @@ def test_calibrations_want_the_model_that_a_file_was_made_from(tmp_path: Path) -
     path = pack(tiny.FOLDER / "llama-relu.gguf", tmp_path / "model.esp")
     with edgesparse.load(path, threads=1) as model:
         print_of = fingerprint(model.config, model.parameters.vectors)
-        table = SparseInferTable(print_of, {"blk.0.gate_up": 10_000}, 0.9)
-        qkv = Thresholds(print_of, "teal", 0.4, {"blk.0.qkv": 0.1}, {}, 16)
+        table = SparseInferTable(print_of, {f"blk.{i}.gate_up": 10_000 for i in (0, 1)}, 0.9)
+        qkv = Thresholds(print_of, "teal", 0.4, {f"blk.{i}.qkv": 0.1 for i in (0, 1)}, {}, 16)
     table.save(tmp_path / "predict.json")
     for options in (
         {"predict": tmp_path / "predict.json", "predict_force": True},

@@ -192,10 +192,30 @@ def test_fused_plans_and_bad_wishes_are_refused():
         assert len(bad) == 7
 
 
-def test_statistics_are_what_the_reference_computes():
+def per_token(rows):
+    return quantize_i8(rows)[0]
+
+
+def in_blocks(rows):
+    return quantize_i8_blocks(rows)[0].reshape(len(rows), -1)[:, : rows.shape[1]]
+
+
+SLICED = {f"blk.{layer}.{op}" for layer in (0, 1) for op in ("qkv", "gate_up", "down")}
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "fed_in_blocks"),
+    [
+        ("bitnet-tq2_0.gguf", "auto", set()),
+        ("llama-blocks.gguf", "auto", set()),
+        ("llama-blocks.gguf", "slices", SLICED),
+    ],
+)
+def test_statistics_are_what_the_reference_computes(name, weights, fed_in_blocks):
+    """An input is rounded as its op's weights want it: in blocks for bit slices, else by token."""
     with (
-        unfused("bitnet-tq2_0.gguf") as model,
-        load_tiny("bitnet-tq2_0.gguf", fused=False) as other,
+        unfused(name, weights=weights) as model,
+        load_tiny(name, fused=False, weights=weights) as other,
     ):
         found = collect(model, IDS, max_tokens=64)
         window = windows_of(other, IDS, max_tokens=64, least=16)[0]
@@ -207,9 +227,8 @@ def test_statistics_are_what_the_reference_computes():
                 layer = found[int(op.name.split(".")[1])]
                 here = layer.inputs[op.name.split(".")[2]]
                 if rows is not None:
-                    assert here.n_zero == int((quantize_i8(rows)[0] == 0).sum())
-                    in_blocks = quantize_i8_blocks(rows)[0].reshape(len(rows), -1)
-                    assert here.n_block_zero == int((in_blocks[:, : rows.shape[1]] == 0).sum())
+                    quantized = in_blocks if op.name in fed_in_blocks else per_token
+                    assert here.n_zero == int((quantized(rows) == 0).sum())
                     assert here.magnitudes.n == rows.size
                     n_cases += 1
             executor.run(step, i, i + 1)
@@ -217,5 +236,5 @@ def test_statistics_are_what_the_reference_computes():
                 assert layer.n_dead == int((executor.buffer("gate", 64) <= 0).sum())
                 assert layer.inputs["gate_up"].magnitudes.n > 0
         assert n_cases == 8
-        for layer in found:
+        for layer in found if name.startswith("bitnet") else ():
             assert layer.inputs["down"].zero_share >= layer.dead_share > 0.2

@@ -95,6 +95,11 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, name) is not None:
             flag = name.replace("_", "-")
             raise UsageError(f"--{flag} has no meaning here, with --method {args.method}.")
+    if args.method == "sparseinfer" and args.evaluate is not None and args.sparse == "off":
+        raise UsageError(
+            "with --sparse off no gate is predicted, so -e has nothing to compare.",
+            advice="Leave one of them out.",
+        )
     require_writable(args.output)
     if args.source is not None:
         return _import(args)
@@ -110,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
         scored = None if other is None else _scored(model, other)
         made = _calibrate(model, ids, args, hashlib.sha256(text.encode()).hexdigest(), terminal)
         made.save(args.output)
-        terminal.write(_table(made))
+        terminal.write(_table(made) + _bytes(model, made))
         if scored is not None:
             terminal.write(_price(model, made, scored))
     terminal.write(f"{args.output} written\n")
@@ -200,6 +205,21 @@ def _table(made: Any) -> str:
         achieved = f"{made.achieved[name]:.1%}" if name in made.achieved else "?"
         lines.append(f"{name:<20}{shown:>12}{achieved:>9}")
     return "\n".join(lines) + "\n"
+
+
+def _bytes(model: Model, made: Any) -> str:
+    """Say whether predicting saves more bytes than it reads, as loading will judge."""
+    from edgesparse.sparsity import SparseInferTable
+    from edgesparse.sparsity.predictor import predictor_cost
+
+    if not isinstance(made, SparseInferTable):
+        return ""
+    cost = predictor_cost(model.engine.plan, model.parameters.weights, made, reloaded=True)
+    verdict = "which pays" if cost.pays else "which does not pay: --predict wants --predict-force"
+    return (
+        f"prediction reads {cost.sign_bytes / 1e6:.2f} MB of signs per token to save "
+        f"{cost.saved_bytes / 1e6:.2f} MB of {cost.gate_bytes / 1e6:.2f} MB of gates, {verdict}\n"
+    )
 
 
 def _scored(model: Model, text: str) -> list[int]:

@@ -70,7 +70,7 @@ def load(
     sparsity: float | str | os.PathLike[str] | Thresholds | None = None,
     lut: str = "exact",
     fused: bool = True,
-    predict: str | os.PathLike[str] | None = None,
+    predict: str | os.PathLike[str] | SparseInferTable | None = None,
     predict_force: bool = False,
     weights: str = "auto",
     mem_budget: int | str | None = None,
@@ -120,7 +120,7 @@ def load(
         and averaged, as in T-MAC with fast aggregation; native executor only.
     fused : bool
         False runs norms, gates and additions as ops of their own (for comparisons).
-    predict : path, optional
+    predict : path or SparseInferTable, optional
         A file of ``edgesparse calibrate --method sparseinfer``: gates that it predicts to be dead
         are not computed. Lossy, and not together with `sparsity`.
     predict_force : bool
@@ -227,7 +227,7 @@ def load(
         if predict is not None:
             from edgesparse.sparsity.option import read_predictor
 
-            predictor = read_predictor(predict)
+            predictor = read_predictor(predict, config, plan, load_vectors(checkpoint, plan))
         single_rows: set[str] = set()
         if not native or has_vectors(isa, b"q8", b"q8r"):
             single_rows = live_row_names(plan, predictor.alphas if predictor else ())
@@ -284,12 +284,10 @@ def load(
         notes = (*notes, in_vain) if in_vain else notes
         warnings = (*checkpoint.warnings, *tokenizer.warnings, *recommended.warnings, *notes)
         info = describe(str(source), config, parameters, checkpoint.n_bytes, warnings, recommended)
-    if predict is not None and predictor is not None:
-        from edgesparse.sparsity.option import with_predictor
+    if predictor is not None:
+        from edgesparse.sparsity.predictor import add_predictor
 
-        plan, parameters = with_predictor(
-            plan, parameters, config, predictor, predict, force=predict_force
-        )
+        plan, parameters = add_predictor(plan, parameters, predictor, force=predict_force)
     info = replace(info, memory=need)
     info = with_quality(info, plan, parameters, head, thresholds, lossy=lut == "lossy")
     release_freed()  # buffers of loading, before those of running settle in between

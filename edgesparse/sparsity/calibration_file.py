@@ -119,10 +119,14 @@ def write_calibration(path: str | os.PathLike[str], content: Mapping[str, Any]) 
     Raises
     ------
     UsageError
-        It cannot be written.
+        It cannot be written, or a number is NaN or infinite.
     """
     path = Path(path)
-    text = json.dumps({"format": FORMAT, "version": VERSION, **content}, indent=1, allow_nan=False)
+    whole = {"format": FORMAT, "version": VERSION, **content}
+    try:
+        text = json.dumps(whole, indent=1, allow_nan=False)
+    except ValueError:
+        raise UsageError(f"{path}: a number that is not finite cannot be written.") from None
     try:
         replace_file(path, text + "\n")
     except OSError as error:

@@ -81,12 +81,9 @@ def windows_of(
     """
     size = min(WINDOW, model.engine.n_ctx, model.engine.max_tokens)
     if size < least:
-        why = "a step of the engine takes no more"
-        advice = "Let fewer tokens stay dense."
-        if size == model.engine.n_ctx < WINDOW:
-            why, advice = "the context is no longer", "Choose a larger context."
         raise UsageError(
-            f"a window has {size} tokens, as {why}; at least {least} are needed.", advice=advice
+            f"a window of the text has {size} tokens at most; {least} are needed.",
+            advice="Let fewer tokens stay dense." if least > WINDOW else "Choose a larger context.",
         )
     tokens = np.asarray(ids[:max_tokens], np.int32)
     pieces = [tokens[i : i + size] for i in range(0, len(tokens), size)]

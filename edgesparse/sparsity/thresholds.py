@@ -130,6 +130,8 @@ class Thresholds:
             raise mismatch("value", "method", f"{shown(self.method)} is unknown", path)
         if not 0 <= self.dense_tokens <= MAX_DENSE_TOKENS:
             raise mismatch("value", "dense_tokens", f"found {self.dense_tokens}", path)
+        if not 0 <= self.sparsity <= 1:
+            raise mismatch("value", "sparsity", f"found {self.sparsity}", path)
         widths = dict(plan.buffers)
         ops = {op.name: op for op in plan.ops if isinstance(op, Linear)}
         for name, entry in self.thresholds.items():

@@ -177,6 +177,8 @@ def test_another_model_is_refused():
         assert caught.value.kind == "value"
     with pytest.raises(CalibrationError, match="method: magic is unknown"):
         replace(teal(), method="magic").check(MODEL, plan())
+    with pytest.raises(CalibrationError, match="sparsity: found nan"):
+        replace(teal(), sparsity=NAN).check(MODEL, plan())
     with pytest.raises(CalibrationError, match="dense_tokens: found -1"):
         replace(teal(), dense_tokens=-1).check(MODEL, plan())
     table = SparseInferTable(MODEL, {"blk.4.gate_up": 10_000}, 0.9)
@@ -212,6 +214,9 @@ def test_layers_without_an_entry_are_refused():
 
 def test_nothing_half_written_stays(tmp_path, monkeypatch):
     teal().save(tmp_path / "t.json")
+    with pytest.raises(UsageError, match="not finite"):
+        replace(teal(), thresholds={"blk.0.qkv": NAN}).save(tmp_path / "t.json")
+    assert vars(load_calibration(tmp_path / "t.json")) == vars(teal())
     before = (tmp_path / "t.json").read_bytes()
 
     def full(*_):

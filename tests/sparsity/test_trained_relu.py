@@ -13,8 +13,8 @@ import edgesparse
 from edgesparse.cli.program import run
 from edgesparse.errors import UsageError
 from edgesparse.perplexity import perplexity
+from edgesparse.sparsity import load_calibration
 from edgesparse.sparsity.alpha_table import compare_alphas
-from edgesparse.sparsity.option import read_predictor
 from edgesparse.sparsity.predictor import predictor_cost
 from edgesparse.sparsity.statistics import collect
 from tests.executors.running import bits
@@ -99,12 +99,10 @@ def test_calibrating_and_loading_judge_alike(text: str, tmp_path: Path, capsys) 
                 edgesparse.load(MODEL, predict=out)
             assert re.findall(r"[\d.]+ MB", refused.value.message) == bytes_
     with edgesparse.load(MODEL, fused=False) as tiled, edgesparse.load(MODEL, predict=out) as model:
-        table = read_predictor(out)
+        table = load_calibration(out)
         plan, weights = model.engine.plan, model.parameters.weights
         cost = predictor_cost(plan, weights, table)
-        before = predictor_cost(
-            tiled.engine.plan, tiled.parameters.weights, table, reloaded=True
-        )
+        before = predictor_cost(tiled.engine.plan, tiled.parameters.weights, table, reloaded=True)
         assert cost == before
         gates = [f"blk.{i}.ffn_gate.weight" for i in range(4)]
         assert cost.gate_bytes == sum(tiled.parameters.weights[name].n_bytes for name in gates)

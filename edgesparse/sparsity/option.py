@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,11 +57,13 @@ def read_sparsity(
         A file that is broken or was made for another model.
     """
     model, note, path = fingerprint(config, vectors), "", ""
+    if isinstance(sparsity, np.number):
+        sparsity = sparsity.item()
     if sparsity == "":
         raise UsageError("sparsity takes a share (0.4, say) or a file, not an empty text.")
     if isinstance(sparsity, Thresholds):
         thresholds = sparsity
-    elif isinstance(sparsity, (Real, np.number)):
+    elif isinstance(sparsity, (int, float)):
         thresholds, note = automatic_thresholds(parse_share(sparsity), model, load)
     elif not isinstance(sparsity, (str, os.PathLike)):
         raise UsageError(

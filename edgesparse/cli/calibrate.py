@@ -74,7 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-e",
         "--evaluate",
         metavar="TEXT",
-        help="print perplexity on this other text, with and without",
+        help="print perplexity on this other text, with and without; thresholds hold in prompts, "
+        "too, here, unlike in 'edgesparse perplexity'",
     )
     options.add_engine(parser, thresholds=False, predict=False)
 
@@ -241,7 +242,9 @@ def _price(model: Model, made: Any, ids: list[int]) -> str:
     is_table = isinstance(made, SparseInferTable)
     with predicted(model, made) if is_table else thresholded(model, made):
         sparse = perplexity(model, ids, n_ctx)
+    where = "" if is_table else f" from position {made.dense_tokens} on, prompts too,"
     return (
         f"perplexity of {dense.n_scored} tokens: {dense.perplexity:.4f} dense, "
-        f"{sparse.perplexity:.4f} with it ({sparse.perplexity / dense.perplexity - 1:+.1%})\n"
+        f"{sparse.perplexity:.4f} with it{where} "
+        f"({sparse.perplexity / dense.perplexity - 1:+.1%})\n"
     )

@@ -99,6 +99,12 @@ def test_a_plot(tmp_path):
     save_plot(rows, tmp_path / "p.png", "title", alphas)
     assert len((tmp_path / "p.png").read_bytes()) > len(plain)
     assert [p.name for p in tmp_path.iterdir()] == ["p.png"]
+    drawn = {plain}
+    series = ("gate_zero", "qkv_int8_zero", "attn_output_int8_zero", "gate_up_int8_zero")
+    for name in (*series, "down_int8_zero"):
+        save_plot([row | {name: 0.3} for row in rows], tmp_path / "p.png", "title")
+        drawn.add((tmp_path / "p.png").read_bytes())
+    assert len(drawn) == 6, "a series is not drawn"
 
 
 @pytest.mark.parametrize("method", ["teal", "cats", "chess"])

@@ -113,8 +113,8 @@ def load(
         A calibration by thresholds (`edgesparse.sparsity`): while tokens are generated, small
         activations count as zero and their weights are not read. Lossy, so off by default;
         `info.quality` says that it is on. A number in (0, 0.9] is the share to be ignored: uniform
-        thresholds are calibrated on a built-in text, which loads the model twice, and kept in the
-        user's cache for the next time.
+        thresholds are calibrated on a built-in text, which loads the model twice (not within a
+        mem_budget), and kept in the user's cache for the next time.
     lut : {"exact", "lossy"}
         Tables in which products with bit slices (bs1 to bs4) look sums up. lossy: rounded to 8 bits
         and averaged, as in T-MAC with fast aggregation; native executor only.
@@ -209,6 +209,12 @@ def load(
             from edgesparse.sparsity.option import read_sparsity
 
             def load_dense() -> Model:
+                if budget is not None:  # a second copy of the model, and counts of its inputs
+                    raise UsageError(
+                        f"a sparsity of {sparsity} is calibrated first, beyond any memory budget.",
+                        advice="Load once without the budget, which keeps what is found, or name a "
+                        "file of 'edgesparse calibrate'.",
+                    )
                 return load(
                     source,
                     threads=threads,

@@ -42,6 +42,7 @@ __all__ = [
 FORMAT = "edgesparse-calibration"
 VERSION = 1
 MAX_BYTES = 256 << 20
+_WRITER = "'edgesparse calibrate' writes such files."
 MAX_OPS = 1 << 14
 
 
@@ -97,7 +98,9 @@ def read_calibration(path: str | os.PathLike[str]) -> CalibrationObject:
     try:
         values = parse_json(raw, "file", name)
     except ModelFormatError as error:
-        raise CalibrationError(error.kind, error.field, error.detail, path=error.path) from None
+        raise CalibrationError(
+            *(error.kind, error.field, error.detail), path=error.path, advice=_WRITER
+        ) from None
     top = CalibrationObject(values, "", name)
     if top.text("format") != FORMAT:
         raise CalibrationError(
@@ -105,7 +108,7 @@ def read_calibration(path: str | os.PathLike[str]) -> CalibrationObject:
             "format",
             f"expected {FORMAT!r}, found {shown(top.values.get('format'))}",
             path=shown(name, 400),
-            advice="'edgesparse calibrate' writes such files.",
+            advice=_WRITER,
         )
     top.integer("version", VERSION, VERSION)
     if not top.text("model"):

@@ -137,6 +137,8 @@ def test_broken_files_are_refused(tmp_path, name):
     assert caught.value.kind == kind
     assert "t.json" in str(caught.value)
     assert caught.value.exit_code == 3
+    if content[:1] != "{" or name == "another format":
+        assert "'edgesparse calibrate' writes such files" in caught.value.advice
 
 
 def test_every_truncation_is_refused(tmp_path):

@@ -41,6 +41,15 @@ def test_what_sparsity_takes(tmp_path, monkeypatch):
         assert "0.4% of activations" in model.info.quality
 
 
+def test_calibrating_takes_no_part_in_a_memory_budget(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(UsageError, match="beyond any memory budget"):
+        load_tiny(RELU, sparsity=0.4, mem_budget="1GB")
+    load_tiny(RELU, sparsity=0.4).close()
+    with load_tiny(RELU, sparsity=0.4, mem_budget="1GB") as model:  # kept by then
+        assert "40% of activations" in model.info.quality
+
+
 def test_what_predict_takes(tmp_path):
     thresholds, table = calibrations()
     table.save(tmp_path / "p.json")

@@ -242,7 +242,7 @@ def _price(model: Model, made: Any, ids: list[int]) -> str:
     is_table = isinstance(made, SparseInferTable)
     with predicted(model, made) if is_table else thresholded(model, made):
         sparse = perplexity(model, ids, n_ctx)
-    where = "" if is_table else f" from position {made.dense_tokens} on, prompts too,"
+    where = "" if is_table else f" from position {made.dense_tokens} on, prompts too"
     return (
         f"perplexity of {dense.n_scored} tokens: {dense.perplexity:.4f} dense, "
         f"{sparse.perplexity:.4f} with it{where} "

@@ -112,7 +112,7 @@ def test_thresholds(method, text, tmp_path, capsys):
     out = str(tmp_path / "c.json")
     arguments = ["--method", method, "--sparsity", "0.3", "-f", text, "-o", out, "--ctx", "128"]
     assert run(["calibrate", SILU, *arguments, "-e", text]) == 0
-    assert "with it from position 16 on, prompts too, (" in capsys.readouterr().out
+    assert "with it from position 16 on, prompts too (" in capsys.readouterr().out
     found = load_calibration(out)
     assert isinstance(found, Thresholds)
     assert (found.method, found.sparsity) == (method, 0.3)

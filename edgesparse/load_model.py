@@ -70,7 +70,7 @@ def load(
     sparsity: float | str | os.PathLike[str] | Thresholds | None = None,
     lut: str = "exact",
     fused: bool = True,
-    predict: str | os.PathLike[str] | None = None,
+    predict: str | os.PathLike[str] | SparseInferTable | None = None,
     predict_force: bool = False,
     weights: str = "auto",
     mem_budget: int | str | None = None,
@@ -113,14 +113,14 @@ def load(
         A calibration by thresholds (`edgesparse.sparsity`): while tokens are generated, small
         activations count as zero and their weights are not read. Lossy, so off by default;
         `info.quality` says that it is on. A number in (0, 0.9] is the share to be ignored: uniform
-        thresholds are calibrated on a built-in text, which loads the model twice, and kept in the
-        user's cache for the next time.
+        thresholds are calibrated on a built-in text, which loads the model twice (not within a
+        mem_budget), and kept in the user's cache for the next time.
     lut : {"exact", "lossy"}
         Tables in which products with bit slices (bs1 to bs4) look sums up. lossy: rounded to 8 bits
         and averaged, as in T-MAC with fast aggregation; native executor only.
     fused : bool
         False runs norms, gates and additions as ops of their own (for comparisons).
-    predict : path, optional
+    predict : path or SparseInferTable, optional
         A file of ``edgesparse calibrate --method sparseinfer``: gates that it predicts to be dead
         are not computed. Lossy, and not together with `sparsity`.
     predict_force : bool
@@ -209,6 +209,12 @@ def load(
             from edgesparse.sparsity.option import read_sparsity
 
             def load_dense() -> Model:
+                if budget is not None:  # a second copy of the model, and counts of its inputs
+                    raise UsageError(
+                        f"a sparsity of {sparsity} is calibrated first, beyond any memory budget.",
+                        advice="Load once without the budget, which keeps what is found, or name a "
+                        "file of 'edgesparse calibrate'.",
+                    )
                 return load(
                     source,
                     threads=threads,
@@ -227,7 +233,7 @@ def load(
         if predict is not None:
             from edgesparse.sparsity.option import read_predictor
 
-            predictor = read_predictor(predict)
+            predictor = read_predictor(predict, config, plan, load_vectors(checkpoint, plan))
         single_rows: set[str] = set()
         if not native or has_vectors(isa, b"q8", b"q8r"):
             single_rows = live_row_names(plan, predictor.alphas if predictor else ())
@@ -284,12 +290,10 @@ def load(
         notes = (*notes, in_vain) if in_vain else notes
         warnings = (*checkpoint.warnings, *tokenizer.warnings, *recommended.warnings, *notes)
         info = describe(str(source), config, parameters, checkpoint.n_bytes, warnings, recommended)
-    if predict is not None and predictor is not None:
-        from edgesparse.sparsity.option import with_predictor
+    if predictor is not None:
+        from edgesparse.sparsity.predictor import add_predictor
 
-        plan, parameters = with_predictor(
-            plan, parameters, config, predictor, predict, force=predict_force
-        )
+        plan, parameters = add_predictor(plan, parameters, predictor, force=predict_force)
     info = replace(info, memory=need)
     info = with_quality(info, plan, parameters, head, thresholds, lossy=lut == "lossy")
     release_freed()  # buffers of loading, before those of running settle in between

@@ -300,8 +300,9 @@ def stored_formats(
 def _packed_otherwise(detail: str) -> UsageError:
     return UsageError(
         f"the pre-packed file was made for other settings: {detail}.",
-        advice="Leave the flag out. --sparsity and --predict want the model that the file was made "
-        "from; for other flags, convert that again with them.",
+        advice="Give the flags that it was converted with and no others (--sparse off among them), "
+        "or convert again with these. --sparsity and --predict want the model that the file was "
+        "made from.",
     )
 
 

@@ -65,8 +65,8 @@ def describe_quality(
         )
     if thresholds is not None:
         parts.append(
-            f"{thresholds.sparsity:.0%} of activations ignored by {thresholds.method} thresholds "
-            f"in generated tokens from position {thresholds.dense_tokens} on"
+            f"{100 * thresholds.sparsity:.3g}% of activations ignored by {thresholds.method} "
+            f"thresholds in generated tokens from position {thresholds.dense_tokens} on"
         )
     if lossy and n_looked_up:
         parts.append(f"{n_looked_up} products looked up in rounded tables")

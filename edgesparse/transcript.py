@@ -38,7 +38,7 @@ def write_transcript(path: Path, system: str | None, turns: Sequence[SavedTurn])
         ],
     }
     try:
-        replace_file(path, json.dumps(data, ensure_ascii=True))
+        replace_file(path, json.dumps(data, ensure_ascii=True), private=True)
     except OSError as error:
         raise UsageError(f"{path}: cannot be written ({error.strerror}).") from None
 

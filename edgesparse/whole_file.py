@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ __all__ = [
 
 TEMPORARY = ".edgesparse-"
 """What names of temporary files begin with."""
+_IRREGULAR = "it is no regular file"
 
 
 def require_output(path: Path, source: Path, *, replace: bool, as_folder: bool = False) -> None:
@@ -47,12 +49,14 @@ def require_writable(path: str | os.PathLike[str], *, as_folder: bool = False) -
     Raises
     ------
     UsageError
-        `path` is a folder where a file is wanted or the reverse, or lies in no folder that may be
-        written to.
+        `path` is a folder where a file is wanted or the reverse, a device or the like, or lies in
+        no folder that may be written to.
     """
     target = Path(path)
     if target.exists() and target.is_dir() != as_folder:
         reason = "it is a file" if as_folder else "it is a folder"
+    elif target.exists() and not as_folder and not target.is_file():
+        reason = _IRREGULAR
     elif not target.parent.is_dir():
         reason = f"there is no folder {target.parent}"
     elif not os.access(target.parent, os.W_OK | os.X_OK):
@@ -62,10 +66,17 @@ def require_writable(path: str | os.PathLike[str], *, as_folder: bool = False) -
     raise UsageError(f"{target}: cannot be written ({reason}).", advice="Name another output.")
 
 
-def replace_file(path: Path, text: str) -> None:
+def replace_file(path: Path, text: str, *, private: bool = False) -> None:
     """Write `text` as UTF-8 through a temporary file beside `path`.
 
     A reader sees the old file or the new one, and nothing else stays behind.
+
+    Parameters
+    ----------
+    path : Path
+    text : str
+    private : bool
+        Let nobody else read it.
 
     Raises
     ------
@@ -73,6 +84,8 @@ def replace_file(path: Path, text: str) -> None:
         The file cannot be written.
     """
     with replacing(path) as file:
+        if private:
+            os.fchmod(file.fileno(), 0o600)
         file.write(text.encode())
 
 
@@ -80,12 +93,15 @@ def replace_file(path: Path, text: str) -> None:
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path` that takes its place when the block ends well.
 
+    A link stays one: what it leads to is replaced.
+
     Raises
     ------
     OSError
-        The file cannot be written.
+        The file cannot be written, or is a device, a pipe or the like.
     """
-    with replacing_path(path) as temporary, temporary.open("wb") as file:
+    target = Path(os.path.realpath(path))
+    with replacing_path(target) as temporary, temporary.open("wb") as file:
         yield file
 
 
@@ -103,10 +119,13 @@ def replacing_path(path: Path, folder: Path | None = None) -> Iterator[Path]:
     Raises
     ------
     OSError
-        The file cannot be written.
+        The file cannot be written, or is a device, a pipe or the like.
     """
-    handle, name = tempfile.mkstemp(prefix=TEMPORARY, dir=folder or path.parent)
-    os.close(handle)
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, _IRREGULAR, str(path))  # renaming would replace the device
+    name = os.fspath((folder or path.parent) / f"{TEMPORARY}{secrets.token_hex(8)}")
+    # For others to read, as far as the umask lets them, and not to write: see `load`'s mmap.
+    os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
     try:
         yield Path(name)
         _settle(name)

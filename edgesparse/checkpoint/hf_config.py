@@ -17,6 +17,7 @@ Metadata = dict[str, MetadataValue]
 _ARCHITECTURES = {
     "llama": "llama",
     "mistral": "llama",
+    "sparsellama": "llama",  # ProSparse
     "qwen2": "qwen2",
     "qwen3": "qwen3",
     "mixtral": "llama",

@@ -74,7 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-e",
         "--evaluate",
         metavar="TEXT",
-        help="print perplexity on this other text, with and without",
+        help="print perplexity on this other text, with and without; thresholds hold in prompts, "
+        "too, here, unlike in 'edgesparse perplexity'",
     )
     options.add_engine(parser, thresholds=False, predict=False)
 
@@ -95,6 +96,11 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, name) is not None:
             flag = name.replace("_", "-")
             raise UsageError(f"--{flag} has no meaning here, with --method {args.method}.")
+    if args.method == "sparseinfer" and args.evaluate is not None and args.sparse == "off":
+        raise UsageError(
+            "with --sparse off no gate is predicted, so -e has nothing to compare.",
+            advice="Leave one of them out.",
+        )
     require_writable(args.output)
     if args.source is not None:
         return _import(args)
@@ -110,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
         scored = None if other is None else _scored(model, other)
         made = _calibrate(model, ids, args, hashlib.sha256(text.encode()).hexdigest(), terminal)
         made.save(args.output)
-        terminal.write(_table(made))
+        terminal.write(_table(made) + _bytes(model, made))
         if scored is not None:
             terminal.write(_price(model, made, scored))
     terminal.write(f"{args.output} written\n")
@@ -202,6 +208,21 @@ def _table(made: Any) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _bytes(model: Model, made: Any) -> str:
+    """Say whether predicting saves more bytes than it reads, as loading will judge."""
+    from edgesparse.sparsity import SparseInferTable
+    from edgesparse.sparsity.predictor import predictor_cost
+
+    if not isinstance(made, SparseInferTable):
+        return ""
+    cost = predictor_cost(model.engine.plan, model.parameters.weights, made, reloaded=True)
+    verdict = "which pays" if cost.pays else "which does not pay: --predict wants --predict-force"
+    return (
+        f"prediction reads {cost.sign_bytes / 1e6:.2f} MB of signs per token to save "
+        f"{cost.saved_bytes / 1e6:.2f} MB of {cost.gate_bytes / 1e6:.2f} MB of gates, {verdict}\n"
+    )
+
+
 def _scored(model: Model, text: str) -> list[int]:
     """Return the tokens of the text to judge on, which must be long enough for that."""
     from edgesparse.perplexity import require_windows
@@ -221,7 +242,9 @@ def _price(model: Model, made: Any, ids: list[int]) -> str:
     is_table = isinstance(made, SparseInferTable)
     with predicted(model, made) if is_table else thresholded(model, made):
         sparse = perplexity(model, ids, n_ctx)
+    where = "" if is_table else f" from position {made.dense_tokens} on, prompts too"
     return (
         f"perplexity of {dense.n_scored} tokens: {dense.perplexity:.4f} dense, "
-        f"{sparse.perplexity:.4f} with it ({sparse.perplexity / dense.perplexity - 1:+.1%})\n"
+        f"{sparse.perplexity:.4f} with it{where} "
+        f"({sparse.perplexity / dense.perplexity - 1:+.1%})\n"
     )

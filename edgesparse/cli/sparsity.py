@@ -66,6 +66,11 @@ def run(args: argparse.Namespace) -> int:
     if args.tokens < 1:
         raise UsageError(f"--tokens must be positive, not {args.tokens}.")
     alphas = _alphas("1" if args.alpha is None else args.alpha)
+    if len(alphas) > 1 and args.sparse == "off":
+        raise UsageError(
+            "with --sparse off no gate is predicted, so several alphas have no perplexity.",
+            advice="Leave --sparse out: decoding is measured with and without it all the same.",
+        )
     if args.plot:
         require_writable(args.plot)
         require_matplotlib()

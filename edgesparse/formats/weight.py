@@ -143,6 +143,11 @@ class Format(IntEnum):
         return Format.Q8 <= self <= Format.Q6 or by_columns or self.is_row or self.is_sparse
 
     @property
+    def in_blocks_of_int8(self) -> bool:
+        """Whether activations are quantised to int8 per block of 32."""
+        return self.is_sliced and self is not Format.BST
+
+    @property
     def is_sparse(self) -> bool:
         """Whether zeros are left out: bitmaps, csr, 2:4 (`edgesparse.formats.without_zeros`)."""
         return Format.BMP8 <= self <= Format.NM4

@@ -152,7 +152,7 @@ def bind_prologue(op: Linear, bindings: Bindings) -> Callable[[Step, Int32, int,
     any_bst = any(weight.format is Format.BST for weight in weights)
     if any_bst:
         ternary.add(1)
-    any_sliced = any(w.format.is_sliced and w.format is not Format.BST for w in weights)
+    any_sliced = any(weight.format.in_blocks_of_int8 for weight in weights)
     any_block = any(weight.format.is_block for weight in weights)
     h = bindings.workspace.floats(k)
     int8 = [(*bindings.workspace.int8(k, n_planes), n_planes) for n_planes in sorted(ternary)]

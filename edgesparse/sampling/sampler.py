@@ -158,8 +158,8 @@ def _best(logits: Float32) -> int:
         raise ModelFormatError(
             "logits",
             "logits",
-            f"the score of token {best} is {float(logits[best])}, expected finite numbers;",
-            advice="the weights are damaged: check the file, or run 'edgesparse verify'.",
+            f"the score of token {best} is {float(logits[best])}, expected finite numbers",
+            advice="The weights are damaged: check the file, or run 'edgesparse verify'.",
         )
     return best
 

@@ -6,9 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgesparse.formats.weight import ROW_BY_ROW, SPARSE
 from edgesparse.perplexity import perplexity
-from edgesparse.plan.op import Linear
 from edgesparse.sparsity.alphas import ALPHA_ONE, SparseInferTable
 from edgesparse.sparsity.apply import predicted
 from edgesparse.sparsity.fingerprint import fingerprint
@@ -115,9 +113,9 @@ def compare_alphas(
             dict.fromkeys(layers, alpha),
             outcome.kept,
             skipped={name: each.skipped for name, each in layers.items()},
-            skipped_tiles=_tiles(model, layers),
+            skipped_tiles={name: each.skipped_tiles for name, each in layers.items()},
         )
-        cost = predictor_cost(model.engine.plan, model.parameters.weights, table)
+        cost = predictor_cost(model.engine.plan, model.parameters.weights, table, reloaded=True)
         found = None
         if scored:
             with predicted(model, table):
@@ -130,15 +128,3 @@ def compare_alphas(
         0 if dense is None else dense.n_scored,
         min(n_judged, len(ids)),
     )
-
-
-def _tiles(model: Model, layers: Mapping[str, Outcome]) -> dict[str, float]:
-    """Shares of the gate that tiles save, or rows where ``--predict`` would store it by rows."""
-    weights = model.parameters.weights
-    found = {}
-    for op in model.engine.plan.ops:
-        if isinstance(op, Linear) and op.name in layers:
-            outcome, gate = layers[op.name], weights[op.outputs[0].weight]
-            by_rows = SPARSE.get(gate.format, gate.format) in ROW_BY_ROW
-            found[op.name] = outcome.skipped if by_rows else outcome.skipped_tiles
-    return found

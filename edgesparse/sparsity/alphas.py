@@ -11,12 +11,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from edgesparse.plan.op import Linear
 from edgesparse.plan.plan import Plan
 from edgesparse.sparsity.calibration_file import (
     CalibrationObject,
     check_model,
-    mismatch,
+    check_ops,
     write_calibration,
 )
 
@@ -38,7 +37,7 @@ class SparseInferTable:
         `edgesparse.sparsity.fingerprint.fingerprint` of the model it was made for.
     alphas : mapping of str to int
         By name of the op that computes the gate, e.g. ``blk.3.gate_up``: alpha times `ALPHA_ONE`.
-        Layers that are missing are not predicted.
+        A file has one for every layer (`check`).
     recall : float
         Share of live gates that was to be kept.
     kept : mapping of str to float
@@ -68,13 +67,11 @@ class SparseInferTable:
         Raises
         ------
         CalibrationError
-            ``model`` for another model, ``missing`` for an op that the plan has not.
+            ``model`` for another model, ``missing`` for an op that the plan has not and for one
+            that has an entry in other layers only.
         """
         check_model(self.model_fingerprint, fingerprint, path)
-        names = {op.name for op in plan.ops if isinstance(op, Linear)}
-        for name in self.alphas:
-            if name not in names:
-                raise mismatch("missing", name, "this model has no such op", path)
+        check_ops(self.alphas, plan, path)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the file as a whole or not at all.

@@ -9,14 +9,14 @@
 
 CHESS has ``"factors": […]`` in the place of a threshold. SparseInfer's file has ``"recall"`` in
 that of ``"sparsity"``, and its ops hold ``"alpha"``. ``thresholds.py`` and ``alphas.py`` say what
-the entries mean.
+the entries mean. An op that has an entry in one layer has one in all: a file without is incomplete.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,23 @@ import numpy.typing as npt
 from edgesparse.checkpoint.source import SourceFile, shown
 from edgesparse.checkpoint.strict_json import JsonObject, parse_json
 from edgesparse.errors import CalibrationError, ModelFormatError, UsageError
+from edgesparse.plan.op import Linear
+from edgesparse.plan.plan import Plan
 from edgesparse.whole_file import replace_file
 
-__all__ = ["CalibrationObject", "check_model", "mismatch", "read_calibration", "write_calibration"]
+__all__ = [
+    "CalibrationObject",
+    "check_model",
+    "check_ops",
+    "mismatch",
+    "read_calibration",
+    "write_calibration",
+]
 
 FORMAT = "edgesparse-calibration"
 VERSION = 1
 MAX_BYTES = 256 << 20
+_WRITER = "'edgesparse calibrate' writes such files."
 MAX_OPS = 1 << 14
 
 
@@ -88,7 +98,9 @@ def read_calibration(path: str | os.PathLike[str]) -> CalibrationObject:
     try:
         values = parse_json(raw, "file", name)
     except ModelFormatError as error:
-        raise CalibrationError(error.kind, error.field, error.detail, path=error.path) from None
+        raise CalibrationError(
+            *(error.kind, error.field, error.detail), path=error.path, advice=_WRITER
+        ) from None
     top = CalibrationObject(values, "", name)
     if top.text("format") != FORMAT:
         raise CalibrationError(
@@ -96,9 +108,11 @@ def read_calibration(path: str | os.PathLike[str]) -> CalibrationObject:
             "format",
             f"expected {FORMAT!r}, found {shown(top.values.get('format'))}",
             path=shown(name, 400),
-            advice="'edgesparse calibrate' writes such files.",
+            advice=_WRITER,
         )
     top.integer("version", VERSION, VERSION)
+    if not top.text("model"):
+        raise top.error("missing", "model", "the key is required and absent")
     return top
 
 
@@ -108,10 +122,14 @@ def write_calibration(path: str | os.PathLike[str], content: Mapping[str, Any]) 
     Raises
     ------
     UsageError
-        It cannot be written.
+        It cannot be written, or a number is NaN or infinite.
     """
     path = Path(path)
-    text = json.dumps({"format": FORMAT, "version": VERSION, **content}, indent=1, allow_nan=False)
+    whole = {"format": FORMAT, "version": VERSION, **content}
+    try:
+        text = json.dumps(whole, indent=1, allow_nan=False)
+    except ValueError:
+        raise UsageError(f"{path}: a number that is not finite cannot be written.") from None
     try:
         replace_file(path, text + "\n")
     except OSError as error:
@@ -129,6 +147,28 @@ def check_model(found: str, expected: str, path: str = "") -> None:
         raise mismatch(
             "model", "model", f"made for a model {shown(found)}, this one is {expected}", path
         )
+
+
+def check_ops(names: Collection[str], plan: Plan, path: str = "") -> None:
+    """Refuse a calibration of no op, of ops that the plan has not, or of some layers only.
+
+    Raises
+    ------
+    CalibrationError
+        ``missing``, for the first op in question.
+    """
+    ops = [op.name for op in plan.ops if isinstance(op, Linear)]
+    known = set(ops)
+    for name in names:
+        if name not in known:
+            raise mismatch("missing", name, "this model has no such op", path)
+    if not names:
+        raise mismatch("missing", "ops", "there are none", path)
+    kinds = {name.rpartition(".")[2] for name in names}
+    for name in ops:
+        if name.rpartition(".")[2] in kinds and name not in names:
+            detail = "it has no entry although other layers have one"
+            raise mismatch("missing", name, detail, path)
 
 
 def mismatch(kind: str, field: str, detail: str, path: str = "") -> CalibrationError:

@@ -47,18 +47,15 @@ def expected_bytes(model: Model, layers: Sequence[LayerStatistics]) -> npt.NDArr
         layer = layers[int(number)]
         inputs = layer.inputs.get(name.removeprefix("experts_"))
         zeros = 0.0 if inputs is None else inputs.zero_share
-        in_blocks = 0.0 if inputs is None else inputs.block_zero_share
         linears = linears_of(op)
         share = op.n_used / len(linears) if isinstance(op, Experts) else 1.0
         for linear in linears:
             for out in linear.outputs:
-                found[int(number)] += share * _output_bytes(model, out, layer, zeros, in_blocks)
+                found[int(number)] += share * _output_bytes(model, out, layer, zeros)
     return found
 
 
-def _output_bytes(
-    model: Model, out: Output, layer: LayerStatistics, zeros: float, in_blocks: float
-) -> float:
+def _output_bytes(model: Model, out: Output, layer: LayerStatistics, zeros: float) -> float:
     weight = model.parameters.weights[out.weight]
     whole = weight.data.nbytes + weight.scales.nbytes
     side = model.parameters.weights[out.side].n_bytes if out.side else 0
@@ -68,7 +65,7 @@ def _output_bytes(
         return side + weight.data.nbytes * (1 - zeros) + weight.scales.nbytes
     if weight.format.is_column:
         # Inputs rounded to 16 bits are hardly more often 0 than gates are dead.
-        dead = in_blocks if weight.format.is_sliced else layer.dead_share
+        dead = zeros if weight.format.is_sliced else layer.dead_share
         per_step = weight.k if weight.slices is not None else BLOCK
         if weight.slices is not None and weight.slices.group:
             per_step = weight.slices.group

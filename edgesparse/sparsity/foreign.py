@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from edgesparse.checkpoint.source import SourceFile, shown
 from edgesparse.config import ModelConfig
-from edgesparse.errors import CalibrationError, UsageError
+from edgesparse.errors import CalibrationError, ModelNotFound, UsageError
 from edgesparse.plan.sparsify import require_silu
 from edgesparse.sparsity.calibrate import MAX_SPARSITY
 from edgesparse.sparsity.thresholds import DENSE_TOKENS, Thresholds
@@ -74,23 +74,35 @@ def import_thresholds(
     Raises
     ------
     ModelNotFound
-        A file is missing.
+        The path or a file in it is missing.
     CalibrationError
         A file is broken, or for a model of another shape.
     UsageError
-        A share is out of range, there is no such method, or the model has no SiLU, which the
-        thresholds of CHESS are for.
+        A share is out of range, there is no such method, the path is of another method, or the
+        model is a mixture of experts, or has no SiLU, which the thresholds of CHESS are for.
     """
     if sparsity is not None and not 0 < sparsity <= MAX_SPARSITY:
         raise UsageError(f"sparsity must be above 0 and at most {MAX_SPARSITY}, not {sparsity}.")
     if dense_tokens < 0:
         raise UsageError(f"dense_tokens must not be negative, but is {dense_tokens}.")
+    if config.experts is not None:
+        raise UsageError("a mixture of experts has no thresholds: it skips by choosing experts.")
+    if method in _CHESS:
+        require_silu(config.glu, method)
     source = Path(path)
+    if not source.exists():
+        raise ModelNotFound(f"{shown(os.fspath(path), 400)}: no such path.", advice="Check it.")
+    if method in ("teal", *_CHESS) and source.is_dir() != (method == "teal"):
+        raise UsageError(
+            f"{shown(os.fspath(path), 400)}: thresholds of {method} are "
+            + ("a folder." if method == "teal" else "a .pt file."),
+            advice="--method teal is for a folder of TEAL's histograms, chess and cats are for the "
+            ".pt file of CHESS.",
+        )
     if method == "teal":
         share = 0.4 if sparsity is None else sparsity
         thresholds, achieved = _teal(source, config, share)
     elif method in _CHESS:
-        require_silu(config.glu, method)
         share = _share_of(source) if sparsity is None else sparsity
         thresholds, achieved = _chess(source, config, method), {}
     else:

@@ -1,7 +1,8 @@
 """`Histogram`: quantiles of magnitudes that stream by, without knowing their range beforehand.
 
 The bin of a float32 is its bits without the sign and without the lowest 14: 512 bins for every
-power of two, so a quantile is exact to 0.2 %, whatever the scale and the order of the values.
+power of two, so a quantile is exact to 0.2 %, whatever the scale and the order of the values. The
+first bin counts as 0: what else it holds is below 1e-40.
 """
 
 from __future__ import annotations
@@ -38,21 +39,28 @@ class Histogram:
         ----------
         share : float
             In [0, 1].
+
+        Returns
+        -------
+        float
+            0 where so many values are 0: nothing else has to be ignored to ignore that share.
         """
         below = np.cumsum(self._counts)
         wanted = share * below[-1]
+        if wanted <= below[0]:
+            return 0.0
         bin_ = int(np.searchsorted(below, wanted, side="left"))
         count = self._counts[bin_]
-        if wanted <= 0 or not count:
-            return 0.0
         low, high = _edges(bin_)
         return low + (high - low) * float((wanted - (below[bin_] - count)) / count)
 
     def share_below(self, threshold: float) -> float:
-        """Return the share of values below `threshold`, linear within a bin."""
+        """Return the share of values that are 0 or below `threshold`, linear within a bin."""
         if not self.n:
             return 0.0
         bin_ = int(np.float32(threshold).view(np.uint32) >> _SHIFT)
+        if bin_ == 0:
+            return float(self._counts[0]) / self.n
         low, high = _edges(bin_)
         part = (threshold - low) / (high - low) * float(self._counts[bin_])
         return (float(self._counts[:bin_].sum()) + part) / self.n

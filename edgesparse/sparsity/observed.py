@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from edgesparse.errors import UsageError
+from edgesparse.errors import ModelFormatError, UsageError
 from edgesparse.executors.base import Executor, Step
 from edgesparse.plan.op import Add, Experts, GluKind, Linear
 from edgesparse.plan.plan import Plan
@@ -71,7 +71,13 @@ class Observed:
         self.after = dict(after or {})
 
     def run(self, step: Step, begin: int = 0, end: int | None = None) -> None:
-        """Run ops [begin, end); see `Executor.run`."""
+        """Run ops [begin, end); see `Executor.run`.
+
+        Raises
+        ------
+        ModelFormatError
+            What a hook is to be shown is not finite.
+        """
         ops = self.plan.ops
         end = len(ops) if end is None else end
         done = begin
@@ -85,11 +91,11 @@ class Observed:
                 rows = self.buffer(op.src, len(step.tokens))
                 if isinstance(op, Experts) and op.per_slot:
                     rows = rows.reshape(len(rows) * op.n_used, -1)
-                before(step, rows)
+                before(step, _finite(rows, op.name))
                 done = i
             if after is not None:
                 self.inner.run(step, done, i + 1)
-                after(step, self.buffer(op.outputs[0].dst, len(step.tokens)))
+                after(step, _finite(self.buffer(op.outputs[0].dst, len(step.tokens)), op.name))
                 done = i + 1
         self.inner.run(step, done, end)
 
@@ -100,3 +106,13 @@ class Observed:
     def close(self) -> None:
         """Close the executor inside."""
         self.inner.close()
+
+
+def _finite(rows: Float32, name: str) -> Float32:
+    """Refuse activations that no quantile and no share can be taken of."""
+    if not np.isfinite(rows).all():
+        raise ModelFormatError(
+            *("value", name, "an activation is infinite or not a number"),
+            advice="The weights are damaged: check the file, or run 'edgesparse verify'.",
+        )
+    return rows

@@ -12,19 +12,17 @@ import numpy.typing as npt
 
 from edgesparse.config import ModelConfig
 from edgesparse.errors import UsageError
-from edgesparse.executors.base import Parameters
 from edgesparse.plan.plan import Plan
 from edgesparse.sparsity.alphas import SparseInferTable
 from edgesparse.sparsity.automatic import automatic_thresholds, parse_share
-from edgesparse.sparsity.calibration import load_calibration
+from edgesparse.sparsity.calibration import Calibration, load_calibration
 from edgesparse.sparsity.fingerprint import fingerprint
-from edgesparse.sparsity.predictor import add_predictor
 from edgesparse.sparsity.thresholds import Thresholds
 
 if TYPE_CHECKING:
     from edgesparse.model import Model
 
-__all__ = ["read_predictor", "read_sparsity", "with_predictor"]
+__all__ = ["read_predictor", "read_sparsity"]
 
 
 def read_sparsity(
@@ -59,10 +57,20 @@ def read_sparsity(
         A file that is broken or was made for another model.
     """
     model, note, path = fingerprint(config, vectors), "", ""
+    if isinstance(sparsity, np.number):
+        sparsity = sparsity.item()
+    if sparsity == "":
+        raise UsageError("sparsity takes a share (0.4, say) or a file, not an empty text.")
     if isinstance(sparsity, Thresholds):
         thresholds = sparsity
-    elif isinstance(sparsity, (int, float)) or _is_number(sparsity):
-        share = parse_share(sparsity if isinstance(sparsity, (int, float)) else str(sparsity))
+    elif isinstance(sparsity, (int, float)):
+        thresholds, note = automatic_thresholds(parse_share(sparsity), model, load)
+    elif not isinstance(sparsity, (str, os.PathLike)):
+        raise UsageError(
+            f"sparsity takes a share, a file or Thresholds, not {type(sparsity).__name__}."
+        )
+    elif _is_number(sparsity):
+        share = parse_share(os.fspath(sparsity))
         thresholds, note = automatic_thresholds(share, model, load)
     else:
         thresholds, path = _read(sparsity), os.fspath(sparsity)
@@ -70,45 +78,42 @@ def read_sparsity(
     return thresholds, note
 
 
-def read_predictor(path: str | os.PathLike[str]) -> SparseInferTable:
-    """Read the predictor of a calibration file.
+def read_predictor(
+    predict: str | os.PathLike[str] | SparseInferTable,
+    config: ModelConfig,
+    plan: Plan,
+    vectors: Mapping[str, npt.NDArray[np.float32]],
+) -> SparseInferTable:
+    """Give the predictor that `predict` names, after checking that it is for this model.
+
+    Parameters
+    ----------
+    predict : path or SparseInferTable
+    config, plan, vectors
+        Of the model.
 
     Raises
     ------
     UsageError
-        A calibration of another kind.
+        A calibration of another kind, or no file is named.
     CalibrationError
-        A file that is broken.
+        A file that is broken or was made for another model.
     """
-    table = load_calibration(path)
-    if not isinstance(table, SparseInferTable):
+    path = ""
+    if isinstance(predict, SparseInferTable):
+        table: Calibration = predict
+    elif predict == "" or not isinstance(predict, (str, os.PathLike)):
+        what = "an empty text" if predict == "" else type(predict).__name__
+        raise UsageError(f"predict takes a file of 'edgesparse calibrate', not {what}.")
+    else:
+        table, path = load_calibration(predict), os.fspath(predict)
+    if isinstance(table, Thresholds):
         raise UsageError(
             f"{path}: a calibration by {table.method}, not of a predictor.",
             advice="'edgesparse calibrate --method sparseinfer' makes one.",
         )
+    table.check(fingerprint(config, vectors), plan, path)
     return table
-
-
-def with_predictor(
-    plan: Plan,
-    parameters: Parameters,
-    config: ModelConfig,
-    table: SparseInferTable,
-    path: str | os.PathLike[str],
-    *,
-    force: bool,
-) -> tuple[Plan, Parameters]:
-    """Put the predictor of the file at `path` in, after checking that it is for this model.
-
-    Raises
-    ------
-    UsageError
-        Prediction does not pay and is not forced.
-    CalibrationError
-        It was made for another model.
-    """
-    table.check(fingerprint(config, parameters.vectors), plan, str(path))
-    return add_predictor(plan, parameters, table, force=force)
 
 
 def _read(path: str | os.PathLike[str]) -> Thresholds:

@@ -77,9 +77,14 @@ def windows_of(
     Raises
     ------
     UsageError
-        The text is shorter than `least`.
+        The text, the context or a step of the engine is shorter than `least`.
     """
     size = min(WINDOW, model.engine.n_ctx, model.engine.max_tokens)
+    if size < least:
+        raise UsageError(
+            f"a window of the text has {size} tokens at most; {least} are needed.",
+            advice="Let fewer tokens stay dense." if least > WINDOW else "Choose a larger context.",
+        )
     tokens = np.asarray(ids[:max_tokens], np.int32)
     pieces = [tokens[i : i + size] for i in range(0, len(tokens), size)]
     found = [Window(piece) for piece in pieces if len(piece) >= least]

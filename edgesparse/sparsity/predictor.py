@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from edgesparse.errors import UsageError
 from edgesparse.executors.base import Parameters
 from edgesparse.formats.signs import plane_bytes, sign_planes
-from edgesparse.formats.weight import Weight
+from edgesparse.formats.weight import ROW_BY_ROW, SPARSE, Format, Weight, storage_bytes
 from edgesparse.plan.op import Linear, Op
 from edgesparse.plan.plan import Plan
 from edgesparse.sparsity.alphas import SparseInferTable
@@ -30,7 +30,7 @@ class PredictorCost:
     Attributes
     ----------
     gate_bytes : int
-        Of the gate matrices, all of them.
+        Of the gate matrices, all of them, as they lie without prediction.
     saved_bytes : float
         Of these, what needs not be read.
     sign_bytes : int
@@ -48,23 +48,48 @@ class PredictorCost:
 
 
 def predictor_cost(
-    plan: Plan, weights: Mapping[str, Weight], table: SparseInferTable
+    plan: Plan,
+    weights: Mapping[str, Weight],
+    table: SparseInferTable,
+    *,
+    reloaded: bool = False,
 ) -> PredictorCost:
     """Compare what prediction saves with what it reads, by the shares of the calibration.
 
     Layers whose shares the file does not tell count as saving nothing.
+
+    Parameters
+    ----------
+    plan, weights
+        Of a model.
+    table : SparseInferTable
+    reloaded : bool
+        Say what it would cost once the model is loaded to be predicted: gates that lie in tiles
+        then lie row by row, where there is such a format.
     """
     gate_bytes, saved, sign_bytes = 0, 0.0, 0
     for op in plan.ops:
         if isinstance(op, Linear) and op.name in table.alphas:
             gate = weights[op.outputs[0].weight]
-            by_rows = gate.format.is_ternary or gate.format.is_row
-            shares = table.skipped if by_rows else table.skipped_tiles
-            gate_bytes += gate.n_bytes
-            saved += shares.get(op.name, 0.0) * gate.n_bytes
+            whole, by_rows = gate.n_bytes, gate.n_bytes if gate.format.is_ternary else 0
+            row_format = _row_format(gate.format, reloaded)
+            if row_format is not None:
+                by_rows = storage_bytes(row_format, gate.n_rows, gate.k)
+            if gate.format.is_row:  # it would lie in tiles, which are not padded to whole lines
+                whole = storage_bytes(gate.format.row_format, gate.n_rows, gate.k)
+            skipped = table.skipped if by_rows else table.skipped_tiles
+            gate_bytes += whole
+            saved += whole - (by_rows or whole) * (1 - skipped.get(op.name, 0.0))
             n_planes = 2 if gate.format.is_ternary else 1
             sign_bytes += gate.n_rows * plane_bytes(gate.k) * n_planes
-    return PredictorCost(gate_bytes, saved, sign_bytes)
+    return PredictorCost(gate_bytes, max(0.0, saved), sign_bytes)
+
+
+def _row_format(fmt: Format, reloaded: bool) -> Format | None:
+    """Return the format by single rows in which a predicted gate lies; None: there is none."""
+    if reloaded:
+        return ROW_BY_ROW.get(SPARSE.get(fmt, fmt))
+    return fmt if fmt.is_row else None
 
 
 def add_predictor(

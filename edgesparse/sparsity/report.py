@@ -12,6 +12,7 @@ from edgesparse.sparsity.alpha_table import AlphaTable
 from edgesparse.sparsity.sparseinfer import Outcome
 from edgesparse.sparsity.speed import Saving
 from edgesparse.sparsity.statistics import LayerStatistics
+from edgesparse.whole_file import replacing
 
 __all__ = [
     "alpha_lines",
@@ -195,13 +196,10 @@ def save_plot(
     axes.legend()
     if alphas:
         _draw_alphas(figure.add_subplot(2, 1, 2), alphas)
-    temporary = Path(f"{os.fspath(path)}.part")
     try:
-        with temporary.open("wb") as file:
+        with replacing(Path(path)) as file:
             FigureCanvasAgg(figure).print_png(file)
-        os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UsageError(f"{path}: cannot be written ({error.strerror}).") from None
 
 

@@ -109,12 +109,12 @@ class _Tally:
 
 def _planes_of(model: Model) -> dict[str, SignPlanes]:
     """Make the sign planes of every gate, by name of the op."""
+    require_dense(model)  # first: what the other refusal advises is not for experts either
     if not model.config.glu.makes_zeros:
         raise UsageError(
             "the gate of this model makes no zeros, so there is nothing to predict.",
             advice="teal, cats and chess are for such models.",
         )
-    require_dense(model)
     weights = model.parameters.weights
     return {op.name: sign_planes(weights[op.outputs[0].weight]) for op in gated_ops(model)}
 

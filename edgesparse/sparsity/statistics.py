@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from edgesparse.executors.base import Step
 from edgesparse.formats.weight import TILE
 from edgesparse.ops.numerics import quantize_i8, quantize_i8_blocks
-from edgesparse.plan.op import LOGITS, Experts, Linear
+from edgesparse.plan.op import LOGITS, Experts, Linear, linears_of
 from edgesparse.sparsity.histogram import Histogram
 from edgesparse.sparsity.observed import Hook, Observed
 from edgesparse.sparsity.passes import windows_of
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["InputStatistics", "LayerStatistics", "collect"]
 
 Float32 = npt.NDArray[np.float32]
+Int8 = npt.NDArray[np.int8]
 _LAYER = re.compile(r"^blk\.(\d+)\.(.+)$")
 
 
@@ -36,24 +37,17 @@ class InputStatistics:
     magnitudes : Histogram
         Of |x|.
     n_zero : int
-        Elements that are 0 after quantisation to int8, the way ternary weights are fed.
-    n_block_zero : int
-        The same in blocks of 32, the way bit slices are fed.
+        Elements that are 0 after quantisation to int8: in blocks of 32 where the op's weights are
+        bit slices, which are fed that way, else per token, the way ternary weights are fed.
     """
 
     magnitudes: Histogram = field(default_factory=Histogram)
     n_zero: int = 0
-    n_block_zero: int = 0
 
     @property
     def zero_share(self) -> float:
         """Share of elements that are 0 after quantisation."""
         return self.n_zero / max(1, self.magnitudes.n)
-
-    @property
-    def block_zero_share(self) -> float:
-        """Share of elements that are 0 after quantisation in blocks."""
-        return self.n_block_zero / max(1, self.magnitudes.n)
 
 
 @dataclass(eq=False)
@@ -116,7 +110,9 @@ def collect(
             continue
         layer, name = layers[int(match[1])], match[2].removeprefix("experts_")
         layer.inputs[name] = InputStatistics()
-        before[op.name] = _counting(layer.inputs[name])
+        weights = [model.parameters.weights[out.weight] for out in linears_of(op)[0].outputs]
+        quantized = _in_blocks if any(w.format.in_blocks_of_int8 for w in weights) else _per_token
+        before[op.name] = _counting(layer.inputs[name], quantized)
         if name == "gate_up":
             after[op.name] = _judging(layer)
     observed = Observed(model.engine.executor, before, after)
@@ -125,14 +121,20 @@ def collect(
     return layers
 
 
-def _counting(into: InputStatistics) -> Hook:
+def _counting(into: InputStatistics, quantized: Callable[[Float32], Int8]) -> Hook:
     def hook(step: Step, rows: Float32) -> None:
         into.magnitudes.add(rows)
-        into.n_zero += int((quantize_i8(rows)[0] == 0).sum())
-        blocks = quantize_i8_blocks(rows)[0].reshape(len(rows), -1)
-        into.n_block_zero += int((blocks[:, : rows.shape[1]] == 0).sum())
+        into.n_zero += int((quantized(rows) == 0).sum())
 
     return hook
+
+
+def _per_token(rows: Float32) -> Int8:
+    return quantize_i8(rows)[0]
+
+
+def _in_blocks(rows: Float32) -> Int8:
+    return quantize_i8_blocks(rows)[0].reshape(len(rows), -1)[:, : rows.shape[1]]
 
 
 def _judging(layer: LayerStatistics) -> Hook:

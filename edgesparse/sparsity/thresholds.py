@@ -21,11 +21,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from edgesparse.checkpoint.source import shown
 from edgesparse.plan.op import Linear
 from edgesparse.plan.plan import Plan
 from edgesparse.sparsity.calibration_file import (
     CalibrationObject,
     check_model,
+    check_ops,
     mismatch,
     write_calibration,
 )
@@ -38,6 +40,7 @@ METHODS = ("teal", "cats", "chess")
 DENSE_TOKENS = 16
 """Positions at the start of a sequence that are never sparsified: later tokens lean on them."""
 
+MAX_DENSE_TOKENS = 1 << 22
 _MAX_THRESHOLD = 1e30
 _MAX_FACTORS = 1 << 17
 
@@ -74,7 +77,8 @@ class Thresholds:
         Share of elements that was to be ignored.
     thresholds : mapping of str to float or float32 ndarray
         By name of a linear op, e.g. ``blk.3.gate_up``: a threshold, or the factors of every channel
-        against the threshold 1 (see `rule`). Ops that are missing stay dense.
+        against the threshold 1 (see `rule`). Ops that are missing, in all layers alike, stay
+        dense, and so do those with a threshold of 0.
     achieved : mapping of str to float
         Share that was ignored on the text of the calibration, by the same names.
     dense_tokens : int
@@ -116,21 +120,30 @@ class Thresholds:
         Raises
         ------
         CalibrationError
-            ``model`` for another model, ``missing`` for an op that the plan has not, ``layout``
-            for factors of another length.
+            ``model`` for another model, ``missing`` for an op that the plan has not and for one
+            that has an entry in other layers only, ``layout`` for factors of another length,
+            ``value`` for numbers that no file could hold, NaN among them.
         """
         check_model(self.model_fingerprint, fingerprint, path)
+        check_ops(self.thresholds, plan, path)
+        if self.method not in METHODS:
+            raise mismatch("value", "method", f"{shown(self.method)} is unknown", path)
+        if not 0 <= self.dense_tokens <= MAX_DENSE_TOKENS:
+            raise mismatch("value", "dense_tokens", f"found {self.dense_tokens}", path)
+        if not 0 <= self.sparsity <= 1:
+            raise mismatch("value", "sparsity", f"found {self.sparsity}", path)
         widths = dict(plan.buffers)
         ops = {op.name: op for op in plan.ops if isinstance(op, Linear)}
         for name, entry in self.thresholds.items():
-            if name not in ops:
-                raise mismatch("missing", name, "this model has no such op", path)
             rule = self.rule(name)
             on_gate = rule is not None and rule.on_gate
             width = widths[ops[name].outputs[0].dst if on_gate else ops[name].src]
             if isinstance(entry, np.ndarray) and entry.shape != (width,):
                 detail = f"expected {width} factors, found {entry.size}"
                 raise mismatch("layout", name, detail, path)
+            if not np.all((np.asarray(entry) >= 0) & (np.asarray(entry) <= _MAX_THRESHOLD)):
+                detail = f"a number is not within 0 and {_MAX_THRESHOLD:g}"
+                raise mismatch("value", name, detail, path)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the file as a whole or not at all.
@@ -187,6 +200,6 @@ def read_thresholds(top: CalibrationObject) -> Thresholds:
         sparsity=top.number("sparsity", 0.0, 1.0),
         thresholds=thresholds,
         achieved=achieved,
-        dense_tokens=top.integer("dense_tokens", 0, 1 << 22, DENSE_TOKENS),
+        dense_tokens=top.integer("dense_tokens", 0, MAX_DENSE_TOKENS, DENSE_TOKENS),
         text_sha256=top.text("text_sha256"),
     )

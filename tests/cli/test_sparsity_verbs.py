@@ -90,7 +90,6 @@ def test_a_plot_without_matplotlib_names_the_extra(text, monkeypatch, capsys, tm
 
 
 def test_a_plot(tmp_path):
-    pytest.importorskip("matplotlib")
     rows = [{"layer": i, "gate_zero": 0.5, "down_int8_zero": 0.7} for i in range(3)]
     save_plot(rows, tmp_path / "p.png", "title")
     plain = (tmp_path / "p.png").read_bytes()
@@ -100,6 +99,12 @@ def test_a_plot(tmp_path):
     save_plot(rows, tmp_path / "p.png", "title", alphas)
     assert len((tmp_path / "p.png").read_bytes()) > len(plain)
     assert [p.name for p in tmp_path.iterdir()] == ["p.png"]
+    drawn = {plain}
+    series = ("gate_zero", "qkv_int8_zero", "attn_output_int8_zero", "gate_up_int8_zero")
+    for name in (*series, "down_int8_zero"):
+        save_plot([row | {name: 0.3} for row in rows], tmp_path / "p.png", "title")
+        drawn.add((tmp_path / "p.png").read_bytes())
+    assert len(drawn) == 6, "a series is not drawn"
 
 
 @pytest.mark.parametrize("method", ["teal", "cats", "chess"])
@@ -107,7 +112,7 @@ def test_thresholds(method, text, tmp_path, capsys):
     out = str(tmp_path / "c.json")
     arguments = ["--method", method, "--sparsity", "0.3", "-f", text, "-o", out, "--ctx", "128"]
     assert run(["calibrate", SILU, *arguments, "-e", text]) == 0
-    assert "perplexity" in capsys.readouterr().out
+    assert "with it from position 16 on, prompts too (" in capsys.readouterr().out
     found = load_calibration(out)
     assert isinstance(found, Thresholds)
     assert (found.method, found.sparsity) == (method, 0.3)
@@ -186,12 +191,15 @@ def test_mistakes(text, tmp_path, capsys):
         (["sparsity", SILU, "-f", text, "--alpha", "1"], 2),
         (["sparsity", str(tiny.path("mixtral-tq2_0.gguf")), "-f", text, "--alpha", "1"], 2),
         (["run", SILU, "-p", "a", "--predict", "128"], 2),
+        (["run", SILU, "-p", "a", "--predict", ""], 2),
+        (["run", SILU, "-p", "a", "--sparsity", ""], 2),
+        (["calibrate", SILU, "-o", out, "--from", str(tmp_path / "nowhere")], 3),
         (["run", SILU, "-p", "a", "--predict", str(tmp_path / "nowhere")], 3),
     )
     for arguments, code in cases:
         assert run(arguments) == code, arguments
         assert "Traceback" not in capsys.readouterr().err
-    assert len(cases) == 22
+    assert len(cases) == 25
     assert not (tmp_path / "c.json").exists()
 
 
@@ -207,6 +215,7 @@ def test_mistakes_are_said_before_the_work(text, tmp_path, monkeypatch, capsys):
     short, out = tmp_path / "short.txt", str(tmp_path / "c.json")
     short.write_text("a heron")
     nowhere = str(tmp_path / "nowhere" / "c")
+    predictor = ["calibrate", RELU, "-f", text, "--method", "sparseinfer"]
     cases = (
         (["calibrate", SILU, "-f", text, "-o", nowhere], "there is no folder"),
         (["calibrate", SILU, "-f", text, "-o", str(tmp_path)], "it is a folder"),
@@ -214,6 +223,8 @@ def test_mistakes_are_said_before_the_work(text, tmp_path, monkeypatch, capsys):
         (["calibrate", SILU, "-f", text, "-o", out, "-e", str(short)], "tokens"),
         (["calibrate", SILU, "-f", text, "-o", out, "-e", nowhere], "nowhere"),
         (["sparsity", SILU, "-f", text, "--plot", f"{nowhere}.png"], "there is no folder"),
+        (["sparsity", RELU, "-f", text, "--alpha", "1,2", "--sparse", "off"], "several alphas"),
+        ([*predictor, "-o", out, "-e", text, "--sparse", "off"], "nothing to compare"),
     )
     for arguments, word in cases:
         assert run(arguments) == 2, arguments
@@ -221,6 +232,20 @@ def test_mistakes_are_said_before_the_work(text, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
     assert run(["sparsity", SILU, "-f", text, "--plot", str(tmp_path / "p.png")]) == 2
     assert "edgesparse[plot]" in capsys.readouterr().err
+
+
+def test_a_refusal_names_what_is_in_the_way(text, tmp_path, capsys):
+    """Not the text where the context is short; no method for experts that refuses them too."""
+    out, experts = str(tmp_path / "c.json"), str(tiny.path("qwen2moe-blocks.gguf"))
+    cases = (
+        (["sparsity", SILU, "-f", text, "--ctx", "8"], "Choose a larger context"),
+        (["calibrate", SILU, "-f", text, "-o", out, "--ctx", "40"], "Choose a larger context"),
+        (["calibrate", SILU, "-f", text, "-o", out, "--dense-tokens", "900"], "fewer tokens"),
+        (["calibrate", experts, "-f", text, "-o", out, "--method", "sparseinfer"], "of experts"),
+    )
+    for arguments, words in cases:
+        assert run(arguments) == 2, arguments
+        assert words in capsys.readouterr().err, arguments
 
 
 def test_what_thresholds_save_is_measured(text, tmp_path, capsys):

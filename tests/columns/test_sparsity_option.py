@@ -239,7 +239,9 @@ def test_rows_below_a_gate_threshold_are_zero(fmt: Format) -> None:
 
 def test_a_relu_needs_no_threshold_on_its_gate() -> None:
     name = "bitnet-tq1_0.gguf"
-    gated = thresholds_for(name, method="cats", thresholds={"blk.0.gate_up": 0.1})
+    gated = thresholds_for(
+        name, method="cats", thresholds={f"blk.{i}.gate_up": 0.1 for i in (0, 1)}
+    )
     with pytest.raises(UsageError, match="need a model with SiLU"):
         load_tiny(name, sparsity=gated)
 

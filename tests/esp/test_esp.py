@@ -289,6 +289,18 @@ def test_flags_that_contradict_the_file(packed: Path) -> None:
             edgesparse.load(packed, threads=1, **options)  # type: ignore[arg-type]
 
 
+def test_a_flag_of_converting_is_wanted_again(tmp_path: Path) -> None:
+    """Whoever gave --sparse off to convert and nothing to run has no flag to leave out."""
+    path = tmp_path / "model.esp"
+    assert (
+        main(["convert", str(tiny.FOLDER / "bitnet-tq1_0.gguf"), str(path), "--sparse", "off"]) == 0
+    )
+    with pytest.raises(UsageError, match="T2, not as T2N") as caught:
+        edgesparse.load(path, threads=1)
+    assert "the flags that it was converted with" in caught.value.advice
+    edgesparse.load(path, threads=1, sparse="off").close()
+
+
 def test_calibrations_want_the_model_that_a_file_was_made_from(tmp_path: Path) -> None:
     """No flag of convert packs for them, so none is advised."""
     from edgesparse.sparsity import Thresholds, fingerprint
@@ -297,8 +309,8 @@ def test_calibrations_want_the_model_that_a_file_was_made_from(tmp_path: Path) -
     path = pack(tiny.FOLDER / "llama-relu.gguf", tmp_path / "model.esp")
     with edgesparse.load(path, threads=1) as model:
         print_of = fingerprint(model.config, model.parameters.vectors)
-        table = SparseInferTable(print_of, {"blk.0.gate_up": 10_000}, 0.9)
-        qkv = Thresholds(print_of, "teal", 0.4, {"blk.0.qkv": 0.1}, {}, 16)
+        table = SparseInferTable(print_of, {f"blk.{i}.gate_up": 10_000 for i in (0, 1)}, 0.9)
+        qkv = Thresholds(print_of, "teal", 0.4, {f"blk.{i}.qkv": 0.1 for i in (0, 1)}, {}, 16)
     table.save(tmp_path / "predict.json")
     for options in (
         {"predict": tmp_path / "predict.json", "predict_force": True},
@@ -306,7 +318,9 @@ def test_calibrations_want_the_model_that_a_file_was_made_from(tmp_path: Path) -
     ):
         with pytest.raises(UsageError, match="other settings") as caught:
             edgesparse.load(path, threads=1, **options)  # type: ignore[arg-type]
-        assert "want the model that the file was made from" in str(caught.value.advice)
+        assert (
+            "--sparsity and --predict want the model that the file was made" in caught.value.advice
+        )
         edgesparse.load(tiny.FOLDER / "llama-relu.gguf", threads=1, **options).close()
     source, target = str(tiny.FOLDER / "llama-relu.gguf"), tmp_path / "x.esp"
     assert main(["convert", source, str(target), "--predict", str(tmp_path / "predict.json")]) == 2

@@ -138,6 +138,23 @@ def test_only_chosen_experts_are_read(name: str, n_tokens: int) -> None:
     assert n_tokens > 1 or n_left_out > 0
 
 
+def test_dead_neurons_of_chosen_experts_are_not_read() -> None:
+    """Of `up` the rows of live gates, of `down` what meets an input that is not 0."""
+    with edgesparse.load(tiny.path("mixtral-tq2_0.gguf"), threads=2) as model:
+        executor, weights = model.engine.executor, model.parameters.weights
+        ops = {op.name: i for i, op in enumerate(executor.plan.ops)}
+        read = np.zeros(len(ops), np.uint64)
+        executor.run(step_of(executor, [7], op_bytes=read))
+        op = executor.plan.ops[ops["blk.0.experts_gate_up"]]
+        gate, up = (weights[out.weight] for out in op.experts[0])
+        n_live = int((executor.buffer("expert_gate", 1) > 0).sum())
+        assert 0 < n_live < op.n_used * up.n_rows
+        row = up.n_bytes // up.n_rows
+        assert read[ops["blk.0.experts_gate_up"]] == op.n_used * gate.n_bytes + n_live * row
+        down = weights[executor.plan.ops[ops["blk.0.experts_down"]].experts[0][0].weight]
+        assert read[ops["blk.0.experts_down"]] < 0.6 * op.n_used * down.n_bytes
+
+
 def test_formats_of_experts_in_bit_planes() -> None:
     """Any format serves experts: ternary bit planes with tables, five to a byte."""
     found = []

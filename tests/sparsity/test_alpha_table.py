@@ -5,7 +5,7 @@ import pytest
 
 from edgesparse.errors import UsageError
 from edgesparse.sparsity.alpha_table import compare_alphas
-from edgesparse.sparsity.sparseinfer import collect_votes, judge_alphas, outcome
+from edgesparse.sparsity.sparseinfer import _Tally, collect_votes, judge_alphas, outcome
 from tests.executors.running import load_tiny
 
 ALPHAS = (0, 8_000, 9_500, 10_000, 10_700, 1_000_000)
@@ -36,6 +36,23 @@ def test_counting_on_the_way_is_counting_afterwards(name):
     assert whole[0].skipped > 0.9
     assert whole[-1].skipped == 0
     assert whole[-1].kept == 1
+
+
+def test_shares_of_counts():
+    """By hand: 9 gates in two tiles, 4 of them live, 4 predicted to be dead, one in error."""
+    live = np.array([[1, 0, 0, 0, 1, 1, 0, 0, 1]], bool)
+    dead = np.array([[0, 1, 1, 0, 1, 0, 0, 1, 0]], bool)
+    tally = _Tally()
+    tally.add(dead, live)
+    found = tally.outcome()
+    assert (found.kept, found.dropped, found.precision) == (3 / 4, 3 / 5, 3 / 4)
+    assert (found.skipped, found.skipped_tiles) == (4 / 9, 0)
+    tally.add(np.ones_like(dead), np.zeros_like(live))
+    found = tally.outcome()
+    assert (found.kept, found.dropped, found.precision) == (3 / 4, 12 / 14, 12 / 13)
+    assert (found.skipped, found.skipped_tiles) == (13 / 18, 2 / 4)
+    nothing = _Tally().outcome()
+    assert (nothing.kept, nothing.dropped, nothing.precision, nothing.skipped) == (1, 0, 1, 0)
 
 
 def test_the_price_is_perplexity_and_bytes():

@@ -101,6 +101,7 @@ BROKEN = {
     "no method": (text(method=None), "value"),
     "no sparsity": (text(sparsity=None), "missing"),
     "sparsity above 1": (text(sparsity=1.5), "range"),
+    "no model": (text(model=None), "missing"),
     "no ops": (text(ops=None), "type"),
     "ops of another type": (text(ops=[1]), "type"),
     "entry of another type": (text(ops={"a": 1}), "type"),
@@ -136,6 +137,8 @@ def test_broken_files_are_refused(tmp_path, name):
     assert caught.value.kind == kind
     assert "t.json" in str(caught.value)
     assert caught.value.exit_code == 3
+    if content[:1] != "{" or name == "another format":
+        assert "'edgesparse calibrate' writes such files" in caught.value.advice
 
 
 def test_every_truncation_is_refused(tmp_path):
@@ -164,6 +167,22 @@ def test_another_model_is_refused():
         with pytest.raises(CalibrationError) as caught:
             found.check(fingerprint, plan(), "t.json")
         assert caught.value.kind == kind
+    numbers = (
+        {"blk.0.qkv": NAN},
+        {"blk.0.qkv": -0.5},
+        {"blk.0.qkv": float("inf")},
+        {"blk.0.qkv": np.where(np.arange(16) == 3, np.float32(NAN), np.float32(1))},
+    )
+    for entries in numbers:
+        with pytest.raises(CalibrationError, match=r"blk\.0\.qkv: a number") as caught:
+            Thresholds(MODEL, "teal", 0.4, entries).check(MODEL, plan())
+        assert caught.value.kind == "value"
+    with pytest.raises(CalibrationError, match="method: magic is unknown"):
+        replace(teal(), method="magic").check(MODEL, plan())
+    with pytest.raises(CalibrationError, match="sparsity: found nan"):
+        replace(teal(), sparsity=NAN).check(MODEL, plan())
+    with pytest.raises(CalibrationError, match="dense_tokens: found -1"):
+        replace(teal(), dense_tokens=-1).check(MODEL, plan())
     table = SparseInferTable(MODEL, {"blk.4.gate_up": 10_000}, 0.9)
     with pytest.raises(CalibrationError, match="no such op"):
         table.check(MODEL, plan())
@@ -171,8 +190,35 @@ def test_another_model_is_refused():
         table.check("f" * 32, plan())
 
 
+def test_layers_without_an_entry_are_refused():
+    """An op may be missing everywhere, which leaves it dense, but not in some layers only."""
+    one, n_cases = plan(), 0
+    more = tuple(replace(op, name=op.name.replace("blk.0", "blk.1")) for op in one.ops)
+    two = replace(one, ops=(*one.ops, *more))
+    good = {"blk.0.qkv": 0.1, "blk.1.qkv": 0.0}
+    Thresholds(MODEL, "teal", 0.4, good).check(MODEL, two)
+    SparseInferTable(MODEL, {f"blk.{i}.gate_up": 1 for i in (0, 1)}, 0.9).check(MODEL, two)
+    bad = (
+        (Thresholds(MODEL, "teal", 0.4, good | {"blk.0.gate_up": 0.1}), "blk.1.gate_up"),
+        (Thresholds(MODEL, "cats", 0.4, {"blk.1.gate_up": 0.1}), "blk.0.gate_up"),
+        (Thresholds(MODEL, "teal", 0.4, {}), "ops"),
+        (SparseInferTable(MODEL, {"blk.0.gate_up": 10_000}, 0.9), "blk.1.gate_up"),
+        (SparseInferTable(MODEL, {}, 0.9), "ops"),
+    )
+    for found, name in bad:
+        with pytest.raises(CalibrationError) as caught:
+            found.check(MODEL, two, "t.json")
+        assert (caught.value.kind, caught.value.field) == ("missing", name)
+        assert "edgesparse calibrate" in str(caught.value)
+        n_cases += 1
+    assert n_cases == 5
+
+
 def test_nothing_half_written_stays(tmp_path, monkeypatch):
     teal().save(tmp_path / "t.json")
+    with pytest.raises(UsageError, match="not finite"):
+        replace(teal(), thresholds={"blk.0.qkv": NAN}).save(tmp_path / "t.json")
+    assert vars(load_calibration(tmp_path / "t.json")) == vars(teal())
     before = (tmp_path / "t.json").read_bytes()
 
     def full(*_):

@@ -256,5 +256,12 @@ def test_foreign_and_broken_files_are_refused(config, tmp_path: Path) -> None:
     for share in (0, -1, 0.95, float("nan")):
         with pytest.raises(UsageError, match="sparsity must be"):
             import_thresholds(TEAL, config, "f", method="teal", sparsity=share)
+    with pytest.raises(ModelNotFound, match="no such path"):
+        import_thresholds(tmp_path / "none", config, "f", method="teal")
+    for source, method, what in ((CHESS, "teal", "a folder"), (TEAL, "chess", "a .pt file")):
+        with pytest.raises(UsageError, match=f"thresholds of {method} are {what}"):
+            import_thresholds(source, config, "f", method=method)
+    with load_tiny("qwen2moe-blocks.gguf") as experts, pytest.raises(UsageError, match="experts"):
+        import_thresholds(TEAL, experts.config, "f", method="teal")
     with pytest.raises(UsageError, match="cannot be imported"):
         import_thresholds(TEAL, config, "f", method="sparseinfer")

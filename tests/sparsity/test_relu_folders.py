@@ -37,6 +37,14 @@ def test_thresholds(tmp_path: Path) -> None:
         assert (config.gate_shift, config.gate_cutoff) == found == (gate.shift, gate.cutoff)
 
 
+def test_prosparse_names_a_family_of_its_own(tmp_path: Path) -> None:
+    """Its code on the hub is Llama's with another gate."""
+    config, gate = gate_of(
+        tmp_path, model_type="sparsellama", hidden_act="fatrelu", hidden_act_param=0.01
+    )
+    assert (config.architecture, config.glu, gate.cutoff) == ("llama", GluKind.RELU, 0.01)
+
+
 def test_others_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ModelFormatError, match="gelu"):
         gate_of(tmp_path, hidden_act="gelu", hidden_act_param=0.01)

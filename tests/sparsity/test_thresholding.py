@@ -8,6 +8,7 @@ import pytest
 import edgesparse
 from edgesparse.errors import UsageError
 from edgesparse.ops.numerics import quantize_i8, quantize_i8_blocks
+from edgesparse.plan.op import Linear
 from edgesparse.sparsity import Thresholds
 from edgesparse.sparsity.apply import hooks, is_small, thresholded
 from edgesparse.sparsity.calibrate import calibrate_thresholds, teal_thresholds
@@ -54,6 +55,31 @@ def test_a_histogram_of_zeros():
     empty.add(np.zeros(10, np.float32))
     assert (empty.quantile(0.0), empty.n) == (0.0, 10)
     assert empty.share_below(1e-6) == 1.0
+    assert (empty.quantile(0.5), empty.quantile(1.0), empty.share_below(0.0)) == (0.0, 0.0, 1.0)
+    some = Histogram()
+    some.add(np.array([0, 0, 0, -0.0, 1, 2, 3, 4, 5, 6], np.float32))
+    assert [some.quantile(share) for share in (0.1, 0.4)] == [0.0, 0.0]
+    assert some.share_below(0.0) == some.share_below(0.5) == 0.4
+    assert some.quantile(0.5) == pytest.approx(1, rel=0.003)
+    assert Histogram().quantile(0.5) == Histogram().share_below(1.0) == 0.0
+
+
+def test_zeros_that_are_there_need_no_threshold():
+    """A ReLU makes more of them than are wanted: nothing is lost, and the file says how many."""
+    with unfused("bitnet-tq2_0.gguf") as model:
+        made = calibrate_thresholds(
+            model, IDS, method="teal", sparsity=0.3, allocation="uniform", dense_tokens=16
+        )
+        zeros = input_histograms(model, windows_of(model, IDS, max_tokens=None, least=80), 16)
+    for layer in (0, 1):
+        assert made.thresholds[f"blk.{layer}.down"] == 0
+        found = made.achieved[f"blk.{layer}.down"]
+        assert found == zeros[f"blk.{layer}.down"].share_below(0) > 0.4
+        assert made.thresholds[f"blk.{layer}.qkv"] > 0
+        assert made.achieved[f"blk.{layer}.qkv"] == pytest.approx(0.3, abs=0.001)
+    with load_tiny("bitnet-tq2_0.gguf", executor="native", sparsity=made) as model:
+        ops = {op.name: op for op in model.engine.plan.ops if isinstance(op, Linear)}
+        assert ops["blk.0.down"].threshold == 0 < ops["blk.0.qkv"].threshold
 
 
 @pytest.mark.parametrize("name", SILU)
@@ -192,10 +218,30 @@ def test_fused_plans_and_bad_wishes_are_refused():
         assert len(bad) == 7
 
 
-def test_statistics_are_what_the_reference_computes():
+def per_token(rows):
+    return quantize_i8(rows)[0]
+
+
+def in_blocks(rows):
+    return quantize_i8_blocks(rows)[0].reshape(len(rows), -1)[:, : rows.shape[1]]
+
+
+SLICED = {f"blk.{layer}.{op}" for layer in (0, 1) for op in ("qkv", "gate_up", "down")}
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "fed_in_blocks"),
+    [
+        ("bitnet-tq2_0.gguf", "auto", set()),
+        ("llama-blocks.gguf", "auto", set()),
+        ("llama-blocks.gguf", "slices", SLICED),
+    ],
+)
+def test_statistics_are_what_the_reference_computes(name, weights, fed_in_blocks):
+    """An input is rounded as its op's weights want it: in blocks for bit slices, else by token."""
     with (
-        unfused("bitnet-tq2_0.gguf") as model,
-        load_tiny("bitnet-tq2_0.gguf", fused=False) as other,
+        unfused(name, weights=weights) as model,
+        load_tiny(name, fused=False, weights=weights) as other,
     ):
         found = collect(model, IDS, max_tokens=64)
         window = windows_of(other, IDS, max_tokens=64, least=16)[0]
@@ -207,9 +253,8 @@ def test_statistics_are_what_the_reference_computes():
                 layer = found[int(op.name.split(".")[1])]
                 here = layer.inputs[op.name.split(".")[2]]
                 if rows is not None:
-                    assert here.n_zero == int((quantize_i8(rows)[0] == 0).sum())
-                    in_blocks = quantize_i8_blocks(rows)[0].reshape(len(rows), -1)
-                    assert here.n_block_zero == int((in_blocks[:, : rows.shape[1]] == 0).sum())
+                    quantized = in_blocks if op.name in fed_in_blocks else per_token
+                    assert here.n_zero == int((quantized(rows) == 0).sum())
                     assert here.magnitudes.n == rows.size
                     n_cases += 1
             executor.run(step, i, i + 1)
@@ -217,5 +262,5 @@ def test_statistics_are_what_the_reference_computes():
                 assert layer.n_dead == int((executor.buffer("gate", 64) <= 0).sum())
                 assert layer.inputs["gate_up"].magnitudes.n > 0
         assert n_cases == 8
-        for layer in found:
+        for layer in found if name.startswith("bitnet") else ():
             assert layer.inputs["down"].zero_share >= layer.dead_share > 0.2

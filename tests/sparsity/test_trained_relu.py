@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -9,8 +10,12 @@ import numpy as np
 import pytest
 
 import edgesparse
+from edgesparse.cli.program import run
+from edgesparse.errors import UsageError
 from edgesparse.perplexity import perplexity
+from edgesparse.sparsity import load_calibration
 from edgesparse.sparsity.alpha_table import compare_alphas
+from edgesparse.sparsity.predictor import predictor_cost
 from edgesparse.sparsity.statistics import collect
 from tests.executors.running import bits
 from tests.models.rewrite import rewrite
@@ -76,6 +81,37 @@ def test_the_predictor_trades_quality_for_bytes(text: str) -> None:
     assert prices == sorted(prices, reverse=True)
     assert prices[0] > 1.05
     assert prices[-1] == pytest.approx(1, abs=0.01)
+
+
+def test_calibrating_and_loading_judge_alike(text: str, tmp_path: Path, capsys) -> None:
+    """Gates lie in tiles, and row by row once they are predicted: padded to whole lines, here."""
+    source, out = tmp_path / "text.txt", tmp_path / "p.json"
+    source.write_text(text)
+    base = ["calibrate", str(MODEL), "-f", str(source), "-o", str(out), "--tokens", "512"]
+    verdicts = {0.99: "which does not pay", 0.8: "which pays"}
+    for recall, words in verdicts.items():
+        assert run([*base, "--method", "sparseinfer", "--recall", str(recall)]) == 0
+        said = next(line for line in capsys.readouterr().out.splitlines() if "of signs" in line)
+        assert words in said
+        bytes_ = re.findall(r"[\d.]+ MB", said)
+        if recall == 0.99:
+            with pytest.raises(UsageError, match="of signs") as refused:
+                edgesparse.load(MODEL, predict=out)
+            assert re.findall(r"[\d.]+ MB", refused.value.message) == bytes_
+    with edgesparse.load(MODEL, fused=False) as tiled, edgesparse.load(MODEL, predict=out) as model:
+        table = load_calibration(out)
+        plan, weights = model.engine.plan, model.parameters.weights
+        cost = predictor_cost(plan, weights, table)
+        before = predictor_cost(tiled.engine.plan, tiled.parameters.weights, table, reloaded=True)
+        assert cost == before
+        gates = [f"blk.{i}.ffn_gate.weight" for i in range(4)]
+        assert cost.gate_bytes == sum(tiled.parameters.weights[name].n_bytes for name in gates)
+        rows = [
+            weights[name].n_bytes * (1 - table.skipped[f"blk.{i}.gate_up"])
+            for i, name in enumerate(gates)
+        ]
+        assert cost.saved_bytes == pytest.approx(cost.gate_bytes - sum(rows))
+        assert sum(weights[name].n_bytes for name in gates) > 1.3 * cost.gate_bytes
 
 
 def dead_share(path: Path, text: str) -> float:

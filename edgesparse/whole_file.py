@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,35 +61,44 @@ def require_writable(path: str | os.PathLike[str], *, as_folder: bool = False) -
     raise UsageError(f"{target}: cannot be written ({reason}).", advice="Name another output.")
 
 
-def replace_file(path: Path, text: str) -> None:
+def replace_file(path: Path, text: str, *, shared: bool = False) -> None:
     """Write `text` as UTF-8 through a temporary file beside `path`.
 
-    A reader sees the old file or the new one, and nothing else stays behind.
+    A reader sees the old file or the new one, and nothing else stays behind; `shared` as in
+    `replacing_path`.
 
     Raises
     ------
     OSError
         The file cannot be written.
     """
-    with replacing(path) as file:
+    with replacing(path, shared=shared) as file:
         file.write(text.encode())
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, shared: bool = False) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path` that takes its place when the block ends well.
+
+    Parameters
+    ----------
+    path : Path
+    shared : bool
+        See `replacing_path`.
 
     Raises
     ------
     OSError
         The file cannot be written.
     """
-    with replacing_path(path) as temporary, temporary.open("wb") as file:
+    with replacing_path(path, shared=shared) as temporary, temporary.open("wb") as file:
         yield file
 
 
 @contextmanager
-def replacing_path(path: Path, folder: Path | None = None) -> Iterator[Path]:
+def replacing_path(
+    path: Path, folder: Path | None = None, *, shared: bool = False
+) -> Iterator[Path]:
     """As `replacing`, for what opens files itself: gives the temporary file's path.
 
     Parameters
@@ -99,14 +107,17 @@ def replacing_path(path: Path, folder: Path | None = None) -> Iterator[Path]:
     folder : Path, optional
         Where the temporary file lies, on the same disk (default: beside `path`): whoever is killed
         leaves it there.
+    shared : bool
+        Who may read it: whom the process's umask lets, as with any file, or its owner alone.
 
     Raises
     ------
     OSError
         The file cannot be written.
     """
-    handle, name = tempfile.mkstemp(prefix=TEMPORARY, dir=folder or path.parent)
-    os.close(handle)
+    name = str((folder or path.parent) / f"{TEMPORARY}{os.urandom(8).hex()}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    os.close(os.open(name, flags, 0o666 if shared else 0o600))
     try:
         yield Path(name)
         _settle(name)

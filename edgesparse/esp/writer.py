@@ -120,7 +120,7 @@ def write_esp(model: Model, checkpoint: Checkpoint, path: str | os.PathLike[str]
     target = Path(path)
     try:
         _require_space(target, offsets[-1] + sizes[-1])
-        with replacing(target) as file:
+        with replacing(target, shared=True) as file:
             file.seek(HEADER.size + ENTRY.size * len(names))
             sections = []
             for name, body, offset, size in zip(names, bodies, offsets, sizes, strict=True):

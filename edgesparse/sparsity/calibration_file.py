@@ -113,7 +113,7 @@ def write_calibration(path: str | os.PathLike[str], content: Mapping[str, Any]) 
     path = Path(path)
     text = json.dumps({"format": FORMAT, "version": VERSION, **content}, indent=1, allow_nan=False)
     try:
-        replace_file(path, text + "\n")
+        replace_file(path, text + "\n", shared=True)
     except OSError as error:
         raise UsageError(f"{path}: cannot be written ({error.strerror}).") from None
 

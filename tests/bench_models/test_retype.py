@@ -45,3 +45,27 @@ def test_what_cannot_be_carried_over_is_refused(tmp_path: Path) -> None:
     k_quants = Path(__file__).parents[2] / "models" / "tiny" / "llama-k.gguf"
     with pytest.raises(SystemExit):
         main([str(k_quants), "--type", "tq2_0", "--out", str(tmp_path / "x.gguf")])
+
+
+def test_the_source_is_never_the_output(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "a.gguf"
+    size = make_model(source, TINY, "i2_s")
+    before = source.read_bytes()
+    monkeypatch.chdir(tmp_path)
+    for same in ("a.gguf", f"../{tmp_path.name}/a.gguf"):
+        with pytest.raises(SystemExit, match="IN and OUT are the same"):
+            main([str(source), "--type", "tq2_0", "--out", same])
+    assert len(before) == size
+    assert source.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_failures_are_one_line(tmp_path: Path) -> None:
+    missing, here = tmp_path / "none.gguf", tmp_path / "a.gguf"
+    with pytest.raises(SystemExit, match="no such file"):
+        main([str(missing), "--type", "tq2_0", "--out", str(here)])
+    make_model(here, TINY, "i2_s")
+    with pytest.raises(SystemExit, match="there is no folder"):
+        main([str(here), "--type", "tq2_0", "--out", str(tmp_path / "no" / "b.gguf")])

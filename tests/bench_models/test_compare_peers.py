@@ -207,6 +207,6 @@ def test_a_silent_worker_is_given_up(tmp_path: Path) -> None:
         ("exit 3", "ended with status 3"),
         ("echo READY; read line; echo oops", "answered 'oops'"),
     ):
+        python = str(script(tmp_path, text))
         with pytest.raises(RuntimeError, match=reason):
-            python = str(script(tmp_path, text))
             Worker("x", "llama.cpp", "m", 1, python=python, timeout_s=1.0).run("tg", 1)

@@ -415,6 +415,27 @@ def test_loading_obeys_and_bits_stay() -> None:
         edgesparse.load(MODEL, ternary="t7")
 
 
+def test_inspect_says_which_storage_and_why(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def said(path: Path, *flags: str) -> str:
+        assert main(["inspect", str(path), "-t", "1", *flags]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        found = [line for line in lines if line.startswith("ternary ")]
+        return found[0].split(maxsplit=1)[1] if found else ""
+
+    assert said(MODEL).startswith("t2: default; ")
+    assert said(MODEL, "--ternary", "t5") == "t5: asked for with --ternary"
+    assert said(MODEL, "--executor", "portable") == "t2: what this executor takes"
+    remember([Answer("ternary", choose_isa(None), 1, "bst", {"t2": 2e-3, "bst": 1e-3}, 1)])
+    assert said(MODEL) == "bst: measured with 1 thread: bst 1 ms, t2 2 ms"
+    assert said(MODEL.with_name("llama-blocks.gguf")) == ""
+    packed = tmp_path / "model.esp"
+    assert main(["convert", str(MODEL), str(packed), "--ternary", "t5"]) == 0
+    capsys.readouterr()
+    assert said(packed) == "t5: as the file was packed"
+
+
 def test_verb(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgesparse.tuning_topics._TERNARY_SHAPES", ((64, 256),))
     monkeypatch.setattr("edgesparse.tuning_topics.memory_bytes", lambda: 1 << 17)

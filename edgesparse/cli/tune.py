@@ -71,9 +71,7 @@ def run(args: argparse.Namespace) -> int:
     return 1 if left else 0
 
 
-def _measure(
-    args: argparse.Namespace, isa: str, threads: Sequence[int], terminal: Terminal
-) -> int:
+def _measure(args: argparse.Namespace, isa: str, threads: Sequence[int], terminal: Terminal) -> int:
     """Ask every question, print and keep the answers; return the exit code."""
     from edgesparse import tuning
     from edgesparse.tuning_topics import n_questions, tune

@@ -40,7 +40,6 @@ def test_an_interrupted_file_leaves_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"old")
 
-
     def write() -> None:
         with replacing(path) as file:
             file.write(b"new")

@@ -169,9 +169,7 @@ def test_numbers_that_mean_nothing_count_as_unknown(value: object) -> None:
         (" " * (1 << 19), "longer than 256 KiB"),
     ],
 )
-def test_a_damaged_file_is_told(
-    text: str, reason: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_damaged_file_is_told(text: str, reason: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert tuning.trouble() == ""
     forge(text)
     assert reason in tuning.trouble()

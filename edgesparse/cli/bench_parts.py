@@ -51,9 +51,9 @@ def kernels(args: argparse.Namespace, threads: Sequence[int], terminal: Terminal
     terminal.progress("")
     records = [row.record() for row in judge(rows)]
     notes = (
-        f"From memory: {working_set / 1e6:.0f} MB of weights in turn; from cache: one copy, or some "
-        "of a small matrix. Share: one token, of this run's read bandwidth; several, of the most "
-        "multiply-adds of any row. "
+        f"From memory: {working_set / 1e6:.0f} MB of weights in turn; from cache: one copy, or "
+        "some of a small matrix. Share: one token, of this run's read bandwidth; several, of the "
+        "most multiply-adds of any row. "
         "NMSE: of bit slices, on normal weights and inputs, against float64."
     )
     terminal.write(

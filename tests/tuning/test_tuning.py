@@ -404,6 +404,8 @@ def test_loading_obeys_and_bits_stay() -> None:
     assert (plain[0], tuned[0]) == ({"T2", "T2N"}, {"T5", "T2N"})
     assert formats_and_logits(ternary="t2")[0] == {"T2", "T2N"}
     assert formats_and_logits(executor="portable")[0] == {"T2", "T2N"}
+    if choose_isa(None) != "scalar":  # measured for another instruction set
+        assert formats_and_logits(isa="scalar")[0] == {"T2", "T2N"}
     remember([Answer("ternary", choose_isa(None), 1, "bst", {}, 1)])
     planes = formats_and_logits()
     assert planes[0] == {"BST", "T2", "T2N"}

@@ -9,7 +9,9 @@ peer that reads another ternary type gets its own file of the same weights (`ben
 `--ours` may be given several times: each is a player of its own, so that options are compared in
 the same run. Every round runs every player once, in turn. Printed are medians, their range, the
 ratio of ours to the peer (median of the rounds' ratios), and for decoding the share of the read
-bandwidth that ``edgesparse bench`` measured around its own rows. The last line is JSON.
+bandwidth that ``edgesparse bench`` measured around its own rows. The last line is JSON. An engine
+that crashes, hangs or answers nonsense ends the run with status 1; what was measured until then is
+in the JSON all the same, with the reason as ``failed``.
 """
 
 from __future__ import annotations
@@ -22,9 +24,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.players import Case, LlamaCppPython, Ours, Player, PlayerFailed, parse_peer
+from bench.players import (
+    TIMEOUT_S,
+    Binary,
+    Case,
+    LlamaCppPython,
+    Ours,
+    Player,
+    PlayerFailed,
+    parse_peer,
+)
 from bench.workers import has_llama_cpp, load_average, sample_model
+from edgesparse.cli.ranges import whole_numbers
 from edgesparse.default_model import default_model_path
+from edgesparse.errors import UsageError
 from edgesparse.machine import cpu_name
 
 __all__ = ["compare", "main"]
@@ -82,7 +95,7 @@ def _report(found: dict[str, Any], decode: bool) -> str:
     for label, player in found["players"].items():
         values = player["samples_ts"]
         notes = [f"{r:.2f} × {peer}" for peer, r in found["ratios"].get(label, {}).items()]
-        if decode and player.get("bytes_per_token"):
+        if decode and bandwidth and player.get("bytes_per_token"):
             moved = player["median_ts"] * player["bytes_per_token"] / 1e9
             notes.append(f"{moved:.1f} GB/s, {moved / bandwidth:.0%} of the ceiling")
         lines.append(
@@ -102,13 +115,16 @@ def _model(name: str) -> str:
 def _players(o: argparse.Namespace, parser: argparse.ArgumentParser) -> tuple[list[Player], int]:
     model = _model(o.model)
     isa = f"--isa {o.isa} " if o.isa else ""
-    players: list[Player] = [Ours(model, isa + text) for text in o.ours or [""]]
-    n_ours = len(players)
     arguments = dict(text.partition("=")[::2] for text in o.peer_args)
     try:
-        players += [parse_peer(text, model, arguments) for text in o.peer]
+        binaries: list[Binary] = [Ours(model, isa + text) for text in o.ours or [""]]
+        n_ours = len(binaries)
+        binaries += [parse_peer(text, model, arguments) for text in o.peer]
     except ValueError as error:
         parser.error(str(error))
+    for binary in binaries:
+        binary.timeout_s = o.timeout
+    players: list[Player] = [*binaries]
     unknown = set(arguments) - {player.label for player in players}
     if unknown:
         parser.error(f"--peer-args names {', '.join(sorted(unknown))}, which is no --peer")
@@ -116,7 +132,8 @@ def _players(o: argparse.Namespace, parser: argparse.ArgumentParser) -> tuple[li
         python, _, own_model = o.llama_cpp_python.partition(",")
         if not has_llama_cpp(python):
             parser.error(f"llama-cpp-python is not installed for {python}")
-        players.append(LlamaCppPython(own_model or model, python, plain=not o.peer_repack))
+        plain = not o.peer_repack
+        players.append(LlamaCppPython(own_model or model, python, plain=plain, timeout_s=o.timeout))
     if len({player.label for player in players}) < len(players):
         parser.error("two players have the same name")
     return players, n_ours
@@ -136,25 +153,40 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--prompt", type=int, default=512, help="tokens read; 0: no such row")
     parser.add_argument("--gen", type=int, default=64, help="tokens generated; 0: no such row")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--timeout", type=float, default=TIMEOUT_S, metavar="S", help="of one run (default 600)"
+    )
     o = parser.parse_args(arguments)
+    try:
+        threads = whole_numbers([o.threads], "--threads", least=1)
+    except UsageError as error:
+        parser.error(str(error))
+    if not threads or o.rounds < 1 or not o.timeout > 0:
+        parser.error("--threads, --rounds and --timeout take numbers above 0")
+    if min(o.gen, o.prompt) < 0 or not o.gen + o.prompt:
+        parser.error("--gen and --prompt take numbers from 0 on, one of them more than 0")
     players, n_ours = _players(o, parser)
     print(f"{cpu_name()}, load {load_average()}, model {Path(_model(o.model)).name}")
     tests = [Case("tg", o.gen)] * (o.gen > 0) + [Case("pp", o.prompt)] * (o.prompt > 0)
-    rows = []
+    result: dict[str, Any] = {"cpu": cpu_name(), "model": o.model, "rows": []}
+    rows, status = result["rows"], 0
     try:
-        for n_threads in map(int, o.threads.split(",")):
+        for n_threads in threads:
             for test in tests:
                 rows.append(compare(players, n_ours, test, n_threads, o.rounds))
                 print(_report(rows[-1], test.kind == "tg"), flush=True)
     except PlayerFailed as error:
         print(f"compare_peers: {error}", file=sys.stderr)
-        return 1
+        result["failed"], status = str(error), 1
+    except KeyboardInterrupt:
+        print("compare_peers: interrupted", file=sys.stderr)
+        result["failed"], status = "interrupted", 130
     finally:
         for player in players:
             player.close()
     print(f"\nload {load_average()} at the end")
-    print(json.dumps({"cpu": cpu_name(), "model": o.model, "rows": rows}))
-    return 0
+    print(json.dumps(result))
+    return status
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from edgesparse.whole_file import replacing
+
 __all__ = ["Tensor", "write_gguf"]
 
 ALIGNMENT = 32
@@ -49,7 +51,7 @@ class Tensor:
 
 
 def write_gguf(path: Path, metadata: Mapping[str, Value], tensors: Sequence[Tensor]) -> int:
-    """Write a GGUF version 3 file and return its size in bytes.
+    """Write a GGUF version 3 file, whole or not at all, and return its size in bytes.
 
     Parameters
     ----------
@@ -63,8 +65,10 @@ def write_gguf(path: Path, metadata: Mapping[str, Value], tensors: Sequence[Tens
     ------
     ValueError
         The blocks of a tensor do not add up to its size.
+    OSError
+        The file cannot be written.
     """
-    with path.open("wb") as file:
+    with replacing(path) as file:
         file.write(b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(metadata)))
         for key, value in metadata.items():
             file.write(_text(key) + _value(value))

@@ -39,6 +39,8 @@ if not __package__:  # run by its path
 from bench.gguf_packing import HEADS, TERNARY, BlockType
 from bench.gguf_stream import Tensor, write_gguf
 from bench.model_shapes import SHAPES, Shape, metadata
+from edgesparse.errors import UsageError
+from edgesparse.whole_file import require_writable
 
 __all__ = ["make_model"]
 
@@ -53,6 +55,7 @@ EMBEDDING_STEP = 0.125
 SIGMA = 8
 """Spread of the embedding's random part, and size of its fixed part, in steps: both are 1."""
 CHUNK_WEIGHTS = 1 << 20
+MAX_LAYERS = 1000
 
 _SIGNS = (256 - N_ZERO) // 2
 _CODES = np.repeat(np.array([-1, 0, 1], np.int8), [_SIGNS, N_ZERO, _SIGNS])
@@ -203,12 +206,18 @@ def make_model(
     Raises
     ------
     ValueError
-        Dead gates are wanted where there are none, or sizes do not fit the types' blocks.
+        Dead gates are wanted where there are none, sizes do not fit the types' blocks, or a number
+        is out of range.
+    UsageError, OSError
+        The file cannot be written; nothing of it stays.
     """
     if dead_gates is not None and (shape.activation != "relu2" or not 0 <= dead_gates <= 1):
         raise ValueError("dead gates need a squared ReLU and a share between 0 and 1")
     if any(k % 256 for _, k in shape.matrices().values()):
         raise ValueError("all rows must be multiples of 256 long")
+    if not 1 <= shape.n_layers <= MAX_LAYERS or seed < 0:
+        raise ValueError(f"a model has 1 to {MAX_LAYERS} layers, and seeds are not negative")
+    require_writable(path)
     if architecture is None:
         released = shape.activation == "relu2" and kind in ("i2_s", "iq2_bn")
         architecture = "bitnet-b1.58" if released else "bitnet" if shape.sub_norms else "llama"
@@ -223,11 +232,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, required=True)
     parser.add_argument("--type", choices=TYPES, required=True)
-    parser.add_argument("--head", choices=HEADS, default="f16")
-    parser.add_argument("--dead-gates", type=float, metavar="SHARE")
+    parser.add_argument("--head", choices=HEADS, default="f16", help="default: f16")
+    parser.add_argument(
+        "--dead-gates",
+        type=float,
+        metavar="SHARE",
+        help="squared-ReLU gates that are zero, 0 to 1 (default: none made so, which is half)",
+    )
     parser.add_argument("--layers", type=int, metavar="N", help="instead of the shape's own")
     parser.add_argument("--architecture", help="general.architecture, if not the usual one")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1, help="default: 1")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     o = parser.parse_args(arguments)
     shape = SHAPES[o.shape]
@@ -241,10 +255,12 @@ def main(arguments: list[str] | None = None) -> None:
             head=o.head,
             dead_gates=o.dead_gates,
             seed=o.seed,
-            architecture=o.architecture,
+            architecture=o.architecture or None,
         )
-    except ValueError as error:
+    except (ValueError, UsageError) as error:
         parser.error(str(error))
+    except OSError as error:
+        sys.exit(f"make_model: {o.out}: cannot be written ({error.strerror})")
     print(f"{o.out}: {n_bytes / 1e6:.1f} MB, sizes of {shape.source}")
 
 

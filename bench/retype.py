@@ -30,6 +30,8 @@ from edgesparse.checkpoint import (
     open_checkpoint,
     ternary_chunks,
 )
+from edgesparse.errors import EdgesparseError
+from edgesparse.whole_file import require_output
 
 __all__ = ["KINDS", "retype"]
 
@@ -53,8 +55,10 @@ def retype(source: Path, out: Path, kind: str, architecture: str | None = None) 
     ValueError
         A tensor or a metadata value cannot be carried over.
     EdgesparseError
-        The source cannot be read.
+        The source cannot be read, or `out` is the source or cannot be written.
     """
+    if source.exists():
+        require_output(out, source, replace=True)
     with open_checkpoint(source) as checkpoint:
         old = checkpoint.get_str("general.architecture")
         new = architecture or (_BITNET[kind] if old.startswith("bitnet") else old)
@@ -132,6 +136,10 @@ def main(arguments: list[str] | None = None) -> None:
         n_bytes = retype(o.source, o.out, o.type, o.architecture)
     except ValueError as error:
         parser.error(str(error))
+    except EdgesparseError as error:
+        sys.exit(f"retype: {error}")
+    except OSError as error:
+        sys.exit(f"retype: {o.out}: cannot be written ({error.strerror})")
     print(f"{o.out}: {n_bytes / 1e6:.1f} MB")
 
 

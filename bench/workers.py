@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -24,8 +25,9 @@ class Worker:
         *,
         python: str = sys.executable,
         plain: bool = True,
+        timeout_s: float = 600.0,
     ) -> None:
-        self.label = label
+        self.label, self._timeout_s = label, timeout_s
         command = [python, str(WORKER), engine, str(model), str(n_threads)]
         self._process = subprocess.Popen(
             [*command, *(["--plain"] if plain else [])],
@@ -34,7 +36,7 @@ class Worker:
             stderr=subprocess.DEVNULL,
             text=True,
         )
-        self._answer()
+        self._answer()  # READY
 
     def decode(self, n_tokens: int) -> float:
         return self.run("tg", n_tokens)
@@ -44,11 +46,21 @@ class Worker:
         assert self._process.stdin is not None
         self._process.stdin.write(f"{kind} {n_tokens}\n")
         self._process.stdin.flush()
-        return float(self._answer())
+        answer = self._answer()
+        try:
+            return float(answer)
+        except ValueError:
+            raise RuntimeError(f"{self.label}: answered {answer.strip()!r}") from None
 
     def _answer(self) -> str:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        """Read a line; lines come one at a time, as they are asked for."""
+        output = self._process.stdout
+        assert output is not None
+        ready, _, _ = select.select([output], [], [], self._timeout_s)
+        if not ready:
+            self._process.kill()
+            raise RuntimeError(f"{self.label}: no answer within {self._timeout_s:g} s")
+        line = output.readline()
         if not line:
             raise RuntimeError(f"{self.label}: ended with status {self._process.wait()}")
         return line
@@ -78,7 +90,10 @@ def sample_model() -> Path:
 
 
 def has_llama_cpp(python: str) -> bool:
-    done = subprocess.run([python, "-c", "import llama_cpp"], check=False, capture_output=True)
+    try:
+        done = subprocess.run([python, "-c", "import llama_cpp"], check=False, capture_output=True)
+    except OSError:
+        return False
     return done.returncode == 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from edgesparse.engine import DEFAULT_CHUNK, TILED_CHUNK
 from edgesparse.errors import UsageError
 from edgesparse.formats.sparse_cost import SparseCost, usual_cost
@@ -13,6 +15,7 @@ __all__ = [
     "prompt_chunk",
     "shares_for_columns",
     "ternary_format",
+    "ternary_reason",
 ]
 
 
@@ -34,6 +37,39 @@ def ternary_format(wanted: str, native: bool, isa: str | None, n_threads: int) -
     from edgesparse.tuning import preferred_ternary
 
     return preferred_ternary(choose_isa(isa), n_threads)
+
+
+def ternary_reason(
+    wanted: str, stored: Container[Format], *, packed: bool, isa: str, n_threads: int
+) -> str:
+    """Say in which storage ternary matrices lie, and why in that; nothing where there are none.
+
+    Parameters
+    ----------
+    wanted : str
+        What was asked for: auto, t2, t5 or bst.
+    stored : container of Format
+        The formats of the loaded matrices.
+    packed : bool
+        Whether the file is a pre-packed one, whose storage stays.
+    isa : str
+        Instruction set of the native executor; empty for another executor.
+    n_threads : int
+    """
+    found = [fmt for fmt in (Format.T5, Format.BST, Format.T2) if fmt in stored]
+    if not found:
+        return ""
+    name = found[0].name.lower()
+    if packed:
+        return f"{name}: as the file was packed"
+    if wanted != "auto":
+        return f"{name}: asked for with --ternary"
+    if not isa:
+        return f"{name}: what this executor takes"
+    from edgesparse.tuning import lookup
+
+    answer = lookup("ternary", isa, n_threads)
+    return f"{name}: {answer.reason if answer.value == name else 'to fit into --mem-budget'}"
 
 
 def cost_of_zeros(native: bool, isa: str | None, n_threads: int) -> SparseCost:

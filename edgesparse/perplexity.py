@@ -22,7 +22,14 @@ from edgesparse.errors import UsageError
 if TYPE_CHECKING:
     from edgesparse.model import Model
 
-__all__ = ["Estimate", "candidate_misses", "log_probabilities", "perplexity", "windows"]
+__all__ = [
+    "Estimate",
+    "Misses",
+    "candidate_misses",
+    "log_probabilities",
+    "perplexity",
+    "windows",
+]
 
 _PIECE = 64
 """Positions whose logits exist at one time: 64 × 128k × 4 bytes is 33 MB."""
@@ -52,6 +59,28 @@ class Estimate:
     n_scored: int
     n_windows: int
     of_windows: int
+
+
+@dataclass(frozen=True)
+class Misses:
+    """What a two-stage head did not propose.
+
+    Attributes
+    ----------
+    best : int
+        Positions whose best token was no candidate: what greedy decoding would get wrong.
+    top : int
+        Tokens among the `top_k` best of their position that were no candidates.
+    n : int
+        Positions tried.
+    top_k : int
+        As many as top-k sampling looks at by default.
+    """
+
+    best: int
+    top: int
+    n: int
+    top_k: int
 
 
 def perplexity(
@@ -140,35 +169,38 @@ def candidate_misses(
     ids: Sequence[int] | npt.NDArray[np.int32],
     n_ctx: int = 512,
     *,
+    max_windows: int | None = None,
     max_positions: int = 512,
-) -> tuple[int, int]:
-    """Count how often a two-stage head fails to propose the best token.
+    top_k: int = 40,
+) -> Misses:
+    """Count how often a two-stage head fails to propose the best tokens.
 
     The scored positions of `windows`, one after the other; each is decoded on its own as in
     generation, and once more with every logit.
-
-    Returns
-    -------
-    misses, n : int
-        Positions whose best token was not among the candidates, and positions tried.
     """
     tokens = np.ascontiguousarray(ids, np.int32)
     engine, bos, half = model.engine, _leading_token(model), n_ctx // 2
     cache = engine.new_cache(n_ctx)
-    misses = n = 0
-    for window in range(len(tokens) // n_ctx):
+    count = len(tokens) // n_ctx
+    count = count if max_windows is None else min(count, max_windows)
+    top_k = min(top_k, engine.n_vocab)
+    missed_best = missed_top = n = 0
+    for window in range(count):
         piece = tokens[window * n_ctx : (window + 1) * n_ctx].copy()
         if bos is not None:
             piece[0] = bos
         engine.forward(cache, piece[:half], 0, outputs="none")
         for position in range(half, n_ctx - 1):
             if n == max_positions:
-                return misses, n
+                return Misses(missed_best, missed_top, n, top_k)
             token = piece[position : position + 1]
-            best = int(engine.forward(cache, token, position)[0].argmax())
-            misses += bool(engine.forward(cache, token, position, exact=False)[0, best] == -np.inf)
+            logits = engine.forward(cache, token, position)[0]
+            best, top = int(logits.argmax()), np.argpartition(-logits, top_k - 1)[:top_k]
+            missed = engine.forward(cache, token, position, exact=False)[0] == -np.inf
+            missed_best += bool(missed[best])
+            missed_top += int(missed[top].sum())
             n += 1
-    return misses, n
+    return Misses(missed_best, missed_top, n, top_k)
 
 
 def log_probabilities(

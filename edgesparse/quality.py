@@ -14,9 +14,10 @@ from edgesparse.plan.sparse_rows import GROUP
 if TYPE_CHECKING:
     from edgesparse.sparsity.thresholds import Thresholds
 
-__all__ = ["EXACT", "describe_candidates", "describe_head", "describe_quality"]
+__all__ = ["EXACT", "describe_candidates", "describe_head", "describe_quality", "without_advice"]
 
 EXACT = "exact, no approximation is on"
+_ADVICE = "; 'edgesparse perplexity' says "
 
 
 def describe_quality(
@@ -77,14 +78,19 @@ def describe_quality(
         parts.append(f"dead gates of {predicted} layers predicted from signs")
     if not parts:
         return EXACT
-    return f"lossy: {', '.join(parts)}; 'edgesparse perplexity' says what that costs"
+    return f"lossy: {', '.join(parts)}{_ADVICE}what that costs"
+
+
+def without_advice(quality: str) -> str:
+    """Take away where to find the price, for where it stands."""
+    return quality.partition(_ADVICE)[0]
 
 
 def describe_candidates(quality: str) -> str:
     """Add to what `describe_quality` says that a two-stage head proposes the candidates."""
     candidates = "greedy and top-k sampling choose among candidates of a two-bit head"
     if quality == EXACT:
-        return f"lossy: {candidates}; 'edgesparse perplexity' says how often they miss"
+        return f"lossy: {candidates}{_ADVICE}how often they miss"
     return quality.replace("lossy: ", f"lossy: {candidates}, ", 1)
 
 

@@ -47,6 +47,7 @@ __all__ = [
     "preferred_ternary",
     "remember",
     "sparse_cost",
+    "trouble",
 ]
 
 SCHEMA = 1
@@ -58,6 +59,9 @@ Value = str | float
 
 DEFAULTS: dict[str, Value] = {"ternary": "t2", **SLICE_TOPICS, **COLUMN_TOPICS, **RATE_TOPICS}
 """What counts where nothing was measured, by topic."""
+
+WORDS = {"ternary": ("t2", "t5", "bst")}
+"""Values of topics that are words; numbers are 0 or more."""
 
 PREDICTED: dict[tuple[str, str], dict[str, Value]] = {
     ("neon", "Cortex-A72"): {"ternary": "t5", "read": 5.5},
@@ -99,7 +103,7 @@ class Answer:
     def choice(self) -> str:
         """The value in words."""
         if self.topic in RATE_TOPICS:
-            return f"{self.value:.3g}"
+            return f"{self.value:.3g}" if self.value else "usual rates"
         if self.topic in COLUMN_TOPICS:
             return column_share.shown(float(self.value))
         return shown(self.value) if isinstance(self.value, float) else self.value
@@ -112,7 +116,12 @@ class Answer:
         if not self.measured_threads:
             return "default; 'edgesparse tune' measures what is faster here"
         times = ", ".join(f"{name} {1e3 * s:.3g} ms" for name, s in sorted(self.seconds.items()))
-        return f"measured with {self.measured_threads} threads: {times}"
+        return f"measured with {counted(self.measured_threads, 'thread')}: {times}"
+
+
+def counted(n: int, what: str) -> str:
+    """Say how many there are of something."""
+    return f"{n} {what}{'s' * (n != 1)}"
 
 
 def preferred_ternary(isa: str, threads: int) -> Format:
@@ -149,7 +158,7 @@ def lookup(topic: str, isa: str, threads: int) -> Answer:
         name, _, count = key.partition("/")
         if name != isa or not count.isdecimal() or not 1 <= int(count) <= 1024:
             continue
-        value, seconds = _checked(entry, default)
+        value, seconds = _checked(entry, topic, default)
         if value is not None:
             answer = Answer(topic, isa, threads, value, seconds, int(count))
             found.append((abs(int(count) - threads), int(count), answer))
@@ -170,7 +179,8 @@ def remember(answers: list[Answer]) -> Path | None:
     path = cache_file()
     if path is None:
         return None
-    choices = {topic: dict(entries) for topic, entries in _choices().items()}
+    # As they are now: another process may have measured meanwhile.
+    choices = {topic: dict(entries) for topic, entries in _read()[0].items()}
     for a in answers:
         entry = {"value": a.value, "seconds": dict(a.seconds)}
         choices.setdefault(a.topic, {})[f"{a.isa}/{a.measured_threads}"] = entry
@@ -219,29 +229,47 @@ def _machine() -> dict[str, Any]:
     }
 
 
+def trouble() -> str:
+    """Say why answers that are kept do not count, or nothing where all is well or none are."""
+    problem = _read()[1]
+    return f"{cache_file()}: {problem}; 'edgesparse tune' writes it anew" if problem else ""
+
+
 @cache
 def _choices() -> dict[str, dict[str, Any]]:
-    """Read the file once; whatever is not as it should be counts as absent."""
+    """Read the file once."""
+    return _read()[0]
+
+
+def _read() -> tuple[dict[str, dict[str, Any]], str]:
+    """Read the file; where it is not as it should be it counts as absent, and the reason is told.
+
+    An entry that is not as it should be goes alone, in silence: it may be a newer version's.
+    """
     path = cache_file()
     try:
         if path is None or path.stat().st_size > MAX_FILE_BYTES:
-            return {}
+            return {}, "" if path is None else f"longer than {MAX_FILE_BYTES >> 10} KiB"
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
+    except FileNotFoundError:
+        return {}, ""
+    except OSError as error:
+        return {}, f"cannot be read ({error.strerror})"
+    except (ValueError, RecursionError):
+        return {}, "not JSON"
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        return {}
-    if content.get("machine") != _machine() or not isinstance(content.get("choices"), dict):
-        return {}
-    return {
-        topic: entries
-        for topic, entries in content["choices"].items()
-        if topic in DEFAULTS and isinstance(entries, dict)
-    }
+        return {}, "not in the layout of this version"
+    if content.get("machine") != _machine():
+        return {}, "made on another machine"
+    choices = content.get("choices")
+    if not isinstance(choices, dict):
+        return {}, "without choices"
+    found = {t: each for t, each in choices.items() if t in DEFAULTS and isinstance(each, dict)}
+    return found, ""
 
 
-def _checked(entry: object, default: Value) -> tuple[Value | None, dict[str, float]]:
-    """Take an entry apart; None instead of a value that is not of the default's type."""
+def _checked(entry: object, topic: str, default: Value) -> tuple[Value | None, dict[str, float]]:
+    """Take an entry apart; None instead of a value that the topic does not have."""
     if not isinstance(entry, dict):
         return None, {}
     value, times = entry.get("value"), entry.get("seconds")
@@ -249,9 +277,11 @@ def _checked(entry: object, default: Value) -> tuple[Value | None, dict[str, flo
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return None, {}
         value = float(value)
-    if not isinstance(value, type(default)) or (
-        isinstance(value, float) and not math.isfinite(value)
-    ):
+    if isinstance(value, float):
+        accepted = isinstance(default, float) and 0 <= value < math.inf
+    else:
+        accepted = isinstance(value, str) and value in WORDS.get(topic, ())
+    if not accepted:
         return None, {}
     seconds = {
         name: float(s)

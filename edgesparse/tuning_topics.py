@@ -23,7 +23,7 @@ from edgesparse.tuning_columns import least_share, measure_columns
 from edgesparse.tuning_rates import measure_rate, rate_of
 from edgesparse.tuning_slices import first_mad, measure_slices
 
-__all__ = ["TOPICS", "Topic", "fastest", "tune"]
+__all__ = ["TOPICS", "Topic", "fastest", "n_questions", "tune"]
 
 _TERNARY_SHAPES = ((6912, 2560), (2560, 6912))
 _TERNARY_TOKENS = (1, 64)
@@ -118,6 +118,11 @@ TOPICS = (
         for name in RATE_TOPICS
     ),
 )
+
+
+def n_questions(isas: Sequence[str], threads: Sequence[int]) -> int:
+    """Count what `tune` gives."""
+    return len(TOPICS) * len(isas) * len(threads)
 
 
 def tune(isas: Sequence[str], threads: Sequence[int], budget_s: float) -> Iterator[Answer]:

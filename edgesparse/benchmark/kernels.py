@@ -25,6 +25,8 @@ from edgesparse.formats.weight import Format
 
 __all__ = ["KernelRow", "judge", "measure_case", "memory_bytes"]
 
+MAX_COPIES = 1 << 14
+"""Copies of a small matrix, which then come from a cache: each is an op and an allocation."""
 MIN_WORKING_SET = 96 << 20
 MAX_WORKING_SET = 1 << 30
 
@@ -119,8 +121,12 @@ def memory_bytes() -> int:
     return max(MIN_WORKING_SET, min(3 * last_level_cache_bytes(), MAX_WORKING_SET))
 
 
+def _n_copies(case: Case, working_set: int) -> int:
+    return 1 if case.in_cache else max(1, -(-working_set // case.copy_bytes))
+
+
 def _micro(case: Case, working_set: int) -> Micro:
-    n_copies = 1 if case.in_cache else max(1, -(-working_set // case.copy_bytes))
+    n_copies = min(_n_copies(case, working_set), MAX_COPIES)
     if case.kernel == "attention":
         return attention_micro(*case.heads, n_tokens=case.n_tokens, depth=case.k, n_copies=n_copies)
     fmt = Format[case.kernel.upper()]
@@ -163,6 +169,8 @@ def measure_case(
         nmse = lookup_error(Format[case.kernel.upper()].planes, lossy=case.lossy)
     micro = _micro(case, working_set)
     total = (micro.end - micro.begin) * micro.n_bytes
+    if _n_copies(case, working_set) > MAX_COPIES:
+        case = replace(case, in_cache=True)
     for n_threads in threads:
         ceiling_bytes = total if case.in_cache else working_set
         bandwidth = working_set_bandwidth(n_threads, ceiling_bytes)

@@ -103,10 +103,10 @@ def random_weights(
     n_made = n_rows if fmt.is_sliced and fmt.is_column else min(n_rows, _PATTERN_ROWS)
     pattern = _pattern(rng, fmt, n_made, k, slices)
     n_bytes = storage_bytes(fmt, n_rows, k, slices)
-    require_bytes(n_copies * n_bytes, "the weights of this measurement")
+    require_bytes(n_copies * n_bytes, "a measurement of these weights")
     scales = np.full(n_rows if fmt.has_row_scales else 0, 0.01, np.float32)
     weights = []
-    for i, data in enumerate(allocate([n_bytes] * n_copies, "the weights of this measurement")):
+    for i, data in enumerate(allocate([n_bytes] * n_copies, "a measurement of these weights")):
         data[:] = np.resize(pattern, n_bytes)
         weights.append(Weight(f"w{i}", fmt, n_rows, k, data, scales, slices=slices))
     return weights
@@ -131,9 +131,9 @@ def _random_sparse(
     weight = Weight("w", fmt.row_format, n_rows, k, dense, np.zeros(0, np.float32))
     made = as_sparse(weight, fmt)
     sizes = [made.data.nbytes] * n_copies
-    require_bytes(sum(sizes), "the weights of this measurement")
+    require_bytes(sum(sizes), "a measurement of these weights")
     weights = []
-    for i, data in enumerate(allocate(sizes, "the weights of this measurement")):
+    for i, data in enumerate(allocate(sizes, "a measurement of these weights")):
         data[:] = made.data
         weights.append(replace(made, name=f"w{i}", data=data))
     return weights

@@ -20,6 +20,7 @@ from edgesparse import _native
 from edgesparse.benchmark.tokens import working_set_bandwidth
 from edgesparse.errors import UsageError
 from edgesparse.executors.base import NEVER_SPARSE, KVCache, Step
+from edgesparse.ops.two_stage import N_TILES
 from edgesparse.plan.cost import bytes_per_token, plan_costs
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ class Profile:
         What one phase costs when it has no work.
     n_phases : int
         Phases of a decoded token.
+    quality : str
+        What the model's speed was bought with.
     """
 
     n_threads: int
@@ -90,6 +93,7 @@ class Profile:
     read_bandwidth_gb_per_s: float
     barrier_ns: float
     n_phases: int
+    quality: str
 
     @property
     def token_us(self) -> float:
@@ -132,6 +136,7 @@ class Profile:
             ),
             "barrier_ns": round(self.barrier_ns, 1),
             "barrier_share": round(self.barrier_share, 5) if decode else 0.0,
+            "quality": self.quality,
         }
 
 
@@ -175,6 +180,7 @@ def profile(model: Model, *, n_prompt: int = 256, n_steps: int = 32) -> Profile:
         read_bandwidth_gb_per_s=max(before, after),
         barrier_ns=barrier_ns(engine.n_threads),
         n_phases=engine.plan.n_phases,
+        quality=model.info.quality,
     )
 
 
@@ -209,6 +215,7 @@ def _run(
         outputs=np.array([n - 1], np.int32),
         caches=[cache],
         logits=np.empty((1, engine.n_vocab), np.float32),
+        n_tiles=N_TILES,  # a two-stage head proposes, as while generating
         sparse_from=engine.plan.dense_tokens if n == 1 else NEVER_SPARSE,
         op_ns=op_ns,
         op_bytes=op_bytes,

@@ -56,8 +56,8 @@ def speed_line(stats: Stats) -> str:
     return f"[ Prompt: {stats.prompt_tps:.1f} t/s | Generation: {stats.generation_tps:.1f} t/s ]"
 
 
-def speed_details(stats: Stats) -> str:
-    """Give counts, times, rates and the seed, one per line."""
+def speed_details(stats: Stats, quality: str) -> str:
+    """Give counts, times, rates, the seed, and what the speed was bought with, one per line."""
     n_read = stats.prompt_tokens - stats.reused_tokens
     rows = (
         ("total duration", f"{stats.prefill_s + stats.decode_s:.3f} s"),
@@ -68,5 +68,6 @@ def speed_details(stats: Stats) -> str:
         ("eval duration", f"{stats.decode_s:.3f} s"),
         ("eval rate", f"{stats.generation_tps:.2f} tokens/s"),
         ("seed", str(stats.seed)),
+        ("quality", quality),
     )
     return "\n".join(f"{name + ':':<22}{value}" for name, value in rows)

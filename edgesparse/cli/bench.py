@@ -76,7 +76,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parts.add_argument(
         "--row-seconds",
         type=float,
-        default=0.25,
         metavar="S",
         help="for --kernels: time for each row (default 0.25)",
     )
@@ -101,14 +100,14 @@ def run(args: argparse.Namespace) -> int:
     from edgesparse.benchmark.outputs import format_rows
     from edgesparse.cli.ranges import number_pairs, whole_numbers
     from edgesparse.cli.terminal import Terminal
-    from edgesparse.cpus import default_threads
+    from edgesparse.cpus import default_threads, resolve_threads
     from edgesparse.errors import UsageError
     from edgesparse.throttle import read_throttle
 
     terminal = Terminal(color=not args.no_color)
     threads = whole_numbers(args.thread_list or [], "-t", least=1) or [default_threads()]
-    if args.kernels and args.profile:
-        raise UsageError("--kernels and --profile are two different measurements.")
+    threads = [resolve_threads(n) for n in threads]
+    _refuse_misplaced(args)
     if args.kernels or args.profile:
         from edgesparse.cli import bench_parts
 
@@ -118,6 +117,8 @@ def run(args: argparse.Namespace) -> int:
     gens = whole_numbers(args.n_gen or ["128"], "-n")
     tests = [(p, 0) for p in prompts if p] + [(0, n) for n in gens if n]
     tests += number_pairs(args.pg or [], "-pg")
+    if not tests:
+        raise UsageError("there is nothing to measure.", advice="Give -p, -n or -pg above 0.")
     depths = whole_numbers(args.n_depth or ["0"], "-d")
     rows: list[dict[str, Any]] = []
     before = read_throttle()
@@ -138,6 +139,31 @@ def run(args: argparse.Namespace) -> int:
             format_rows(rows, args.output, table="llama_bench", columns=_COLUMNS, notes=notes)
         )
     return 0
+
+
+def _refuse_misplaced(args: argparse.Namespace) -> None:
+    """Refuse flags of one kind of measurement with another: they would change nothing."""
+    from edgesparse.errors import UsageError
+
+    if args.kernels and args.profile:
+        raise UsageError("--kernels and --profile are two different measurements.")
+    only_kernels = {
+        "--shapes": args.shapes,
+        "--tokens": args.tokens,
+        "--only": args.only,
+        "--in-cache": args.in_cache or None,
+        "--row-seconds": args.row_seconds,
+    }
+    only_models = {"-pg": args.pg, "-d": args.n_depth}
+    if args.kernels:
+        only_models |= {"-p": args.n_prompt, "-n": args.n_gen}
+    for flag, value in ({} if args.kernels else only_kernels).items():
+        if value is not None:
+            raise UsageError(f"{flag} is for --kernels, which is not given.")
+    for flag, value in (only_models if args.kernels or args.profile else {}).items():
+        if value is not None:
+            other = "--kernels" if args.kernels else "--profile"
+            raise UsageError(f"{flag} has nothing to decide with {other}.")
 
 
 def _throttling(before: Throttle, after: Throttle) -> list[str]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["kernels", "profile"]
 
 _TOKENS = "1,8,64,512"
+_ROW_SECONDS = 0.25
 _MODEL_DEPTH = 1024
 _MATRIX = re.compile(r"([1-9]\d{0,5})x([1-9]\d{0,5})")
 """Rows and columns."""
@@ -30,7 +31,8 @@ def kernels(args: argparse.Namespace, threads: Sequence[int], terminal: Terminal
     from edgesparse.benchmark.outputs import format_rows
     from edgesparse.executors.native import choose_isa, isa_names
 
-    if not 0 < args.row_seconds <= 60:
+    row_seconds = _ROW_SECONDS if args.row_seconds is None else args.row_seconds
+    if not 0 < row_seconds <= 60:
         raise UsageError("--row-seconds takes a number above 0, at most 60.")
     isas = [choose_isa(args.isa)] if args.isa else list(isa_names())
     cases = _selected(args, _cases(args))
@@ -44,13 +46,14 @@ def kernels(args: argparse.Namespace, threads: Sequence[int], terminal: Terminal
             isas=isas,
             threads=threads,
             working_set=working_set,
-            budget_s=args.row_seconds,
+            budget_s=row_seconds,
         )
     terminal.progress("")
     records = [row.record() for row in judge(rows)]
     notes = (
-        f"From memory: {working_set / 1e6:.0f} MB of weights in turn; from cache: one copy. Share: "
-        "one token, of this run's read bandwidth; several, of the most multiply-adds of any row. "
+        f"From memory: {working_set / 1e6:.0f} MB of weights in turn; from cache: one copy, or "
+        "some of a small matrix. Share: one token, of this run's read bandwidth; several, of the "
+        "most multiply-adds of any row. "
         "NMSE: of bit slices, on normal weights and inputs, against float64."
     )
     terminal.write(
@@ -86,7 +89,8 @@ def _summary(found: Profile) -> str:
     return (
         f"{found.n_threads} threads: {1e6 / found.token_us:.2f} tok/s decoded; "
         f"read bandwidth {found.read_bandwidth_gb_per_s:.1f} GB/s; {found.n_phases} phases with a "
-        f"barrier of {found.barrier_ns:.0f} ns each, {found.barrier_share:.2%} of a token"
+        f"barrier of {found.barrier_ns:.0f} ns each, {found.barrier_share:.2%} of a token\n\n"
+        f"quality: {found.quality}"
     )
 
 

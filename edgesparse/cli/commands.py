@@ -162,7 +162,7 @@ def _stats(repl: Repl, rest: str) -> None:
     session = repl.session
     text = f"{'context:':<22}{session.cached_tokens} of {session.capacity} tokens"
     if repl.last is not None:
-        text = f"{speed_details(repl.last)}\n{text}"
+        text = f"{speed_details(repl.last, repl.quality)}\n{text}"
     repl.terminal.note(text)
 
 

@@ -44,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
         "threads": _threads(),
         "native": _native_facts(args.isa),
         "tuning": _tuning(args.isa),
+        "tuning_file": _tuning_file(),
         "packages": _packages(),
         "bandwidth_gb_per_s": {} if args.no_measure else _bandwidth(),
         "model": _model(args),
@@ -105,6 +106,13 @@ def _tuning(isa: str | None) -> dict[str, Any]:
         for topic in SLICE_TOPICS:
             found[topic] = {"value": float(forced), "choice": shown(forced), "reason": FORCED}
     return found
+
+
+def _tuning_file() -> dict[str, str]:
+    """Say where answers of 'edgesparse tune' are kept, and why they do not count if so."""
+    from edgesparse import tuning
+
+    return {"path": str(tuning.cache_file() or ""), "problem": tuning.trouble()}
 
 
 def _native_facts(isa: str | None) -> dict[str, Any]:
@@ -182,10 +190,15 @@ def _model(args: argparse.Namespace) -> dict[str, Any]:
         for info in checkpoint.tensors.values():
             if len(info.shape) != 2 or info.name not in names:
                 continue
-            override = head_override(info, args.head) if info.name == head else None
-            choice = choose(info, uniform=True, ternary=ternary, override=override)
-            key = f"{info.type.value} → {choice.format.name.lower()}"
-            row = stored.setdefault(key, {"tensors": 0, "bytes": 0, "note": choice.note})
+            if checkpoint.stored is not None:  # packed: as it lies in the file
+                record = checkpoint.stored.records[info.name]
+                source, fmt, note = record.source, record.format, record.note
+            else:
+                override = head_override(info, args.head) if info.name == head else None
+                choice = choose(info, uniform=True, ternary=ternary, override=override)
+                source, fmt, note = info.type.value, choice.format, choice.note
+            key = f"{source} → {fmt.name.lower()}"
+            row = stored.setdefault(key, {"tensors": 0, "bytes": 0, "note": note})
             row["tensors"] += 1
             row["bytes"] += info.n_bytes
         return {
@@ -238,6 +251,8 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         f"{topic:<14}{answer['choice']}: {answer['reason']}"
         for topic, answer in facts["tuning"].items()
     ]
+    if facts["tuning_file"]["problem"]:
+        lines.append(f"warning       {facts['tuning_file']['problem']}")
     lines.append(f"model         {model['path']}")
     lines.append(f"              {model['architecture']}, {model['bytes'] / 1e6:.1f} MB")
     for key, row in model["stored_as"].items():

@@ -43,8 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the description; return the exit code."""
     from edgesparse.checkpoint import open_checkpoint
+    from edgesparse.checkpoint.opening import is_packed
     from edgesparse.cli.terminal import Terminal
     from edgesparse.default_model import default_model_path
+    from edgesparse.native_choices import ternary_reason
     from edgesparse.tokenizer import load_tokenizer
 
     path = loading.model_path(args) or default_model_path()
@@ -66,6 +68,13 @@ def run(args: argparse.Namespace) -> int:
             "quality": model.info.quality,
             "memory": model.info.memory.to_dict() if model.info.memory else {},
             "memory_text": model.info.memory.describe() if model.info.memory else "",
+            "ternary": ternary_reason(
+                args.ternary,
+                {weight.format for weight in weights.values()},
+                packed=is_packed(path),
+                isa=getattr(running.executor, "isa", ""),
+                n_threads=running.n_threads,
+            ),
             "kernels": _kernels(running, weights.values()),
         }
         if args.costs:
@@ -235,6 +244,8 @@ def _summary(data: dict[str, Any]) -> str:
             )
         )
         rows += [("head", engine["head"]), ("quality", engine["quality"])]
+        if engine["ternary"]:
+            rows.append(("ternary", engine["ternary"]))
         rows.append(("memory", engine["memory_text"]))
         rows += engine["kernels"].items()
     if pruned := _pruned(data["tensors"]):

@@ -14,7 +14,7 @@ from edgesparse.cli import loading, options
 
 if TYPE_CHECKING:
     from edgesparse.model import Model
-    from edgesparse.perplexity import Estimate
+    from edgesparse.perplexity import Estimate, Misses
 
 __all__ = ["add_arguments", "run"]
 
@@ -35,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
     """Score the text; return the exit code."""
     from edgesparse.cli.terminal import Terminal
     from edgesparse.errors import UsageError
+    from edgesparse.quality import EXACT, without_advice
 
     if args.file is None:
         raise UsageError("there is no text.", advice="Name one with -f FILE, or -f - for stdin.")
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     model = loading.load_model(argparse.Namespace(**{**vars(args), "ctx_size": n_ctx}))
     with model:
         estimate, seconds = _score(model, text, args)
-        found = _misses(model, text) if model.parameters.coarse is not None else None
+        found = _misses(model, text, args) if model.parameters.coarse is not None else None
         price = _price(model, text, args, estimate) if args.kv_sparsity else None
     terminal = Terminal(color=not args.no_color)
     if args.output == "json":
@@ -54,12 +55,17 @@ def run(args: argparse.Namespace) -> int:
     else:
         final = f"PPL = {estimate.perplexity:.4f} +/- {estimate.uncertainty:.5f}"
         terminal.write(f"Final estimate: {final}\n")
+        if model.info.quality != EXACT:
+            terminal.write(f"Quality: {without_advice(model.info.quality)}\n")
         if price is not None:
             terminal.write(_describe_price(price))
         if found is not None:
+            n_top = found.top_k * found.n
             terminal.write(
-                f"Two-stage head: the best token was no candidate at {found[0]} of {found[1]} "
-                f"positions ({found[0] / found[1]:.2%}); the estimate is that of the whole head\n"
+                f"Two-stage head: the best token was no candidate at {found.best} of {found.n} "
+                f"positions ({found.best / found.n:.2%}), nor were {found.top} of the "
+                f"{found.top_k} best of each ({found.top / n_top:.2%}); the estimate is that of "
+                "the whole head\n"
             )
     return 0
 
@@ -125,17 +131,18 @@ def _score(model: Model, text: str, args: argparse.Namespace) -> tuple[Estimate,
     return estimate, time.perf_counter() - begin
 
 
-def _misses(model: Model, text: str) -> tuple[int, int]:
+def _misses(model: Model, text: str, args: argparse.Namespace) -> Misses:
     from edgesparse.perplexity import candidate_misses
 
-    return candidate_misses(model, model.tokenize(text, add_special=True), model.engine.n_ctx)
+    ids = model.tokenize(text, add_special=True)
+    return candidate_misses(model, ids, model.engine.n_ctx, max_windows=args.chunks)
 
 
 def _json(
     model: Model,
     estimate: Estimate,
     seconds: float,
-    found: tuple[int, int] | None,
+    found: Misses | None,
     price: dict[str, float] | None,
 ) -> str:
     import json
@@ -155,7 +162,12 @@ def _json(
             **(
                 {}
                 if found is None
-                else {"candidate_misses": found[0], "candidates_tried": found[1]}
+                else {
+                    "candidate_misses": found.best,
+                    "candidates_tried": found.n,
+                    "candidate_top_k": found.top_k,
+                    "candidate_top_k_misses": found.top,
+                }
             ),
         }
     )

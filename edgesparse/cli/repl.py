@@ -99,6 +99,11 @@ class Repl:
         tokenizer = self._model.tokenizer
         return tokenizer.chat_template or f"built-in template '{tokenizer.template_source}'"
 
+    @property
+    def quality(self) -> str:
+        """What the model gives up as it was loaded, in words."""
+        return self._model.info.quality
+
     def _answer(self, start: StartAnswer) -> None:
         terminal = self.terminal
         result = print_answer(terminal, start)
@@ -117,6 +122,6 @@ class Repl:
             kept = "" if result.text else "; this message is not part of the conversation"
             terminal.note(f"(stopped{kept})")
         if self.verbose:
-            terminal.note(speed_details(result.stats))
+            terminal.note(speed_details(result.stats, self.quality))
         elif terminal.interactive and result.ids:
             terminal.note(speed_line(result.stats))

@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         advice = "" if penalised else "; --repeat-penalty 1.1 makes that rarer"
         terminal.note(f"(stopped: the text repeats itself{advice})")
     if args.verbose:
-        terminal.note(speed_details(result.stats))
+        terminal.note(speed_details(result.stats, model.info.quality))
     return 130 if result.finish_reason == "cancelled" else 0
 
 

@@ -102,7 +102,8 @@ def run(args: argparse.Namespace) -> int:
         terminal.write(json.dumps(found) + "\n")
     else:
         words = alpha_lines(several) if several else ""
-        terminal.write(sparsity_table(rows) + words + _words(saving, expected, unmeasured))
+        said = words + _words(saving, expected, unmeasured)
+        terminal.write(f"{sparsity_table(rows)}{said}quality: {quality}\n")
     if args.plot:
         save_plot(rows, args.plot, f"{name} on {os.path.basename(args.file)}", by_alpha)
     return 0

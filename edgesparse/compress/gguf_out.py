@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,7 +136,6 @@ def write_gguf(
     metadata.update(more or {})
     with replacing_path(path, folder) as temporary:
         _write(temporary, metadata, tensors)
-        temporary.chmod(0o666 & ~_umask())
     return path.stat().st_size
 
 
@@ -202,9 +200,3 @@ def _value_type(value: Any) -> tuple[Any, ...]:
     if isinstance(value, float):
         return (GGUFValueType.FLOAT32,)
     return (GGUFValueType.UINT32 if 0 <= value < 2**32 else GGUFValueType.INT64,)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

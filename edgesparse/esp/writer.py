@@ -88,7 +88,11 @@ def write_esp(model: Model, checkpoint: Checkpoint, path: str | os.PathLike[str]
     if not isinstance(executor, NativeExecutor):
         raise UsageError("only a model on the native executor can be pre-packed.")
     if parameters.coarse is not None or parameters.signs:
-        raise UsageError("a pre-packed file holds neither a coarse head nor sign planes.")
+        raise UsageError(
+            "a pre-packed file holds neither a coarse head nor sign planes.",
+            advice="Leave --head two-stage and --predict out; --head two-stage can be asked for "
+            "when the file is run.",
+        )
     c_plan, arrays = executor.frozen_plan()
     blobs: dict[int, npt.NDArray[Any]] = {}
     for array in arrays:

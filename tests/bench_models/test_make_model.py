@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import tracemalloc
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import gguf.quants
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 import edgesparse
@@ -212,3 +214,44 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         assert checkpoint.info("token_embd.weight").type.name == "Q4_0"
     with pytest.raises(SystemExit):
         main(["--shape", "700m", "--type", "i2_s", "--dead-gates", "0.5", "--out", str(path)])
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--layers", "0"], "1 to 1000 layers"),
+        (["--layers", "-1"], "1 to 1000 layers"),
+        (["--layers", "1001"], "1 to 1000 layers"),
+        (["--seed", "-1"], "seeds are not negative"),
+        (["--dead-gates", "nan"], "between 0 and 1"),
+        (["--out", "no/such/m.gguf"], "there is no folder no/such"),
+        (["--out", "."], "it is a folder"),
+    ],
+)
+def test_refusals_are_one_line_and_leave_nothing(
+    flags: list[str],
+    words: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    usual = ["--shape", "smolbit", "--type", "tq2_0", "--layers", "1", "--out", "m.gguf"]
+    with pytest.raises(SystemExit) as refused:
+        main([*usual, *flags])
+    assert refused.value.code == 2
+    assert words in capsys.readouterr().err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
+    def half() -> Iterator[npt.NDArray[np.uint8]]:
+        yield np.zeros(64, np.uint8)
+        raise KeyboardInterrupt
+
+    path = tmp_path / "m.gguf"
+    path.write_bytes(b"an older one")
+    with pytest.raises(KeyboardInterrupt):
+        write_gguf(path, {}, [Tensor("t", 0, (32,), 128, half)])
+    assert path.read_bytes() == b"an older one"
+    assert list(tmp_path.iterdir()) == [path]

@@ -177,6 +177,43 @@ def test_kernels_verb(
         assert main([*flags, *bad]) == 2
 
 
+def test_small_matrices_do_not_become_millions_of_copies(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgesparse.benchmark.kernels.memory_bytes", lambda: 1 << 20)
+    monkeypatch.setattr("edgesparse.benchmark.kernels.MAX_COPIES", 16)
+    flags = ("bench", "--kernels", "--row-seconds", "0.001", "-t", "1", "--tokens", "1")
+    flags += ("--only", "t2", "--isa", "scalar", "-o", "json")
+    (small,) = json.loads(output(capsys, *flags, "--shapes", "3x7"))
+    (large,) = json.loads(output(capsys, *flags, "--shapes", "1024x1024"))
+    assert small["in_cache"]
+    assert small["working_set_bytes"] <= 16 << 10
+    assert not large["in_cache"]
+    assert large["working_set_bytes"] >= 1 << 20
+
+
+def test_flags_of_another_measurement_are_refused(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    n = 0
+    for kind, flags in (
+        ((), ("--shapes=2b4t", "--tokens=1", "--only=t2", "--in-cache", "--row-seconds=1")),
+        (("--profile",), ("--shapes=2b4t", "--tokens=1", "-d=4", "-pg=4,2", "--kernels")),
+        (("--kernels",), ("-p=4", "-n=4", "-d=4", "-pg=4,2")),
+    ):
+        for flag in flags:
+            words = flag.split("=") if flag.count("-") == 1 else [flag]
+            assert main(["bench", str(path), *kind, *words]) == 2
+            assert flag.split("=")[0] in capsys.readouterr().err
+            n += 1
+    assert n == 14
+    assert main(["bench", str(path), "-p", "0", "-n", "0"]) == 2
+    assert "nothing to measure" in capsys.readouterr().err
+    for kind in ("--kernels", "--profile", "--no-warmup"):
+        assert main(["bench", str(path), kind, "-t", "1025"]) == 2
+        assert "between 1 and 1024, not 1025" in capsys.readouterr().err
+
+
 # ---- profiles ------------------------------------------------------------
 
 
@@ -194,6 +231,17 @@ def test_decode_accounts_for_everything(path: Path) -> None:
     # About half of the random gates are dead.
     assert 0.6 * everything < sum(kind.n_bytes for kind in kinds) < everything
     assert all(kind.us > 0 for kind in kinds)
+
+
+def test_a_two_stage_head_is_profiled_as_it_runs(path: Path) -> None:
+    """Its coarse copy is read; of so small a vocabulary every row is a candidate."""
+    ids = np.arange(20, dtype=np.int32)
+    with edgesparse.load(path, threads=1, head="two-stage") as model:
+        kinds = {kind.kind: kind for kind in profile_decode(model, ids[:16], ids[16:])}
+        coarse = model.parameters.coarse
+        assert coarse is not None
+        head = model.parameters.weights["token_embd.weight"]
+        assert kinds["head"].n_bytes == coarse.n_bytes + head.n_bytes
 
 
 def test_prefill_counts_the_head_once(path: Path) -> None:
@@ -234,7 +282,10 @@ def test_profile_verb(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
             assert {row["op"] for row in ops} == KINDS
             assert {row["n_tokens"] for row in ops} == {n_tokens}
             assert sum(row["share"] for row in ops) == pytest.approx(1, abs=1e-3)
-    assert "phases with a barrier of" in output(capsys, *flags)
+    assert {row["quality"] for row in rows} == {"exact, no approximation is on"}
+    text = output(capsys, *flags, "--head", "q4")
+    assert "phases with a barrier of" in text
+    assert "quality: lossy: head Q8_0 rounded to q4" in text
     assert main([*flags, "--kernels"]) == 2
 
 

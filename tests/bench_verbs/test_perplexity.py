@@ -11,8 +11,10 @@ import pytest
 
 from edgesparse.cli import main
 from edgesparse.errors import UsageError
-from edgesparse.perplexity import log_probabilities, perplexity, windows
+from edgesparse.perplexity import candidate_misses, log_probabilities, perplexity, windows
 from tests.bench_verbs.real_model import EXECUTOR, TEXT
+from tests.executors.running import load_tiny
+from tests.models import tiny
 
 N_VOCAB = 5
 
@@ -122,6 +124,67 @@ def test_the_verb_prints_llama_cpps_last_line(capsys):
     assert quiet.err == ""
     assert f"{data['perplexity']:.4f}" == words[4]
     assert (data["n_ctx"], data["n_windows"], data["n_scored"]) == (128, 2, 126)
+
+
+def test_the_verb_says_what_is_lossy(capsys):
+    path = str(tiny.path("bitnet-i2_s.gguf"))
+    argv = ["perplexity", path, "-f", str(TEXT), "-c", "64", "--chunks", "1", "-q"]
+    for head, said in (
+        ("exact", []),
+        ("auto", ["Quality: lossy: head F16 rounded to q8"]),
+        ("q4", ["Quality: lossy: head F16 rounded to q4"]),
+    ):
+        assert main([*argv, "--head", head]) == 0
+        assert capsys.readouterr().out.splitlines()[1:] == said
+
+
+def test_misses_of_a_two_stage_head_are_counted(monkeypatch, capsys):
+    """With one tile of 8 candidates most of the 40 best are missed; with all tiles none is."""
+    from edgesparse import engine
+
+    ids = np.arange(3, 3 + 128, dtype=np.int32)
+    with load_tiny("bitnet-tq1_0.gguf", head="two-stage") as model:
+        n_vocab = model.engine.n_vocab
+        assert n_vocab > 48
+        all_tiles = candidate_misses(model, ids, 32)
+        assert (all_tiles.best, all_tiles.top, all_tiles.n) == (0, 0, 4 * 15)
+        assert candidate_misses(model, ids, 32, max_windows=1).n == 15
+        assert candidate_misses(model, ids, 32, max_positions=20).n == 20
+        monkeypatch.setattr(engine, "N_TILES", 1)
+        one = candidate_misses(model, ids, 32, top_k=40)
+        assert 0 <= one.best < one.n == 60
+        assert 60 * 32 <= one.top <= 60 * 40
+        assert one.top >= one.best
+        truth = best_missed(model, ids)
+        assert (one.best, one.top) == truth
+    monkeypatch.undo()
+    path = str(tiny.path("bitnet-tq1_0.gguf"))
+    argv = ["perplexity", path, "-f", str(TEXT), "-c", "64", "--chunks", "1", "--head", "two-stage"]
+    assert main([*argv, "-q"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("Quality: lossy: greedy and top-k sampling choose among candidates")
+    assert "at 0 of 31 positions (0.00%), nor were 0 of the 40 best of each" in lines[2]
+    assert main([*argv, "--json", "-q"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert (data["candidates_tried"], data["candidate_misses"]) == (31, 0)
+    assert (data["candidate_top_k"], data["candidate_top_k_misses"]) == (40, 0)
+
+
+def best_missed(model, ids):
+    """Count misses again, by sorting."""
+    best = top = 0
+    cache = model.engine.new_cache(32)
+    for window in ids.reshape(-1, 32).copy():
+        if model.tokenizer.add_bos:
+            window[0] = model.tokenizer.bos_id
+        model.engine.forward(cache, window[:16], 0, outputs="none")
+        for i in range(16, 31):
+            logits = model.engine.forward(cache, window[i : i + 1], i)[0]
+            kept = np.isfinite(model.engine.forward(cache, window[i : i + 1], i, exact=False)[0])
+            order = np.argsort(-logits, kind="stable")
+            best += not kept[order[0]]
+            top += int((~kept[order[:40]]).sum())
+    return best, top
 
 
 def test_the_verb_wants_a_text(capsys):

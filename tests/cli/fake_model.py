@@ -17,6 +17,7 @@ def fake_model(text, *, token_s=0.0, n_ctx=4096, raw_after=None, recommended=Non
     info = SimpleNamespace(
         name="fake",
         path="fake.gguf",
+        quality="exact, as far as a fake is",
         warnings=("odd \x1b[31mheader",),
         recommended=recommended or Recommended(),
     )

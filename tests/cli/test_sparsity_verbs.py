@@ -51,7 +51,9 @@ def test_the_table(text, capsys):
     assert run(["sparsity", BITNET, "-f", text, "--no-measure"]) == 0
     out = capsys.readouterr().out
     assert "█" in out
-    assert len(out.splitlines()) == 2 + 2 + 1
+    assert len(out.splitlines()) == 2 + 2 + 1 + 1
+    assert run(["sparsity", BITNET, "-f", text, "--no-measure", "--head", "q4"]) == 0
+    assert "rounded to q4" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_several_alphas_make_a_table(text, tmp_path, capsys):

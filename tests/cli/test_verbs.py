@@ -137,6 +137,7 @@ never said
         "5 messages loaded",
         "of 4096 tokens",
         "eval rate:",
+        "exact, as far as a fake is",
     ):
         assert expected in done.err
 

@@ -356,3 +356,22 @@ def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         pack(tiny.FOLDER / "bitnet-tq1_0.gguf", tmp_path / "model.esp")
     assert not list(tmp_path.iterdir())
     assert MAGIC == b"EDGESP\r\n"
+
+
+def test_doctor_says_how_a_packed_file_is_stored(
+    packed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", str(packed), "--no-measure"]) == 0
+    out = capsys.readouterr().out
+    assert "TQ1_0 → t2," in out
+    assert "TQ1_0 → t2n," in out
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o007])
+def test_a_packed_file_is_readable_by_whom_the_umask_lets(mask: int, tmp_path: Path) -> None:
+    before = os.umask(mask)
+    try:
+        path = pack(tiny.FOLDER / tiny.NAMES[0], tmp_path / "model.esp")
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~mask

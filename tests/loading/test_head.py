@@ -122,6 +122,8 @@ def test_every_verb_says_what_is_rounded(
             assert quality in said(capsys, *verb, *flag), verb
             assert quality in said(capsys, *verb, *flag, "--json"), verb
         assert f"F16 → {fmt}" in said(capsys, "doctor", path, "--no-measure", *flag)
+        assert main(["run", path, "--raw", "-p", "a", "-n", "2", "-v", *flag]) == 0
+        assert f"quality:              {quality}" in capsys.readouterr().err
     monkeypatch.setenv("EDGESPARSE_HEAD", "q8")
     assert "rounded to q8" in said(capsys, "inspect", path)
 

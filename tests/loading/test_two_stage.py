@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import edgesparse
+from bench.make_model import make_model
+from bench.model_shapes import Shape
 from edgesparse.executors import make_executor
 from edgesparse.executors.base import KVCache, Step
 from edgesparse.executors.native import isa_names
@@ -98,6 +102,39 @@ def test_executors_agree(file: str) -> None:
                 np.testing.assert_array_equal(found, truth, f"{name} {threads} {isa}")
                 n_cases += 1
     assert n_cases == 3 * (2 + 2 * len(isa_names()))
+
+
+def test_every_number_of_tiles_is_the_same_in_c(tmp_path: Path) -> None:
+    """A vocabulary of 250 tiles: selecting partitions several times, and borders fall anywhere."""
+    path, n_cases = tmp_path / "m.gguf", 0
+    make_model(path, Shape("this test", 256, 256, 1, 4, 2, 64, 2000, 64, 10_000.0), "tq2_0")
+    with edgesparse.load(path, head="two-stage", threads=1) as model:
+        plan = model.engine.plan
+        executors = [
+            make_executor(name, plan, model.parameters, threads=threads)
+            for name, threads in (("reference", 1), ("native", 1), ("native", 3))
+        ]
+        for n_tiles in (*range(1, 40), *range(40, 252, 5), 249, 250):
+            found = []
+            for executor in executors:
+                step = Step(
+                    tokens=np.array([n_tiles], np.int32),
+                    positions=np.zeros(1, np.int32),
+                    sequences=np.zeros(1, np.int32),
+                    outputs=np.zeros(1, np.int32),
+                    caches=[KVCache(plan, 8)],
+                    logits=np.empty((1, plan.n_vocab), np.float32),
+                    n_tiles=n_tiles,
+                )
+                executor.run(step)
+                found.append(step.logits[0])
+            assert np.isfinite(found[0]).sum() == 8 * n_tiles
+            np.testing.assert_array_equal(found[1], found[0], f"{n_tiles} tiles")
+            np.testing.assert_array_equal(found[2], found[0], f"{n_tiles} tiles, 3 threads")
+            n_cases += 1
+        for executor in executors:
+            executor.close()
+    assert n_cases == 84
 
 
 def test_equal_estimates_take_the_first_tiles() -> None:

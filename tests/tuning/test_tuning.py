@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,6 +133,7 @@ def test_kept_and_found() -> None:
     "entry",
     [
         *(None, 3, [], "t5", {}, {"value": 5}, {"value": None}, {"value": ["t5"]}),
+        *({"value": "t9"}, {"value": ""}, {"value": "T5"}),
         {"seconds": {"t5": 1}},
     ],
 )
@@ -142,6 +143,123 @@ def test_wrong_entries_count_as_unknown(entry: object) -> None:
     content["choices"] = {"ternary": {"avx2/2": entry}}
     forge(content)
     assert lookup("ternary", "avx2", 2).measured_threads == 0
+    assert tuning.trouble() == ""
+
+
+@pytest.mark.parametrize("value", [-1, -0.5, float("inf"), "5", True])
+def test_numbers_that_mean_nothing_count_as_unknown(value: object) -> None:
+    remember([Answer("read", "avx2", 2, 20.0, {}, 2)])
+    assert lookup("read", "avx2", 2).value == 20
+    content = kept()
+    content["choices"] = {"read": {"avx2/2": {"value": value}}}
+    forge(content)
+    found = lookup("read", "avx2", 2)
+    assert (found.value, found.measured_threads, found.choice) == (0, 0, "usual rates")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", "not JSON"),
+        ("", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("[]", "not in the layout"),
+        ('{"schema": 2}', "not in the layout"),
+        ('{"schema": 1, "machine": {}}', "made on another machine"),
+        (" " * (1 << 19), "longer than 256 KiB"),
+    ],
+)
+def test_a_damaged_file_is_told(text: str, reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tuning.trouble() == ""
+    forge(text)
+    assert reason in tuning.trouble()
+    assert main(["doctor", "--no-measure"]) == 0
+    assert f"warning       {cache_file()}: {reason}" in capsys.readouterr().out
+    assert main(["tune", "--show"]) == 0
+    assert f"not used: {cache_file()}: {reason}" in capsys.readouterr().out
+    remember([T5])
+    assert tuning.trouble() == ""
+
+
+def test_an_unreadable_file_is_told() -> None:
+    path = cache_file()
+    assert path is not None
+    path.mkdir(parents=True)
+    assert "cannot be read (Is a directory)" in tuning.trouble()
+    assert preferred_ternary("avx2", 2) is Format.T2
+
+
+def test_another_process_that_measures_meanwhile_loses_nothing() -> None:
+    assert preferred_ternary("avx2", 2) is Format.T2  # the file has been looked for
+    path = cache_file()
+    remember([T5])
+    assert path is not None
+    theirs = path.read_text()
+    tuning.forget()
+    assert preferred_ternary("avx2", 2) is Format.T2
+    path.write_text(theirs)
+    remember([Answer("ternary", "scalar", 1, "bst", {}, 1)])
+    assert preferred_ternary("avx2", 2) is Format.T5
+    assert preferred_ternary("scalar", 1) is Format.BST
+
+
+def given(*answers: Answer | type[BaseException]) -> Callable[..., Iterator[Answer]]:
+    """Make a `tune` that answers so, and is interrupted where an exception stands."""
+
+    def tune(*_: object) -> Iterator[Answer]:
+        for answer in answers:
+            if not isinstance(answer, Answer):
+                raise answer
+            yield answer
+
+    return tune
+
+
+def test_what_an_interrupted_run_measured_is_kept(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("edgesparse.tuning_topics.tune", given(T5, KeyboardInterrupt))
+    assert main(["tune", "--isa", "scalar", "-t", "2"]) == 130
+    seen = capsys.readouterr()
+    assert "t5 (measured with 2 threads" in seen.out
+    assert f"kept in {cache_file()}" in seen.out
+    assert f"interrupted: 1 of {len(TOPICS)} measurements are done" in seen.err
+    assert preferred_ternary("avx2", 2) is Format.T5
+    before = kept()
+    monkeypatch.setattr("edgesparse.tuning_topics.tune", given(KeyboardInterrupt))
+    assert main(["tune", "--json"]) == 130
+    assert json.loads(capsys.readouterr().out)["answers"] == []
+    assert kept() == before
+    forge("{")
+    assert main(["tune"]) == 130
+    assert "kept" not in capsys.readouterr().out
+    assert "not JSON" in tuning.trouble()  # nothing was measured, so nothing is written
+
+
+def test_answers_that_cannot_be_kept_fail(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("edgesparse.tuning_topics.tune", given(T5))
+    file = tmp_path / "file"
+    file.write_text("not a folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(file))
+    assert main(["tune"]) == 1
+    seen = capsys.readouterr()
+    assert "t5 (measured" in seen.out
+    assert f"not kept: {cache_file()} cannot be written" in seen.err
+    path = tmp_path / "cache" / "edgesparse"
+    path.mkdir(parents=True)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    stuck = cache_file()
+    assert stuck is not None
+    stuck.mkdir()
+    assert main(["tune", "--forget"]) == 1
+    assert f"not forgotten: {stuck} cannot be deleted" in capsys.readouterr().err
+
+
+def test_threads_that_no_pool_has_are_refused_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tune", "-t", "5000"]) == 2
+    assert "between 1 and 1024, not 5000" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -290,6 +408,8 @@ def test_loading_obeys_and_bits_stay() -> None:
     assert (plain[0], tuned[0]) == ({"T2", "T2N"}, {"T5", "T2N"})
     assert formats_and_logits(ternary="t2")[0] == {"T2", "T2N"}
     assert formats_and_logits(executor="portable")[0] == {"T2", "T2N"}
+    if choose_isa(None) != "scalar":  # measured for another instruction set
+        assert formats_and_logits(isa="scalar")[0] == {"T2", "T2N"}
     remember([Answer("ternary", choose_isa(None), 1, "bst", {}, 1)])
     planes = formats_and_logits()
     assert planes[0] == {"BST", "T2", "T2N"}
@@ -297,6 +417,27 @@ def test_loading_obeys_and_bits_stay() -> None:
     assert np.frombuffer(plain[1], np.float32).any()
     with pytest.raises(UsageError, match="ternary"):
         edgesparse.load(MODEL, ternary="t7")
+
+
+def test_inspect_says_which_storage_and_why(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def said(path: Path, *flags: str) -> str:
+        assert main(["inspect", str(path), "-t", "1", *flags]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        found = [line for line in lines if line.startswith("ternary ")]
+        return found[0].split(maxsplit=1)[1] if found else ""
+
+    assert said(MODEL).startswith("t2: default; ")
+    assert said(MODEL, "--ternary", "t5") == "t5: asked for with --ternary"
+    assert said(MODEL, "--executor", "portable") == "t2: what this executor takes"
+    remember([Answer("ternary", choose_isa(None), 1, "bst", {"t2": 2e-3, "bst": 1e-3}, 1)])
+    assert said(MODEL) == "bst: measured with 1 thread: bst 1 ms, t2 2 ms"
+    assert said(MODEL.with_name("llama-blocks.gguf")) == ""
+    packed = tmp_path / "model.esp"
+    assert main(["convert", str(MODEL), str(packed), "--ternary", "t5"]) == 0
+    capsys.readouterr()
+    assert said(packed) == "t5: as the file was packed"
 
 
 def test_verb(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 #include "kernels.h"
 
 #include "kernels/prefetch.h"
+#include "src/cpu.h"
 
 #include <immintrin.h>
 
@@ -13,8 +14,9 @@ static inline __attribute__((always_inline)) int32_t sum8(__m256i v) {
     return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 1)));
 }
 
-static inline __attribute__((always_inline)) void
-rows(int32_t *sums, const uint8_t *w, size_t row_bytes, const int8_t *q, const int n) {
+static inline __attribute__((always_inline)) void rows(int32_t *sums, const uint8_t *w,
+                                                       size_t row_bytes, const int8_t *q,
+                                                       es_ahead ahead, const int n) {
     const __m256i three = _mm256_set1_epi8(3), ones = _mm256_set1_epi16(1);
     __m256i acc[ROWS];
     for (int r = 0; r < n; r++) {
@@ -24,7 +26,9 @@ rows(int32_t *sums, const uint8_t *w, size_t row_bytes, const int8_t *q, const i
         const __m256i *x = (const __m256i *)(const void *)q;
         for (int r = 0; r < n; r++) {
             const uint8_t *at = w + (size_t)r * row_bytes + j;
-            es_prefetch_ahead(at, 32);
+            if (j % ES_CACHE_LINE == 0) {
+                es_prefetch_stages(at, ahead, ahead.far > 0);
+            }
             const __m256i v = _mm256_loadu_si256((const __m256i *)(const void *)at);
             __m256i s = _mm256_setzero_si256();
             for (int f = 0; f < 4; f++) {
@@ -41,12 +45,13 @@ rows(int32_t *sums, const uint8_t *w, size_t row_bytes, const int8_t *q, const i
 
 static void proposal_dot(int32_t *sums, const uint8_t *w, size_t row_bytes, int32_t n_rows,
                          const int8_t *q) {
+    const es_ahead ahead = es_groups_ahead(ROWS * row_bytes, es_cpu_is_amd() ? 12288 : 0);
     int32_t r = 0;
     for (; r + ROWS <= n_rows; r += ROWS) {
-        rows(sums + r, w + (size_t)r * row_bytes, row_bytes, q, ROWS);
+        rows(sums + r, w + (size_t)r * row_bytes, row_bytes, q, ahead, ROWS);
     }
     for (; r < n_rows; r++) {
-        rows(sums + r, w + (size_t)r * row_bytes, row_bytes, q, 1);
+        rows(sums + r, w + (size_t)r * row_bytes, row_bytes, q, ahead, 1);
     }
 }
 

@@ -8,7 +8,7 @@
 
 #include <immintrin.h>
 
-enum { ROWS = 8 };
+enum { ROWS = 8, FAR_BYTES = 8192 };
 
 /* Field f of two blocks' activations, or of one and zeros. */
 static inline __attribute__((always_inline)) __m512i field(const int8_t *q, int f, int is_pair) {
@@ -19,14 +19,14 @@ static inline __attribute__((always_inline)) __m512i field(const int8_t *q, int 
 
 static inline __attribute__((always_inline)) void step(__m512i *one, __m512i *four,
                                                        const uint8_t *w, size_t row_bytes,
-                                                       const int8_t *q, const int is_pair,
-                                                       const int n) {
+                                                       const int8_t *q, es_ahead ahead,
+                                                       const int is_pair, const int n) {
     const __m512i low = _mm512_set1_epi8(3), high = _mm512_set1_epi8(12);
     const __m512i x0 = field(q, 0, is_pair), x1 = field(q, 1, is_pair);
     const __m512i x2 = field(q, 2, is_pair), x3 = field(q, 3, is_pair);
     for (int r = 0; r < n; r++) {
         const uint8_t *at = w + (size_t)r * row_bytes;
-        es_prefetch_ahead(at, 64);
+        es_prefetch_stages(at, ahead, 1);
         const __m512i v =
             is_pair ? _mm512_loadu_si512(at)
                     : _mm512_zextsi256_si512(_mm256_loadu_si256((const __m256i *)(const void *)at));
@@ -44,12 +44,13 @@ rows(int32_t *sums, const uint8_t *w, size_t row_bytes, const int8_t *q, const i
     for (int r = 0; r < n; r++) {
         one[r] = four[r] = _mm512_setzero_si512();
     }
+    const es_ahead ahead = es_groups_ahead((size_t)n * row_bytes, FAR_BYTES);
     size_t j = 0;
     for (; j + 64 <= row_bytes; j += 64, q += 256) {
-        step(one, four, w + j, row_bytes, q, 1, n);
+        step(one, four, w + j, row_bytes, q, ahead, 1, n);
     }
     if (j < row_bytes) {
-        step(one, four, w + j, row_bytes, q, 0, n);
+        step(one, four, w + j, row_bytes, q, ahead, 0, n);
     }
     for (int r = 0; r < n; r++) {
         sums[r] = _mm512_reduce_add_epi32(_mm512_add_epi32(one[r], _mm512_srai_epi32(four[r], 2)));

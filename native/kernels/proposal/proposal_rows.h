@@ -12,7 +12,6 @@ enum { ROWS = 4, BLOCK_BYTES = 32 };
 
 ES_INLINE void add_block(es_acc *acc, const uint8_t *w, const int8_t *q) {
     const uint8x16_t three = vdupq_n_u8(3);
-    es_prefetch_ahead(w, BLOCK_BYTES);
     for (int half = 0; half < 2; half++) {
         const uint8x16_t v = vld1q_u8(w + 16 * half);
         const int8_t *x = q + 16 * half;
@@ -26,6 +25,7 @@ ES_INLINE void add_block(es_acc *acc, const uint8_t *w, const int8_t *q) {
 ES_INLINE void rows(int32_t *sums, const uint8_t *w, size_t row_bytes, const int8_t *q,
                     const int n) {
     const size_t n_blocks = row_bytes / BLOCK_BYTES;
+    const es_ahead ahead = es_groups_ahead((size_t)n * row_bytes, 0);
     es_acc acc[ROWS];
     for (int r = 0; r < n; r++) {
         acc[r] = acc_zero();
@@ -34,8 +34,11 @@ ES_INLINE void rows(int32_t *sums, const uint8_t *w, size_t row_bytes, const int
         const size_t end = n_blocks - b < FOLD_BLOCKS ? n_blocks : b + FOLD_BLOCKS;
         for (; b < end; b++) {
             for (int r = 0; r < n; r++) {
-                add_block(&acc[r], w + (size_t)r * row_bytes + b * BLOCK_BYTES,
-                          q + b * 4 * BLOCK_BYTES);
+                const uint8_t *at = w + (size_t)r * row_bytes + b * BLOCK_BYTES;
+                if (b % (ES_CACHE_LINE / BLOCK_BYTES) == 0) {
+                    es_prefetch_stages(at, ahead, 0);
+                }
+                add_block(&acc[r], at, q + b * 4 * BLOCK_BYTES);
             }
         }
         for (int r = 0; r < n; r++) {

@@ -45,20 +45,6 @@ ES_INLINE void es_prefetch(const void *p, size_t ahead) {
     __builtin_prefetch((const void *)((uintptr_t)p + ahead), 0, 3);
 }
 
-/* How far beyond the bytes in work lines are asked for, as one group of rows or several. With `far` they
- * are asked for twice, far ahead into the second-level cache and one group ahead into the first: the few
- * buffers between core and first level are then held for a short way only. 0: once. */
-typedef struct es_ahead {
-    size_t far, near;
-} es_ahead;
-
-ES_INLINE void es_prefetch_stages(const void *p, es_ahead ahead, const int twice) {
-    if (twice) {
-        __builtin_prefetch((const void *)((uintptr_t)p + ahead.far), 0, 2);
-    }
-    es_prefetch(p, ahead.near);
-}
-
 /* Rows of a list between the one multiplied and the one asked for a first time, into the second-level
  * cache: ES_LIST_FAR, asked at run time; 0: lines are asked for once, into the first level. On a Zen 4,
  * whose first level waits for few lines, a list of 22 % of 6912 rows of 640 bytes then takes 43 ns a row

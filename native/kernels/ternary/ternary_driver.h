@@ -17,10 +17,6 @@ static inline size_t es_min_size(size_t a, size_t b) {
     return a < b ? a : b;
 }
 
-static inline size_t es_round_groups(size_t n_bytes, size_t group_bytes) {
-    return (n_bytes + group_bytes - 1) / group_bytes * group_bytes;
-}
-
 /* One token times n_rows rows over one segment of k, in groups of dot_rows rows. */
 static void es_ternary_gemv(const es_ternary_ops *ops, int32_t *sums, const uint8_t *w,
                             size_t row_bytes, size_t n_rows, const int8_t *q, size_t n_blocks,
@@ -30,13 +26,7 @@ static void es_ternary_gemv(const es_ternary_ops *ops, int32_t *sums, const uint
         ops->arrange(arranged, q, n_blocks);
         q = arranged;
     }
-    /* The rows of a group are read side by side, so the stream moves on group by group: asking for
-     * the same place in a later group keeps every line at the full distance, however long the rows. */
-    const size_t group_bytes = ops->dot_rows * row_bytes;
-    const size_t far = ES_PREFETCH_L2;
-    const es_ahead ahead = {es_round_groups(far, group_bytes),
-                            far > 0 ? group_bytes
-                                    : es_round_groups(ES_PREFETCH_BYTES, group_bytes)};
+    const es_ahead ahead = es_groups_ahead(ops->dot_rows * row_bytes, ES_PREFETCH_L2);
     for (size_t r = 0; r < n_rows; r += ops->dot_rows) {
         const size_t n = es_min_size(ops->dot_rows, n_rows - r);
         int32_t group[ES_TERNARY_MAX_DOT_ROWS];

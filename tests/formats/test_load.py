@@ -20,6 +20,7 @@ from edgesparse.errors import (
     UsageError,
 )
 from edgesparse.formats import (
+    Weight,
     choose,
     dequantize,
     load,
@@ -283,6 +284,41 @@ def test_the_arena_is_aligned_zeroed_and_disjoint() -> None:
         array[:] = value + 1
     assert all((array == value + 1).all() for value, array in enumerate(arrays))
     assert [a.size for a in memory.allocate([0, 0])] == [0, 0]
+
+
+def test_what_comes_one_by_one_shares_mappings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mapping of its own would be too small for huge pages."""
+    monkeypatch.setattr(memory, "_ARENA_BYTES", 1 << 16)
+    arena, rng = memory.Arena(), np.random.default_rng(3)
+    data = [rng.integers(0, 256, n, np.uint8) for n in (1, 64, 0, 1000, 60_000, 200_000, 7)]
+    kept = [arena.keep(each) for each in data]
+    for old, new in zip(data, kept, strict=True):
+        assert np.array_equal(old, new)
+        assert not new.flags.writeable
+        assert new.size == 0 or new.ctypes.data % 64 == 0
+    starts = [new.ctypes.data for new in kept]
+    assert [start - starts[0] for start in starts[:5]] == [0, 64, 128, 128, 1152]
+    assert not 0 <= starts[5] - starts[0] < 1 << 16  # more than was left: another mapping
+
+
+def test_matrices_that_may_lose_zeros_lie_together() -> None:
+    checkpoint = Memory()
+    for i in range(3):
+        checkpoint.add(f"w{i}", T.Q8_0, (8, 64), random_bytes(T.Q8_0, 8, 64, i))
+    seen = []
+
+    def decide(weight: Weight) -> Weight:
+        seen.append(weight.name)
+        return weight
+
+    sparse = dict.fromkeys(("w0", "w1", "w2"), decide)
+    weights = load_weights(checkpoint, ["w0", "w1", "w2"], threads=1, sparse=sparse)
+    plain = load_weights(checkpoint, ["w0", "w1", "w2"], threads=1)
+    assert sorted(seen) == ["w0", "w1", "w2"]
+    starts = [weights[name].data.ctypes.data for name in seen]
+    step = -(-weights["w0"].n_bytes // 64) * 64
+    assert [start - starts[0] for start in starts] == [0, step, 2 * step]
+    assert all(np.array_equal(weights[name].data, plain[name].data) for name in seen)
 
 
 def test_the_machine_tells_its_memory() -> None:

@@ -374,4 +374,4 @@ def test_a_packed_file_is_readable_by_whom_the_umask_lets(mask: int, tmp_path: P
         path = pack(tiny.FOLDER / tiny.NAMES[0], tmp_path / "model.esp")
     finally:
         os.umask(before)
-    assert path.stat().st_mode & 0o777 == 0o666 & ~mask
+    assert path.stat().st_mode & 0o777 == 0o644 & ~mask  # written by its owner alone

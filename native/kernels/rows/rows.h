@@ -19,7 +19,7 @@ ES_INLINE size_t es_row_step(size_t n_blocks, size_t block, int format) {
 
 /* The rows asked for while a group is multiplied: the next group, into the first-level cache, and where that
  * waits for too few lines at once, as on Zen processors, one further on before, into the second level. With
- * 22 and 70 % of 1536 rows of 612 bytes q8r then reads 10.6 and 13.5 GB/s instead of 7.6 and 8.1, q4r 7.6 and
+ * 22 and 70 % of 1536 rows of 640 bytes q8r then reads 10.6 and 13.5 GB/s instead of 7.6 and 8.1, q4r 7.6 and
  * 8.7 instead of 6.0 and 6.8 (Zen 4, one thread). */
 typedef struct es_asked_rows {
     const uint8_t *near[ES_GROUP], *far[ES_GROUP];

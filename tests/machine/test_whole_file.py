@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from edgesparse.sparsity.calibration_file import write_calibration
-from edgesparse.transcript import write_transcript
 from edgesparse.whole_file import replace_file, replacing, replacing_path
 
 
@@ -24,17 +22,6 @@ def test_who_may_read_it(tmp_path: Path) -> None:
         os.umask(before)
     modes = {p.name: p.stat().st_mode & 0o777 for p in tmp_path.iterdir()}
     assert modes == {"a": 0o640, "b": 0o640, "c": 0o600}
-
-
-def test_conversations_are_private_and_calibrations_are_not(tmp_path: Path) -> None:
-    before = os.umask(0o022)
-    try:
-        write_transcript(tmp_path / "talk.json", None, [])
-        write_calibration(tmp_path / "calibration.json", {})
-    finally:
-        os.umask(before)
-    assert (tmp_path / "talk.json").stat().st_mode & 0o777 == 0o600
-    assert (tmp_path / "calibration.json").stat().st_mode & 0o777 == 0o644
 
 
 def test_an_interrupted_file_leaves_the_old_one(tmp_path: Path) -> None:

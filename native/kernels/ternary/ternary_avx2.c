@@ -14,7 +14,6 @@
 /* A second request gains 8 to 10 % on Zen 3 and costs 6 % on Sapphire Rapids. */
 #define ES_PREFETCH_L2 (es_cpu_is_amd() ? 12288 : 0)
 
-#define ES_LIST_FAR ES_LIST_FAR_X86
 #define ES_TILE_TOKENS 4
 #define ES_PANEL_MIN_TOKENS 4
 

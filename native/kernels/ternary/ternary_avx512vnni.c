@@ -8,11 +8,7 @@
 
 #include "ternary.h"
 
-#include "src/cpu.h"
-
 #include <immintrin.h>
-
-#define ES_LIST_FAR ES_LIST_FAR_X86
 
 typedef __m512i es_vec;
 typedef __m512i es_vec_i8;

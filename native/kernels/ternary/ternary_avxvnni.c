@@ -1,10 +1,6 @@
 /* Ternary products with the 256-bit vpdpbusd; see ternary_vnni.h for the arithmetic. */
 #include "ternary_256.h"
 
-#include "src/cpu.h"
-
-#define ES_LIST_FAR ES_LIST_FAR_X86
-
 /* Twelve accumulators hide the latency of two vpdpbusd per cycle and leave four registers. */
 #define ES_TILE_TOKENS 6
 #define ES_PANEL_MIN_TOKENS 4

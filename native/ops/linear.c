@@ -353,7 +353,7 @@ void es_linear_products(es_linear_job *job, int32_t first, int32_t n_outputs) {
         }
         return;
     }
-    enum { LINES = 4 }; /* of bit slices by columns: side by side, and of little work each */
+    enum { LINES = 4 }; /* by columns: side by side, so that a column is a run worth fetching */
     int32_t together = 1;
     job->panel = 32;
     for (int32_t i = first; i < first + n_outputs; i++) {
@@ -363,7 +363,7 @@ void es_linear_products(es_linear_job *job, int32_t first, int32_t n_outputs) {
         }
         if (es_is_column(w->format)) {
             job->panel = es_max(job->panel, (int32_t)es_line_rows(w->format));
-            together = es_is_slice_column(w->format) ? LINES : together;
+            together = LINES;
         } else {
             job->panel = es_is_sliced(w) ? es_max(job->panel, 64) : job->panel; /* rows of a tile */
             job->engine->moved += w->n_bytes + es_linear_scale_bytes(w);

@@ -8,7 +8,7 @@
 
 #include <immintrin.h>
 
-enum { ROWS = 8, FAR_BYTES = 8192 };
+enum { ROWS = 8 };
 
 /* Field f of two blocks' activations, or of one and zeros. */
 static inline __attribute__((always_inline)) __m512i field(const int8_t *q, int f, int is_pair) {
@@ -44,7 +44,7 @@ rows(int32_t *sums, const uint8_t *w, size_t row_bytes, const int8_t *q, const i
     for (int r = 0; r < n; r++) {
         one[r] = four[r] = _mm512_setzero_si512();
     }
-    const es_ahead ahead = es_groups_ahead((size_t)n * row_bytes, FAR_BYTES);
+    const es_ahead ahead = es_groups_ahead((size_t)n * row_bytes, ES_PREFETCH_FAR);
     size_t j = 0;
     for (; j + 64 <= row_bytes; j += 64, q += 256) {
         step(one, four, w + j, row_bytes, q, ahead, 1, n);

@@ -20,7 +20,7 @@ ES_INLINE void find_rows(const uint8_t *found[ES_GROUP], const uint8_t *w, size_
 
 ES_INLINE void row_list(float *y, const uint8_t *w, size_t row_bytes, const int32_t *rows,
                         int32_t n_rows, const es_q16 *x, size_t n_blocks, int format) {
-    es_asked_rows asked = {.twice = es_cpu_is_amd()};
+    es_asked_rows asked;
     for (int32_t i = 0; i < n_rows; i += ES_GROUP) {
         const uint8_t *found[ES_GROUP];
         float totals[ES_GROUP];

@@ -9,11 +9,6 @@
  *   t5 dot  five per block: 12 blocks, 60 * -512 = -30720 */
 #include "ternary_256.h"
 
-#include "src/cpu.h"
-
-/* A second request gains 8 to 10 % on Zen 3 and costs 6 % on Sapphire Rapids. */
-#define ES_PREFETCH_L2 (es_cpu_is_amd() ? 12288 : 0)
-
 #define ES_TILE_TOKENS 4
 #define ES_PANEL_MIN_TOKENS 4
 

@@ -5,11 +5,6 @@
 
 #include "ternary.h"
 
-/* Bytes ahead of the first of two requests; 0: there is one. Asked at run time. */
-#ifndef ES_PREFETCH_L2
-#define ES_PREFETCH_L2 0
-#endif
-
 /* Packed bytes that stay in the second-level cache while token after token passes over them. */
 enum { ES_TERNARY_STRIP_BYTES = 65536 };
 
@@ -26,7 +21,7 @@ static void es_ternary_gemv(const es_ternary_ops *ops, int32_t *sums, const uint
         ops->arrange(arranged, q, n_blocks);
         q = arranged;
     }
-    const es_ahead ahead = es_groups_ahead(ops->dot_rows * row_bytes, ES_PREFETCH_L2);
+    const es_ahead ahead = es_groups_ahead(ops->dot_rows * row_bytes, ES_PREFETCH_FAR);
     for (size_t r = 0; r < n_rows; r += ops->dot_rows) {
         const size_t n = es_min_size(ops->dot_rows, n_rows - r);
         int32_t group[ES_TERNARY_MAX_DOT_ROWS];

@@ -10,6 +10,7 @@ import argparse
 import numpy as np
 
 import edgesparse
+from edgesparse.errors import EdgesparseError
 from edgesparse.executors.base import Step
 
 __all__ = ["dead_gates"]
@@ -43,8 +44,11 @@ def main() -> None:
     parser.add_argument("file")
     parser.add_argument("--tokens", type=int, default=128)
     options = parser.parse_args()
-    with edgesparse.load(options.file) as model:
-        shares = dead_gates(model, options.tokens)
+    try:
+        with edgesparse.load(options.file) as model:
+            shares = dead_gates(model, options.tokens)
+    except EdgesparseError as error:
+        raise SystemExit(f"dead_gates: {error}") from None
     print("dead gates by layer:", " ".join(f"{share:.3f}" for share in shares))
     print(f"mean {shares.mean():.3f}, lowest {shares.min():.3f}, highest {shares.max():.3f}")
 

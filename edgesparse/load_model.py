@@ -167,6 +167,11 @@ def load(
             "sparsity and predict exclude each other: both decide what a feed-forward leaves out.",
             advice="Give one of them.",
         )
+    if predict_force and predict is None:
+        raise UsageError(
+            "predict_force says what to do with a predictor, and none is given.",
+            advice="Name a file of 'edgesparse calibrate --method sparseinfer' as predict.",
+        )
     types = CacheType.parse(cache_type_k), CacheType.parse(cache_type_v)
     parse_head(head)
     parse_weights(weights)

@@ -93,15 +93,12 @@ def replace_file(path: Path, text: str, *, private: bool = False) -> None:
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path` that takes its place when the block ends well.
 
-    A link stays one: what it leads to is replaced.
-
     Raises
     ------
     OSError
         The file cannot be written, or is a device, a pipe or the like.
     """
-    target = Path(os.path.realpath(path))
-    with replacing_path(target) as temporary, temporary.open("wb") as file:
+    with replacing_path(path) as temporary, temporary.open("wb") as file:
         yield file
 
 
@@ -109,21 +106,26 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 def replacing_path(path: Path, folder: Path | None = None) -> Iterator[Path]:
     """As `replacing`, for what opens files itself: gives the temporary file's path.
 
+    A link stays one: what it leads to is replaced.
+
     Parameters
     ----------
     path : Path
     folder : Path, optional
-        Where the temporary file lies, on the same disk (default: beside `path`): whoever is killed
-        leaves it there.
+        Where the temporary file lies if that is on the same disk (default: beside what is
+        replaced): whoever is killed leaves it there.
 
     Raises
     ------
     OSError
         The file cannot be written, or is a device, a pipe or the like.
     """
+    path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, _IRREGULAR, str(path))  # renaming would replace the device
-    name = os.fspath((folder or path.parent) / f"{TEMPORARY}{secrets.token_hex(8)}")
+    if folder is None or folder.stat().st_dev != path.parent.stat().st_dev:
+        folder = path.parent
+    name = os.fspath(folder / f"{TEMPORARY}{secrets.token_hex(8)}")
     # For others to read, as far as the umask lets them, and not to write: see `load`'s mmap.
     os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
     try:

@@ -87,7 +87,7 @@ def profile(args: argparse.Namespace, threads: Sequence[int], terminal: Terminal
 
 def _summary(found: Profile) -> str:
     return (
-        f"{found.n_threads} threads: {1e6 / found.token_us:.2f} tok/s decoded; "
+        f"threads: {found.n_threads}; {1e6 / found.token_us:.2f} tok/s decoded; "
         f"read bandwidth {found.read_bandwidth_gb_per_s:.1f} GB/s; {found.n_phases} phases with a "
         f"barrier of {found.barrier_ns:.0f} ns each, {found.barrier_share:.2%} of a token\n\n"
         f"quality: {found.quality}"

@@ -240,7 +240,7 @@ def _summary(data: dict[str, Any]) -> str:
         rows.append(
             (
                 "engine",
-                f"{engine['executor']}, {engine['n_threads']} threads, context {engine['n_ctx']}",
+                f"{engine['executor']}, threads: {engine['n_threads']}, context {engine['n_ctx']}",
             )
         )
         rows += [("head", engine["head"]), ("quality", engine["quality"])]

@@ -115,7 +115,7 @@ class NativeExecutor:
             if status[0] == self._lib.ES_E_MEMORY:
                 raise MemoryBudgetError(
                     "The engine's buffers and threads could not be had.",
-                    advice="Use fewer threads or a shorter context.",
+                    advice="Use fewer threads, a shorter context or fewer tokens at once.",
                 )
             raise EdgesparseError(f"The native engine refused the plan (status {status[0]}).")
         self._engine = self._ffi.gc(raw, self._lib.es_engine_destroy)

@@ -64,6 +64,18 @@ def test_a_link_stays_a_link(tmp_path: Path, text: str) -> None:
     assert len(list(elsewhere.iterdir())) == 1
 
 
+def test_a_model_written_through_a_link_lies_where_it_leads(tmp_path: Path) -> None:
+    real = tmp_path / "elsewhere" / "real.gguf"
+    real.parent.mkdir()
+    real.write_bytes(b"old")
+    link = tmp_path / "model.gguf"
+    link.symlink_to(real)
+    assert run(["quantize", RELU, str(link), "q4_0", "-y", "-q"]) == 0
+    assert link.is_symlink()
+    assert real.read_bytes()[:4] == b"GGUF"
+    assert [item.name for item in real.parent.iterdir()] == ["real.gguf"]
+
+
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o002, 0o644), (0o077, 0o600)])
 def test_others_may_read_and_not_write(tmp_path: Path, text: str, mask: int, mode: int) -> None:
     before = os.umask(mask)

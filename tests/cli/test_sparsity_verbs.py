@@ -132,6 +132,8 @@ def test_a_predictor_and_its_use(text, tmp_path, capsys):
         assert len(found.alphas) == 2
         assert all(0.8 <= kept < 0.9 for kept in found.kept.values())
     use = ["perplexity", BITNET, "-f", text, "--ctx", "64", "-q", "--json", "--predict", out]
+    assert run([*use[:-2], "--predict-force"]) == 2  # which predictor?
+    assert "none is given" in capsys.readouterr().err
     assert run(use) == 2
     assert "--predict-force" in capsys.readouterr().err
     assert run([*use, "--predict-force"]) == 0

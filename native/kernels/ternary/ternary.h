@@ -17,6 +17,8 @@
 
 #include "kernels.h"
 #include "../prefetch.h"
+#include "src/cpu.h"
+
 enum {
     ES_T2_BLOCK = 128, /* weights in a block */
     ES_T5_BLOCK = 160,
@@ -24,9 +26,9 @@ enum {
     ES_T5_FIELDS = 5,
     ES_TERNARY_BLOCK_BYTES = 32,
     ES_TERNARY_MAX_DOT_ROWS = 8,
-    ES_LIST_AHEAD = 8, /* rows of a list between the one multiplied and the one requested */
-    ES_LIST_NEAR_BYTES = 24 * ES_CACHE_LINE, /* the lines that a first level waits for at once */
-    ES_TERNARY_SCRATCH_BYTES = 16384         /* on the stack: a panel, or rearranged activations */
+    ES_LIST_NEAR_BYTES = 24 *
+        ES_CACHE_LINE,               /* the lines that Zen's first level waits for at once */
+    ES_TERNARY_SCRATCH_BYTES = 16384 /* on the stack: a panel, or rearranged activations */
 };
 
 #if defined(__GNUC__) && !defined(__clang__)
@@ -44,30 +46,30 @@ ES_INLINE void es_prefetch(const void *p, size_t ahead) {
     __builtin_prefetch((const void *)((uintptr_t)p + ahead), 0, 3);
 }
 
-/* Rows of a list between the one multiplied and the one asked for a first time, into the second-level
- * cache; 0: lines are asked for once, into the first level. A list of 22 % of 6912 rows of 640 bytes then
- * takes 43 ns a row instead of 76 on a Zen 4, 58 instead of 67 (AVX2; AVX-512 no other time) on an Emerald
- * Rapids server, and of rows of 160 bytes 21 instead of 33, and 19 instead of 24 (AVX-512 16, 21). */
-enum { ES_LIST_FAR = ES_PREFETCH_FAR > 0 ? 24 : 0 };
+/* Rows of a list between the one multiplied and the ones asked for: a first time, into the second-level
+ * cache (0: never), and then into the first. One thread, AVX-512, a list of 20 % of 6912 rows of 640 bytes,
+ * Emerald Rapids server: 11.3 GB/s with the second request alone, 14.8 with both; of 160 bytes 7.8 and 11.1
+ * (AVX2 9.4 and 11.5, 6.9 and 9.1). A Zen 4, 22 %: 43 ns a row instead of 76 and 21 instead of 33. */
+#ifdef __x86_64__
+enum { ES_LIST_FAR = 32, ES_LIST_NEAR = 12 };
+#else
+enum { ES_LIST_FAR = 0, ES_LIST_NEAR = 8 };
+#endif
 
 /* The entry `ahead` further down a list of n; near its end the entry itself, which costs nothing. */
 ES_INLINE int32_t es_list_entry(int32_t i, int32_t ahead, int32_t n) {
     return i + ahead < n ? i + ahead : i;
 }
 
-/* Rows ahead of the request into the first level. Behind one into the second level it is left out, which
- * 0 does, where a group has more lines than can be waited for: it would only hold up the loads. */
-ES_INLINE int32_t es_list_near(int32_t n_rows, size_t n_blocks, int32_t far) {
+/* Rows ahead of the request into the first level. Where a Zen processor could not wait for as many lines as a
+ * group has it is left out, which 0 does: it would only hold up the loads. */
+ES_INLINE int32_t es_list_near(int32_t n_rows, size_t n_blocks) {
     const size_t group_bytes = (size_t)n_rows * n_blocks * ES_TERNARY_BLOCK_BYTES;
-    if (far == 0) {
-        return ES_LIST_AHEAD;
-    }
-    return group_bytes <= ES_LIST_NEAR_BYTES ? n_rows : 0;
+    return es_cpu_is_amd() && group_bytes > ES_LIST_NEAR_BYTES ? 0 : ES_LIST_NEAR;
 }
 
-ES_INLINE void es_prefetch_listed(const uint8_t *near, const uint8_t *far, size_t block,
-                                  const int twice) {
-    if (twice) {
+ES_INLINE void es_prefetch_listed(const uint8_t *near, const uint8_t *far, size_t block) {
+    if (ES_LIST_FAR > 0) {
         __builtin_prefetch(far + block * ES_TERNARY_BLOCK_BYTES, 0, 2);
     }
     es_prefetch(near, block * ES_TERNARY_BLOCK_BYTES);

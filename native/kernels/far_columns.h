@@ -22,9 +22,11 @@ typedef struct es_far_columns {
     size_t bytes;  /* wanted ones of a column */
 } es_far_columns;
 
-/* Blocks between the one multiplied and the one asked for; 0: nothing is. */
-static inline size_t es_far_blocks(void) {
-    return es_cpu_is_amd() ? 2 : 0;
+/* Blocks between the one multiplied and the one asked for; 0: nothing is. `spare`: the kernel has time for
+ * more requests, so that on Intel's processors, too, they pay: an Emerald Rapids server reads q8n with 60 % of
+ * the columns live at 12.8 GB/s instead of 12.3 (AVX-512; AVX2 loses 2 % and nibbles lose 5). */
+static inline size_t es_far_blocks(int spare) {
+    return spare || es_cpu_is_amd() ? 2 : 0;
 }
 
 /* Asks for an even share of what is left, the present line being one of `n_lines` to come. */

@@ -77,7 +77,7 @@ ES_INLINE void list_lines(float *y, const es_column_lines *lines, const es_slice
     const es_slice_place at = es_place_of(lines, s, planes);
     const size_t n_blocks = (size_t)s->n_blocks, per_group = (size_t)s->group_blocks;
     const uint8_t *w = lines->tile;
-    const size_t ahead = es_far_blocks();
+    const size_t ahead = es_far_blocks(0);
     memset(y, 0, lines->n * ES_SLICE_LINE_ROWS * sizeof *y);
     for (size_t first = 0; first < n_blocks; first += per_group) {
         const size_t end = n_blocks - first < per_group ? n_blocks : first + per_group;

@@ -144,7 +144,7 @@ ES_INLINE void column_list(float *y, const es_column_lines *lines, const es_colu
                            const es_q16 *x, size_t n_blocks, const int format) {
     const size_t n_rows = es_line_rows(format), width = lines->width;
     const size_t block_bytes = width * es_line_block_bytes(format);
-    const size_t ahead = es_far_blocks();
+    const size_t ahead = es_far_blocks(VEC_BYTES == 64 && !es_column_is_nibble(format));
     memset(y, 0, lines->n * n_rows * sizeof *y);
     for (size_t b = 0; b < n_blocks; b++) {
         const uint8_t *block = lines->tile + b * block_bytes;

@@ -26,8 +26,6 @@ enum {
     ES_T5_FIELDS = 5,
     ES_TERNARY_BLOCK_BYTES = 32,
     ES_TERNARY_MAX_DOT_ROWS = 8,
-    ES_LIST_NEAR_BYTES = 24 *
-        ES_CACHE_LINE,               /* the lines that Zen's first level waits for at once */
     ES_TERNARY_SCRATCH_BYTES = 16384 /* on the stack: a panel, or rearranged activations */
 };
 
@@ -61,11 +59,12 @@ ES_INLINE int32_t es_list_entry(int32_t i, int32_t ahead, int32_t n) {
     return i + ahead < n ? i + ahead : i;
 }
 
-/* Rows ahead of the request into the first level. Where a Zen processor could not wait for as many lines as a
- * group has it is left out, which 0 does: it would only hold up the loads. */
+/* Rows ahead of the request into the first level. Where that of a Zen processor could not wait for as many
+ * lines as a group has it is left out, which 0 does: it would only hold up the loads. */
 ES_INLINE int32_t es_list_near(int32_t n_rows, size_t n_blocks) {
+    enum { ZEN_LINES = 24 };
     const size_t group_bytes = (size_t)n_rows * n_blocks * ES_TERNARY_BLOCK_BYTES;
-    return es_cpu_is_amd() && group_bytes > ES_LIST_NEAR_BYTES ? 0 : ES_LIST_NEAR;
+    return es_cpu_is_amd() && group_bytes > ZEN_LINES * ES_CACHE_LINE ? 0 : ES_LIST_NEAR;
 }
 
 ES_INLINE void es_prefetch_listed(const uint8_t *near, const uint8_t *far, size_t block) {

@@ -343,6 +343,14 @@ int32_t es_linear_unit(int64_t n_rows, int32_t n_threads, int32_t k, int32_t pan
     return (int32_t)(best * panel);
 }
 
+/* Most rows that one thread gets where the others take what they can. */
+static int64_t largest_share(int64_t n_rows, int64_t unit_rows, int32_t n_threads) {
+    const int64_t n_chunks = (n_rows + unit_rows - 1) / unit_rows;
+    const int64_t each = n_chunks / n_threads, rest = n_chunks % n_threads;
+    const int64_t last = n_rows - (n_chunks - 1) * unit_rows;
+    return each * unit_rows + (rest == 0 ? 0 : rest == 1 ? last : unit_rows);
+}
+
 void es_linear_products(es_linear_job *job, int32_t first, int32_t n_outputs) {
     if (es_linear_looks_up(job, first, n_outputs)) {
         for (int32_t i = first; i < first + n_outputs; i++) {
@@ -353,7 +361,9 @@ void es_linear_products(es_linear_job *job, int32_t first, int32_t n_outputs) {
         }
         return;
     }
-    enum { LINES = 4 }; /* by columns: side by side, so that a column is a run worth fetching */
+    /* Lines of a tile by columns, side by side, so that a column is a run worth fetching. */
+    enum { LINES = ES_COLUMN_WIDTH / 2 };
+    const int32_t n_threads = es_pool_threads(job->engine->pool);
     int32_t together = 1;
     job->panel = 32;
     for (int32_t i = first; i < first + n_outputs; i++) {
@@ -375,8 +385,13 @@ void es_linear_products(es_linear_job *job, int32_t first, int32_t n_outputs) {
     }
     job->first = first;
     job->n_outputs = n_outputs;
-    job->unit_rows =
-        es_linear_unit(all_rows, es_pool_threads(job->engine->pool), job->k, job->panel, together);
+    job->unit_rows = es_linear_unit(all_rows, n_threads, job->k, job->panel, together);
+    const int32_t half = LINES * job->panel; /* no end of a tile cuts it */
+    if (together > 1 && n_threads > 1 && job->unit_rows % (2 * half) != 0 &&
+        largest_share(all_rows, half, n_threads) <=
+            largest_share(all_rows, job->unit_rows, n_threads)) {
+        job->unit_rows = half;
+    }
     es_pool_run(job->engine->pool, product_chunk, job,
                 (int32_t)((all_rows + job->unit_rows - 1) / job->unit_rows));
     for (int32_t i = first; i < first + n_outputs; i++) {

@@ -40,25 +40,24 @@ static inline __attribute__((always_inline)) void es_prefetch_ahead(const void *
     }
 }
 
-/* How far beyond the bytes in work lines are asked for, as one group of rows or several. With `far` they
- * are asked for twice, far ahead into the second-level cache and one group ahead into the first: the few
- * buffers between core and first level are then held for a short way only. 0: once. */
+/* How far beyond the bytes in work lines are asked for, as one group of rows or several: far ahead into the
+ * second-level cache and one group ahead into the first, or, where ES_PREFETCH_FAR is 0, once. */
 typedef struct es_ahead {
     size_t far, near;
 } es_ahead;
 
 /* The rows of a group are read side by side, so the stream moves on group by group: asking for the same
  * place in a later group keeps every line at the full distance, however long the rows. */
-static inline es_ahead es_groups_ahead(size_t group_bytes, size_t far) {
-    const size_t near = far > 0 ? 1 : ES_PREFETCH_BYTES;
-    return (es_ahead){(far + group_bytes - 1) / group_bytes * group_bytes,
+static inline es_ahead es_groups_ahead(size_t group_bytes) {
+    const size_t near = ES_PREFETCH_FAR > 0 ? 1 : ES_PREFETCH_BYTES;
+    return (es_ahead){(ES_PREFETCH_FAR + group_bytes - 1) / group_bytes * group_bytes,
                       (near + group_bytes - 1) / group_bytes * group_bytes};
 }
 
 /* Requests the cache line at p in a later group, or in two; the address need not exist. */
-static inline __attribute__((always_inline)) void es_prefetch_stages(const void *p, es_ahead ahead,
-                                                                     const int twice) {
-    if (twice) {
+static inline __attribute__((always_inline)) void es_prefetch_stages(const void *p,
+                                                                     es_ahead ahead) {
+    if (ES_PREFETCH_FAR > 0) {
         __builtin_prefetch((const void *)((uintptr_t)p + ahead.far), 0, 2);
     }
     __builtin_prefetch((const void *)((uintptr_t)p + ahead.near), 0, 3);

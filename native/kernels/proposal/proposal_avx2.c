@@ -26,7 +26,7 @@ static inline __attribute__((always_inline)) void rows(int32_t *sums, const uint
         for (int r = 0; r < n; r++) {
             const uint8_t *at = w + (size_t)r * row_bytes + j;
             if (j % ES_CACHE_LINE == 0) {
-                es_prefetch_stages(at, ahead, 1);
+                es_prefetch_stages(at, ahead);
             }
             const __m256i v = _mm256_loadu_si256((const __m256i *)(const void *)at);
             __m256i s = _mm256_setzero_si256();
@@ -44,7 +44,7 @@ static inline __attribute__((always_inline)) void rows(int32_t *sums, const uint
 
 static void proposal_dot(int32_t *sums, const uint8_t *w, size_t row_bytes, int32_t n_rows,
                          const int8_t *q) {
-    const es_ahead ahead = es_groups_ahead(ROWS * row_bytes, ES_PREFETCH_FAR);
+    const es_ahead ahead = es_groups_ahead(ROWS * row_bytes);
     int32_t r = 0;
     for (; r + ROWS <= n_rows; r += ROWS) {
         rows(sums + r, w + (size_t)r * row_bytes, row_bytes, q, ahead, ROWS);

@@ -26,7 +26,7 @@ static inline __attribute__((always_inline)) void step(__m512i *one, __m512i *fo
     const __m512i x2 = field(q, 2, is_pair), x3 = field(q, 3, is_pair);
     for (int r = 0; r < n; r++) {
         const uint8_t *at = w + (size_t)r * row_bytes;
-        es_prefetch_stages(at, ahead, 1);
+        es_prefetch_stages(at, ahead);
         const __m512i v =
             is_pair ? _mm512_loadu_si512(at)
                     : _mm512_zextsi256_si512(_mm256_loadu_si256((const __m256i *)(const void *)at));
@@ -44,7 +44,7 @@ rows(int32_t *sums, const uint8_t *w, size_t row_bytes, const int8_t *q, const i
     for (int r = 0; r < n; r++) {
         one[r] = four[r] = _mm512_setzero_si512();
     }
-    const es_ahead ahead = es_groups_ahead((size_t)n * row_bytes, ES_PREFETCH_FAR);
+    const es_ahead ahead = es_groups_ahead((size_t)n * row_bytes);
     size_t j = 0;
     for (; j + 64 <= row_bytes; j += 64, q += 256) {
         step(one, four, w + j, row_bytes, q, ahead, 1, n);

@@ -25,7 +25,7 @@ ES_INLINE void add_block(es_acc *acc, const uint8_t *w, const int8_t *q) {
 ES_INLINE void rows(int32_t *sums, const uint8_t *w, size_t row_bytes, const int8_t *q,
                     const int n) {
     const size_t n_blocks = row_bytes / BLOCK_BYTES;
-    const es_ahead ahead = es_groups_ahead((size_t)n * row_bytes, 0);
+    const es_ahead ahead = es_groups_ahead((size_t)n * row_bytes);
     es_acc acc[ROWS];
     for (int r = 0; r < n; r++) {
         acc[r] = acc_zero();
@@ -36,7 +36,7 @@ ES_INLINE void rows(int32_t *sums, const uint8_t *w, size_t row_bytes, const int
             for (int r = 0; r < n; r++) {
                 const uint8_t *at = w + (size_t)r * row_bytes + b * BLOCK_BYTES;
                 if (b % (ES_CACHE_LINE / BLOCK_BYTES) == 0) {
-                    es_prefetch_stages(at, ahead, 0);
+                    es_prefetch_stages(at, ahead);
                 }
                 add_block(&acc[r], at, q + b * 4 * BLOCK_BYTES);
             }

@@ -21,7 +21,7 @@ static void es_ternary_gemv(const es_ternary_ops *ops, int32_t *sums, const uint
         ops->arrange(arranged, q, n_blocks);
         q = arranged;
     }
-    const es_ahead ahead = es_groups_ahead(ops->dot_rows * row_bytes, ES_PREFETCH_FAR);
+    const es_ahead ahead = es_groups_ahead(ops->dot_rows * row_bytes);
     for (size_t r = 0; r < n_rows; r += ops->dot_rows) {
         const size_t n = es_min_size(ops->dot_rows, n_rows - r);
         int32_t group[ES_TERNARY_MAX_DOT_ROWS];

@@ -1,9 +1,6 @@
-/* Linear: (glu) → (norm) → (gather) → quantise → up to four products that share the input.
- *
- * One token: a single job; every thread that takes part prepares the input for itself, which costs a
- * microsecond and saves a barrier. Several tokens: one job prepares the input by tokens, a second
- * multiplies by rows. Rows are handed out in units of 32 or 64. An output that skips dead neurons comes after
- * the others, in jobs of its own (linear_sparse.c). */
+/* Linear: an input (linear_input.c), and up to four products that share it, in one job over their rows
+ * (linear_deal.c). An output that skips dead neurons comes after the others, in jobs of its own
+ * (linear_sparse.c). */
 #include "linear.h"
 
 #include <math.h>
@@ -16,87 +13,6 @@ static int is_ternary(const es_weight *w) {
 static int is_block(const es_weight *w) {
     return (w->format >= ES_FORMAT_Q8 && w->format <= ES_FORMAT_Q6) ||
            es_is_block_column(w->format) || es_is_row(w->format) || es_is_sparse(w->format);
-}
-
-/* Small inputs become zeros, where the op has a threshold and the token is far enough behind the first. */
-static void apply_threshold(const es_linear_job *job, float *restrict h, int32_t token) {
-    const es_op *op = job->op;
-    if (op->threshold <= 0.0f || job->step->positions[token] < job->step->sparse_from) {
-        return;
-    }
-    for (int32_t i = 0; i < job->k; i++) {
-        const float size = op->factors != NULL ? fabsf(h[i]) * op->factors[i] : fabsf(h[i]);
-        h[i] = size < op->threshold ? 0.0f : h[i];
-    }
-}
-
-/* What the matrices multiply, before it is quantised: k floats at h. */
-static void make_input(const es_linear_job *job, float *h, int32_t row) {
-    const es_engine *engine = job->engine;
-    const es_op *op = job->op;
-    const int32_t token = es_linear_token(job, row);
-    const int32_t k = job->k;
-    const float *x = es_linear_source(job, op->src, row);
-    const float *up = op->glu == ES_GLU_NONE ? NULL : es_linear_source(job, op->src2, row);
-    if (op->glu == ES_GLU_RELU2) {
-        engine->k.glu_relu2(h, x, up, k);
-        x = h;
-    } else if (op->glu == ES_GLU_RELU) {
-        engine->k.glu_relu(h, x, up, k);
-        x = h;
-    } else if (op->glu == ES_GLU_SILU) {
-        engine->k.glu_silu(h, x, up, k);
-        x = h;
-    } else if (op->glu == ES_GLU_GELU) {
-        engine->k.glu_gelu(h, x, up, k);
-        x = h;
-    }
-    if (op->norm != NULL) {
-        engine->k.rmsnorm(h, x, op->norm, k, op->eps);
-        x = h;
-    }
-    if (x != h) {
-        memcpy(h, x, (size_t)k * sizeof *h);
-    }
-    apply_threshold(job, h, token);
-}
-
-/* Fills row `slot` of `input` for row `row` of the product; the floats go to h, where a later step wants
- * them in the input that is their own row. */
-static void prepare_input(const es_linear_job *job, es_input *input, float *h, int32_t slot,
-                          int32_t row, es_scratch *scratch) {
-    const es_engine *engine = job->engine;
-    const int32_t k = job->k;
-    const int32_t *order = job->op->order;
-    const size_t at = (size_t)slot;
-    make_input(job, order != NULL ? scratch->unordered : h, row);
-    for (int32_t i = 0; order != NULL && i < k; i++) {
-        h[i] = scratch->unordered[order[i]];
-    }
-    if (job->forms & ES_NEEDS_INT8) {
-        input->s[at] = engine->k.quantize_i8(input->q8 + at * input->q8_stride, &input->sum[at], h,
-                                             k, (int32_t)input->q8_stride);
-    }
-    if (job->forms & ES_NEEDS_INT16) {
-        engine->k.quantize_i16(input->q16 + at * input->n_blocks * 32,
-                               input->d + at * input->n_blocks, input->sum16 + at * input->n_blocks,
-                               input->xsum + at * input->n_blocks, h, k);
-    }
-    es_slice_prepare(job, input, at);
-}
-
-static void prepare_chunk(void *context, int32_t chunk, int32_t thread) {
-    const es_linear_job *job = context;
-    es_input *input = &job->engine->input;
-    /* Floats that nobody reads again stay in a row that is in the cache. */
-    float *h = job->engine->scratch[thread].input.h;
-    const int32_t begin = chunk * job->tokens_per_chunk;
-    const int32_t end = es_min(begin + job->tokens_per_chunk, job->n_tokens);
-    for (int32_t row = begin; row < end; row++) {
-        float *own = input->h + (size_t)row * input->h_stride;
-        prepare_input(job, input, job->keeps_floats ? own : h, row, row,
-                      &job->engine->scratch[thread]);
-    }
 }
 
 const float *es_linear_gate(const es_linear_job *job, const es_output *out, int32_t row,
@@ -277,19 +193,6 @@ void es_linear_rows(const es_linear_job *job, const es_output *out, const es_inp
     }
 }
 
-const es_input *es_linear_input(const es_linear_job *job, int32_t thread) {
-    es_engine *engine = job->engine;
-    es_scratch *scratch = &engine->scratch[thread];
-    if (job->n_tokens > 1) {
-        return &engine->input;
-    }
-    if (scratch->input_job != job->id) {
-        prepare_input(job, &scratch->input, scratch->input.h, 0, 0, scratch);
-        scratch->input_job = job->id;
-    }
-    return &scratch->input;
-}
-
 /* Rows of an output as work items see it: outputs follow one another in whole panels. */
 static int32_t panelled(const es_linear_job *job, int32_t output) {
     const int32_t n_rows = es_linear_weight(job, &job->op->outputs[output])->n_rows;
@@ -315,42 +218,6 @@ static void product_chunk(void *context, int32_t chunk, int32_t thread) {
     }
 }
 
-/* Chunks big enough to amortise taking one, small enough that threads finish together, and whole panels:
- * of the ternary kernels (32 rows at most), which are tiles of the block formats too, lines of the
- * column formats or whole tiles of bit slices. Of those, the size that deals out most evenly. At least so
- * many panels stay together, if there are enough of them for all threads. */
-int32_t es_linear_unit(int64_t n_rows, int32_t n_threads, int32_t k, int32_t panel,
-                       int32_t together) {
-    enum { MIN_WORK = 65536, CHUNKS_PER_THREAD = 16 };
-    const int64_t n_panels = (n_rows + panel - 1) / panel;
-    if (n_threads == 1) {
-        return (int32_t)(n_panels * panel);
-    }
-    const int64_t fair = n_panels / ((int64_t)n_threads * CHUNKS_PER_THREAD);
-    const int64_t enough = (MIN_WORK / k + panel - 1) / panel;
-    const int64_t share_of_one = (n_panels + n_threads - 1) / n_threads;
-    const int64_t several = together < share_of_one ? together : share_of_one;
-    const int64_t least = es_max((int32_t)several, (int32_t)(fair > enough ? fair : enough));
-    int64_t best = least, best_share = INT64_MAX;
-    for (int64_t unit = least; unit <= 2 * least; unit++) {
-        const int64_t n_chunks = (n_panels + unit - 1) / unit;
-        const int64_t share = (n_chunks + n_threads - 1) / n_threads * unit;
-        if (share <= best_share) {
-            best = unit;
-            best_share = share;
-        }
-    }
-    return (int32_t)(best * panel);
-}
-
-/* Most rows that one thread gets where the others take what they can. */
-static int64_t largest_share(int64_t n_rows, int64_t unit_rows, int32_t n_threads) {
-    const int64_t n_chunks = (n_rows + unit_rows - 1) / unit_rows;
-    const int64_t each = n_chunks / n_threads, rest = n_chunks % n_threads;
-    const int64_t last = n_rows - (n_chunks - 1) * unit_rows;
-    return each * unit_rows + (rest == 0 ? 0 : rest == 1 ? last : unit_rows);
-}
-
 void es_linear_products(es_linear_job *job, int32_t first, int32_t n_outputs) {
     if (es_linear_looks_up(job, first, n_outputs)) {
         for (int32_t i = first; i < first + n_outputs; i++) {
@@ -363,7 +230,6 @@ void es_linear_products(es_linear_job *job, int32_t first, int32_t n_outputs) {
     }
     /* Lines of a tile by columns, side by side, so that a column is a run worth fetching. */
     enum { LINES = ES_COLUMN_WIDTH / 2 };
-    const int32_t n_threads = es_pool_threads(job->engine->pool);
     int32_t together = 1;
     job->panel = 32;
     for (int32_t i = first; i < first + n_outputs; i++) {
@@ -385,13 +251,8 @@ void es_linear_products(es_linear_job *job, int32_t first, int32_t n_outputs) {
     }
     job->first = first;
     job->n_outputs = n_outputs;
-    job->unit_rows = es_linear_unit(all_rows, n_threads, job->k, job->panel, together);
-    const int32_t half = LINES * job->panel; /* no end of a tile cuts it */
-    if (together > 1 && n_threads > 1 && job->unit_rows % (2 * half) != 0 &&
-        largest_share(all_rows, half, n_threads) <=
-            largest_share(all_rows, job->unit_rows, n_threads)) {
-        job->unit_rows = half;
-    }
+    job->unit_rows =
+        es_linear_unit(all_rows, es_pool_threads(job->engine->pool), job->k, job->panel, together);
     es_pool_run(job->engine->pool, product_chunk, job,
                 (int32_t)((all_rows + job->unit_rows - 1) / job->unit_rows));
     for (int32_t i = first; i < first + n_outputs; i++) {
@@ -413,9 +274,7 @@ int32_t es_run_linear(es_engine *engine, const es_op *op, const es_step *step) {
 }
 
 int32_t es_linear_run(es_linear_job *job) {
-    es_engine *engine = job->engine;
     const es_op *op = job->op;
-    const int32_t n_threads = es_pool_threads(engine->pool);
     if (job->n_tokens == 0) {
         return ES_OK;
     }
@@ -434,13 +293,7 @@ int32_t es_linear_run(es_linear_job *job) {
         es_linear_two_stage(job);
         return ES_OK;
     }
-    if (job->n_tokens > 1) {
-        /* Close together: what lies between them takes room in caches and translation buffers. */
-        engine->input.q8_stride = es_q8_stride((size_t)job->k);
-        job->tokens_per_chunk = es_max(1, job->n_tokens / (4 * n_threads));
-        es_pool_run(engine->pool, prepare_chunk, job,
-                    (job->n_tokens + job->tokens_per_chunk - 1) / job->tokens_per_chunk);
-    }
+    es_linear_prepare(job);
     const int is_gated = n_plain < op->n_outputs && es_linear_is_gated(job, n_plain);
     if (n_plain - is_gated > 0) {
         es_linear_products(job, 0, n_plain - is_gated);

@@ -1,5 +1,5 @@
-/* What the two halves of the linear op share: linear.c prepares inputs and multiplies by rows,
- * linear_sparse.c multiplies by lists of live rows or live inputs. */
+/* What the parts of the linear op share: linear_input.c prepares inputs, linear_deal.c deals out rows,
+ * linear.c multiplies by rows, linear_sparse.c by lists of live rows or live inputs. */
 #ifndef ES_LINEAR_H
 #define ES_LINEAR_H
 
@@ -111,6 +111,9 @@ static inline int32_t es_linear_token_block(const es_linear_job *job, int32_t k)
 /* Runs a linear whose engine, op, step, id, n_tokens and k are set. */
 int32_t es_linear_run(es_linear_job *job);
 
+/* Prepares the input of several tokens; that of one is prepared by es_linear_input. */
+void es_linear_prepare(es_linear_job *job);
+
 /* The quantised input: of one token, prepared by each thread for itself, or of all tokens. */
 const es_input *es_linear_input(const es_linear_job *job, int32_t thread);
 
@@ -144,7 +147,7 @@ void es_linear_whole_rows(const es_linear_job *job, const es_output *out, const 
                           es_scratch *scratch, int32_t first, int32_t n_rows);
 
 /* Rows of a work item of products with n_rows rows of length k: a multiple of `panel`, of which at least
- * `together` are no work items of their own. */
+ * `together` are no work items of their own; more than one are half a tile (linear_deal.c). */
 int32_t es_linear_unit(int64_t n_rows, int32_t n_threads, int32_t k, int32_t panel,
                        int32_t together);
 
